@@ -1,0 +1,132 @@
+# fieldsync. `make demo` shows it, `make test` proves it; `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Debian's own python3 loads SQLite extensions; many others are built without.
+PYTHON    ?= /usr/bin/python3
+CARGO     ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
+PG_CONFIG ?= $(shell command -v pg_config || echo /usr/bin/pg_config)
+PREFIX    ?= /usr/local
+DESTDIR   ?=
+
+# The version is written once, in the workspace.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+
+PG_MAJOR      := $(shell $(PG_CONFIG) --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+HUB_DIR        := $(TARGET)/pg$(PG_MAJOR)
+HUB_LIBRARY    := $(HUB_DIR)/pg_fieldsync.so
+HUB_SQL        := $(HUB_DIR)/pg_fieldsync--$(VERSION).sql
+HUB_CONTROL    := $(HUB_DIR)/pg_fieldsync.control
+DEVICE_LIBRARY := $(TARGET)/release/sqlite_fieldsync.so
+
+# pgrx's bindings are made from this pg_config; another path would rebuild them.
+export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
+HUB_FEATURES    = --no-default-features --features pg$(PG_MAJOR)
+# Linked against the system's SQLite instead of the host's function table: how unit tests run.
+LINKED_FEATURES = --no-default-features --features linked
+
+sources = Cargo.toml Cargo.lock $(wildcard $1/Cargo.toml) $(shell find $1 -name '*.rs' -o -name '*.sql' -o -name '*.bin')
+CORE_SOURCES   := $(call sources,fieldsync_core)
+HUB_SOURCES    := $(CORE_SOURCES) $(call sources,pg_fieldsync) $(wildcard sql/hub/*.sql)
+DEVICE_SOURCES := $(CORE_SOURCES) $(call sources,sqlite_fieldsync) $(wildcard sql/device/*.sql)
+HUB_SQL_PARTS  := $(sort $(wildcard sql/hub/*.sql))
+HUB_UPGRADES   := $(sort $(wildcard sql/upgrade/*.sql))
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s @
+
+.PHONY: deps
+deps: ## install what is missing (Debian: apt, with sudo only for that)
+	@./tests/deps
+
+# A second make builds: only then is the pg_config known that `deps` may just have installed.
+.PHONY: build build-hub build-device files-hub files-device
+build: deps ## build both extensions
+	@$(MAKE) --no-print-directory files-hub files-device
+build-hub: deps
+	@$(MAKE) --no-print-directory files-hub
+build-device: deps
+	@$(MAKE) --no-print-directory files-device
+files-hub: $(HUB_LIBRARY) $(HUB_SQL) $(HUB_CONTROL)
+files-device: $(DEVICE_LIBRARY)
+
+$(HUB_LIBRARY): $(HUB_SOURCES) Makefile
+	@mkdir -p $(@D)
+	$(CARGO) build --locked --release -p pg_fieldsync $(HUB_FEATURES)
+	install -m755 $(TARGET)/release/libpg_fieldsync.so $@
+
+$(HUB_SQL): $(HUB_SQL_PARTS) Cargo.toml Makefile
+	@mkdir -p $(@D)
+	@{ echo '\echo Use "CREATE EXTENSION pg_fieldsync" to load this file. \quit'; cat $(HUB_SQL_PARTS); } > $@
+
+$(HUB_CONTROL): Cargo.toml Makefile
+	@mkdir -p $(@D)
+	@printf '%s\n' \
+	  "comment = 'sync for field devices: the hub'" \
+	  "default_version = '$(VERSION)'" \
+	  "module_pathname = '\$$libdir/pg_fieldsync'" \
+	  "relocatable = false" \
+	  "superuser = true" > $@
+
+# The device's library is called by the name that users load; SQLite derives the entry point from it.
+$(DEVICE_LIBRARY): $(DEVICE_SOURCES) Makefile
+	$(CARGO) build --locked --release -p sqlite_fieldsync
+	install -m755 $(TARGET)/release/libsqlite_fieldsync.so $@
+
+PG_LIBRARY_DIR   = $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
+PG_EXTENSION_DIR = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
+
+.PHONY: install
+install: $(HUB_LIBRARY) $(HUB_SQL) $(HUB_CONTROL) ## install the hub's extension: make install PG_CONFIG=/path/to/pg_config
+	@test -n "$(PG_MAJOR)" || { echo "make install: cannot run $(PG_CONFIG); name yours with PG_CONFIG=..." >&2; exit 1; }
+	@# `install` makes a new inode: overwriting a library in place kills the backends that have it mapped.
+	install -d '$(PG_LIBRARY_DIR)' '$(PG_EXTENSION_DIR)'
+	install -m755 $(HUB_LIBRARY) '$(PG_LIBRARY_DIR)/'
+	install -m644 $(HUB_CONTROL) $(HUB_SQL) $(HUB_UPGRADES) '$(PG_EXTENSION_DIR)/'
+
+.PHONY: install-device
+install-device: $(DEVICE_LIBRARY) ## install the device's extension into PREFIX/lib (default /usr/local)
+	install -d '$(DESTDIR)$(PREFIX)/lib'
+	install -m755 $(DEVICE_LIBRARY) '$(DESTDIR)$(PREFIX)/lib/'
+
+.PHONY: demo
+demo: build ## three field teams, one hub, real data
+	@$(PYTHON) tests/demo/demo.py
+
+.PHONY: test test-core test-device test-e2e
+test: test-core test-device test-e2e ## every test, on a private hub
+test-core:
+	$(CARGO) test --locked --release -p fieldsync_core
+test-device: deps
+	$(CARGO) test --locked --release -p sqlite_fieldsync $(LINKED_FEATURES)
+# PYTEST_ARGS="-k roundtrip -x" narrows it down.
+test-e2e: build
+	$(PYTHON) -m pytest -q $(PYTEST_ARGS) tests
+
+.PHONY: bench
+bench: build ## every figure, each against something measured in the same run (QUICK=1: in two minutes)
+	@QUICK=$(QUICK) $(PYTHON) tests/bench/run
+
+.PHONY: lint lint-now
+lint: deps ## rustfmt, clippy and rustdoc, warnings as errors
+	@$(MAKE) --no-print-directory lint-now
+lint-now:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked -p fieldsync_core --all-targets -- -D warnings
+	$(CARGO) clippy --locked -p sqlite_fieldsync -- -D warnings
+	$(CARGO) clippy --locked -p sqlite_fieldsync $(LINKED_FEATURES) --all-targets -- -D warnings
+	$(CARGO) clippy --locked -p pg_fieldsync $(HUB_FEATURES) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps -p fieldsync_core
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps -p sqlite_fieldsync
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps -p pg_fieldsync $(HUB_FEATURES)
+
+.PHONY: clean
+clean: ## remove everything that was built here
+	-@./tests/hub stop 2>/dev/null
+	$(CARGO) clean
+	rm -rf .hub

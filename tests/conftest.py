@@ -1,0 +1,136 @@
+"""The end-to-end tests' fixtures: a private Postgres for the run, a fresh database per test, fresh devices.
+
+`make test` builds first. FIELDSYNC_HUB=DIR uses a hub that `tests/hub start DIR` has left running instead.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from kit.device import Device  # noqa: E402
+from kit.hub import Hub, carry, carry_in_two_phases  # noqa: E402
+from kit.private_hub import CHECKOUT, PrivateHub  # noqa: E402
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def extension():
+    """The device's library, as `make build` leaves it."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", CHECKOUT / "target"))
+    library = target / "release" / "sqlite_fieldsync.so"
+    if not library.exists():
+        subprocess.run(["make", "-s", "-C", str(CHECKOUT), "files-device"], check=True)
+    return library.with_suffix("")
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The private Postgres: made for this run and removed after it, or the one that FIELDSYNC_HUB names."""
+    directory = os.environ.get("FIELDSYNC_HUB")
+    if directory:
+        hub = PrivateHub(directory)
+        hub.install_extension()
+        yield hub.start()
+        return
+    with PrivateHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def make_hub(server):
+    """A factory of hub databases of their own. The extension is created in each: a hub's identity is its database's."""
+    hubs = []
+
+    def make(extension=True):
+        name = f"test_{os.getpid()}_{next(NUMBERS)}"
+        server.psql(f"CREATE DATABASE {name}")
+        made = Hub(server, name)
+        hubs.append(made)
+        if extension:
+            made.sql("CREATE EXTENSION pg_fieldsync")
+        return made
+
+    yield make
+    for made in hubs:
+        made.close()
+        server.psql(f"DROP DATABASE IF EXISTS {made.database} WITH (FORCE)")
+
+
+@pytest.fixture
+def hub(make_hub):
+    """One hub database with the extension in it."""
+    return make_hub()
+
+
+@pytest.fixture
+def device(tmp_path, extension):
+    """A factory of devices: `device()` is a fresh SQLite file; `device("tablet")` names it."""
+    devices = []
+
+    def make(name=None):
+        made = Device(tmp_path / f"{name or f'device{next(NUMBERS)}'}.db", extension)
+        devices.append(made)
+        return made
+
+    yield make
+    for made in devices:
+        made.close()
+
+
+@pytest.fixture
+def sync():
+    """`sync(device, hub)`: one whole sync; the device's report of the last round."""
+    return lambda device, hub: carry(device, hub)[-1]
+
+
+@pytest.fixture
+def two_phases():
+    """`two_phases(device, hub)`: one sync by prepare and commit; the verdict row and the device's report."""
+    return carry_in_two_phases
+
+
+@pytest.fixture
+def client(hub, device):
+    """`client("tablet", schema)`: a registered device with the schema's tables, tracked and enrolled."""
+
+    def make(name, schema, *tables, options=None):
+        made = device(name)
+        made.script(schema)
+        made.init(name, hub.register(name))
+        for table in tables:
+            made.track(table, options)
+        return made
+
+    return make
+
+
+class Refused:
+    """What a refused statement says: SQLSTATE, message, detail, hint, constraint and so on."""
+
+    def __init__(self, error):
+        self.sqlstate = error.sqlstate
+        self.message = error.diag.message_primary
+        self.detail = error.diag.message_detail
+        self.hint = error.diag.message_hint
+
+    def __repr__(self):
+        return f"{self.sqlstate}: {self.message} (detail: {self.detail}; hint: {self.hint})"
+
+
+@pytest.fixture
+def refused():
+    """`refused(call, ...)`: the error a Postgres call must end with."""
+
+    def run(call, *arguments):
+        with pytest.raises(psycopg.Error) as caught:
+            call(*arguments)
+        return Refused(caught.value)
+
+    return run

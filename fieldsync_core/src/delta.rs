@@ -1,0 +1,177 @@
+//! A changeset on its way up: what a device changed, and what it had seen when it did.
+
+use crate::clock::Hlc;
+use crate::key::Key;
+use crate::snapshot::Snapshot;
+use crate::value::Value;
+use serde::{Deserialize, Serialize};
+
+/// Names a client in eight bytes: xxh3-64 of its id.
+pub type ClientTag = u64;
+/// Names a hub's history in four bytes: of hub id and epoch. 0: the device has never heard from a hub.
+pub type HistoryTag = u32;
+/// Names a batch: the checksum of its blob. 0: none.
+pub type BatchId = u64;
+
+/// The tag of a client id.
+pub fn client_tag(client_id: &str) -> ClientTag {
+    xxhash_rust::xxh3::xxh3_64(client_id.as_bytes())
+}
+
+/// The tag of a history; never 0.
+pub fn history_tag(hub_id: &[u8; 16], epoch: u32) -> HistoryTag {
+    let mut bytes = hub_id.to_vec();
+    bytes.extend(epoch.to_le_bytes());
+    (xxhash_rust::xxh3::xxh3_64(&bytes) as u32).max(1)
+}
+
+/// Everything a device sends in one blob.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Delta {
+    /// Who sends it.
+    pub client: ClientTag,
+    /// The history its cursor and watermark belong to.
+    pub history: HistoryTag,
+    /// The device's own wall clock when it exported, in milliseconds since 1970.
+    pub device_now_ms: u64,
+    /// What travels in the body.
+    pub body: DeltaBody,
+}
+
+/// The part of a delta behind the header.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DeltaBody {
+    /// Counts exports of this database file: two empty batches differ by it.
+    pub sequence: u64,
+    /// The last batch whose answer the device has applied.
+    pub parent: BatchId,
+    /// Batches exported since, oldest first.
+    pub unanswered: Vec<BatchId>,
+    /// What the device has applied up to now: its cursor. None: nothing yet.
+    pub cursor: Option<Snapshot>,
+    /// What the device had seen when it wrote earlier changes, ascending: a change with a clock up to `until` was written
+    /// under that base. Changes later than all of them were written under `cursor`.
+    pub bases: Vec<Base>,
+    /// The watermark that the hub last confirmed; every change in here is above it.
+    pub watermark: Hlc,
+    /// Everything up to this clock is in here (or below the watermark): the next watermark.
+    pub high: Hlc,
+    /// Whether the device has more to send.
+    pub more: bool,
+    /// Rows that the device lacks and asks for whole.
+    pub wants: Vec<Want>,
+    /// Conflicts that a person settled on the device.
+    pub settled: Vec<Settled>,
+    /// The changes.
+    pub tables: Vec<TableChanges>,
+}
+
+/// What had been seen by changes up to a clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The last clock written under it.
+    pub until: Hlc,
+    /// The cursor at that time. None: nothing had been seen.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// A row that the device asks for, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Its table.
+    pub table: String,
+    /// Its key, in the order of the hub's key columns.
+    pub key: Key,
+}
+
+/// A conflict settled on the device. A choice that changes a row travels as a fresh change beside this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The hub's number for it.
+    pub conflict_id: u64,
+    /// `mine`, `theirs` or `edited`.
+    pub choice: String,
+}
+
+/// Changes of one table.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TableChanges {
+    /// The table's bare name.
+    pub table: String,
+    /// Column names, the key's first.
+    pub columns: Vec<String>,
+    /// How many of the columns are the key.
+    pub key_len: u16,
+    /// Its changes, in the order of their clocks.
+    pub changes: Vec<Change>,
+}
+
+/// What a change does to its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Op {
+    /// A new row; all fields travel.
+    Insert,
+    /// Changed fields of a row.
+    Update,
+    /// The row is gone.
+    Delete,
+    /// A row that came and went between two exports: nothing to do, but its logged changes count.
+    Cancelled,
+}
+
+impl Op {
+    /// The word that views show.
+    pub fn word(self) -> &'static str {
+        match self {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+            Op::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One row's change: one or more logged changes that fold into one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What it does.
+    pub op: Op,
+    /// The row.
+    pub key: Key,
+    /// The device's raw clock of the last logged change in it.
+    pub clock: Hlc,
+    /// The device's raw clock of the first logged change in it: its base is the one that held then.
+    pub first_clock: Hlc,
+    /// How many logged changes it stands for. 0: a part of a change counted elsewhere, or one counted before (parked, sent again).
+    pub count: u32,
+    /// The changed fields, by ascending column.
+    pub fields: Vec<FieldChange>,
+}
+
+/// One field's change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldChange {
+    /// Index into the table's columns; never a key column.
+    pub column: u16,
+    /// The value before, where there was one.
+    pub old: Option<Value>,
+    /// The value after.
+    pub new: Value,
+}
+
+impl DeltaBody {
+    /// What the device had seen when it made a change with this clock.
+    pub fn base_of(&self, clock: Hlc) -> Option<&Snapshot> {
+        self.bases.iter().find(|base| clock <= base.until).map_or(self.cursor.as_ref(), |base| base.snapshot.as_ref())
+    }
+
+    /// Logged changes in here.
+    pub fn logged_changes(&self) -> u64 {
+        self.tables.iter().flat_map(|table| &table.changes).map(|change| u64::from(change.count)).sum()
+    }
+
+    /// Row changes in here.
+    pub fn row_changes(&self) -> usize {
+        self.tables.iter().map(|table| table.changes.len()).sum()
+    }
+}

@@ -1,34 +1,28 @@
 //! Parents before children.
 
+use petgraph::algo::kosaraju_scc;
+use petgraph::graph::DiGraph;
+
 /// Orders `count` tables so that every parent stands before its children. `edges` are `(child, parent)` pairs;
-/// self-references are ignored. Tables of a cycle stand together, in their given order, after the cycle's other parents:
-/// their rows rely on deferred checks. Stable: tables without a tie between them keep their order.
-///
-/// Kahn's algorithm; where only cycles are left, the first remaining table that the fewest unplaced parents hold back.
+/// self-references and unknown tables are ignored. The tables of a cycle stand together, ascending, after the cycle's
+/// other parents: their rows rely on deferred checks. The same input always gives the same order.
 pub fn parents_first(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
-    let mut placed = vec![false; count];
-    let mut order = Vec::with_capacity(count);
-    let waiting = |table: usize, placed: &[bool]| {
-        let mut parents: Vec<usize> = edges
-            .iter()
-            .filter(|(child, parent)| *child == table && *parent != table && *parent < count && !placed[*parent])
-            .map(|(_, parent)| *parent)
-            .collect();
-        parents.sort_unstable();
-        parents.dedup();
-        parents.len()
-    };
-    while order.len() < count {
-        let next = (0..count).filter(|table| !placed[*table]).min_by_key(|table| (waiting(*table, &placed), *table));
-        match next {
-            Some(table) => {
-                placed[table] = true;
-                order.push(table);
-            }
-            None => break,
+    let mut graph = DiGraph::<(), ()>::with_capacity(count, edges.len());
+    let nodes: Vec<_> = (0..count).map(|_| graph.add_node(())).collect();
+    for (child, parent) in edges {
+        if let (true, Some(child), Some(parent)) = (child != parent, nodes.get(*child), nodes.get(*parent)) {
+            graph.update_edge(*child, *parent, ());
         }
     }
-    order
+    // Components come in reverse topological order of child -> parent: parents first.
+    kosaraju_scc(&graph)
+        .into_iter()
+        .flat_map(|component| {
+            let mut tables: Vec<usize> = component.into_iter().map(|node| node.index()).collect();
+            tables.sort_unstable();
+            tables
+        })
+        .collect()
 }
 
 #[cfg(test)]

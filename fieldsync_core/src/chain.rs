@@ -1,0 +1,110 @@
+//! Whether a delta continues what the hub knows of its client.
+//!
+//! Each batch names the last one whose answer the device applied (`parent`) and those exported since (`unanswered`). The
+//! hub remembers the last batch it committed for the client. A lost answer is among the unanswered, so it never looks like
+//! a copy; only a database that did not make the hub's last batch (a clone, or a restored backup) does.
+//!
+//! The history is checked before the chain: after the hub itself was restored or promoted every chain looks broken.
+
+use crate::delta::{history_tag, BatchId, Delta, HistoryTag};
+
+/// What the hub knows when a delta arrives.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The hub's identity.
+    pub hub_id: &'a [u8; 16],
+    /// Its present epoch; epochs count from 1.
+    pub epoch: u32,
+    /// The last batch committed for this client; 0: none.
+    pub last_batch: BatchId,
+    /// Whether the hub has a record of the delta's parent as a batch of this client (or of the one it was copied from).
+    pub knows_parent: bool,
+    /// The greatest transaction id that this cluster has given out.
+    pub highest_version: u64,
+}
+
+/// How a delta stands to the hub's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It continues.
+    Continues,
+    /// It speaks of an earlier epoch of this hub: tell the device of the new one.
+    EarlierEpoch,
+    /// The device has seen what this hub has never done: the hub lost history. Open a new epoch, tell the device.
+    HubLostHistory,
+    /// It speaks of another hub: refuse (55000).
+    OtherHub,
+    /// It comes from a copy of the client's database: give it an identity of its own.
+    Copy,
+}
+
+/// Judges a delta.
+pub fn judge(delta: &Delta, known: &Known<'_>) -> Standing {
+    let present: HistoryTag = history_tag(known.hub_id, known.epoch);
+    let body = &delta.body;
+    if delta.history != 0 && delta.history != present {
+        let earlier = (1..known.epoch).any(|epoch| history_tag(known.hub_id, epoch) == delta.history);
+        return if earlier { Standing::EarlierEpoch } else { Standing::OtherHub };
+    }
+    let bases = body.bases.iter().filter_map(|base| base.snapshot.as_ref());
+    if bases.chain(&body.cursor).any(|cursor| cursor.xmax > known.highest_version.saturating_add(1)) {
+        return Standing::HubLostHistory;
+    }
+    if body.parent != 0 && !known.knows_parent {
+        return Standing::HubLostHistory;
+    }
+    let continues = match known.last_batch {
+        0 => true,
+        last => last == body.parent || body.unanswered.contains(&last),
+    };
+    if continues {
+        Standing::Continues
+    } else {
+        Standing::Copy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delta::DeltaBody;
+    use crate::snapshot::Snapshot;
+
+    const HUB: [u8; 16] = [9; 16];
+
+    fn standing(parent: BatchId, unanswered: &[BatchId], last_batch: BatchId, knows_parent: bool) -> Standing {
+        let body = DeltaBody { parent, unanswered: unanswered.to_vec(), ..DeltaBody::default() };
+        let delta = Delta { history: history_tag(&HUB, 1), body, ..Delta::default() };
+        judge(&delta, &Known { hub_id: &HUB, epoch: 1, last_batch, knows_parent, highest_version: 1000 })
+    }
+
+    #[test]
+    fn a_lost_answer_never_looks_like_a_copy() {
+        assert_eq!(standing(0, &[], 0, false), Standing::Continues);
+        assert_eq!(standing(0, &[7], 7, false), Standing::Continues);
+        assert_eq!(standing(7, &[], 7, true), Standing::Continues);
+        assert_eq!(standing(7, &[8, 9], 9, true), Standing::Continues);
+        assert_eq!(standing(7, &[8, 9], 8, true), Standing::Continues);
+    }
+
+    #[test]
+    fn a_copy_and_a_lost_history_are_told_apart() {
+        assert_eq!(standing(7, &[], 8, true), Standing::Copy);
+        assert_eq!(standing(0, &[], 8, false), Standing::Copy);
+        assert_eq!(standing(8, &[], 7, false), Standing::HubLostHistory);
+        assert_eq!(standing(8, &[], 0, false), Standing::HubLostHistory);
+    }
+
+    #[test]
+    fn a_cursor_ahead_of_the_hub_and_other_hubs() {
+        let ahead = Snapshot { xmin: 2000, xmax: 2000, xip: vec![] };
+        let body = DeltaBody { cursor: Some(ahead), ..DeltaBody::default() };
+        let known = Known { hub_id: &HUB, epoch: 2, last_batch: 0, knows_parent: false, highest_version: 1000 };
+        let delta = Delta { history: history_tag(&HUB, 2), body, ..Delta::default() };
+        assert_eq!(judge(&delta, &known), Standing::HubLostHistory);
+        let earlier = Delta { history: history_tag(&HUB, 1), ..Delta::default() };
+        assert_eq!(judge(&earlier, &known), Standing::EarlierEpoch);
+        let other = Delta { history: history_tag(&[1; 16], 1), ..Delta::default() };
+        assert_eq!(judge(&other, &known), Standing::OtherHub);
+    }
+}

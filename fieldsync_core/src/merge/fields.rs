@@ -1,0 +1,222 @@
+//! Merging an update into a row, field by field.
+//!
+//! Three questions per field, in this order: may it be in conflict at all (the table's detection)? who decides (the
+//! field's rule, else the table's strategy)? what is the value, and did anybody lose?
+
+use super::values::{self, Joined};
+use super::{Collision, Context, Decision, HubRow, Incoming, IncomingField, Outcome, Rejection, Winner, Write};
+use crate::clocks::{Stamp, HUB};
+use crate::delta::Op;
+use crate::rules::{Detection, FieldStrategy, Strategy, TableRules};
+use crate::value::Value;
+use std::cmp::Ordering;
+
+/// What becomes of one field.
+enum Verdict {
+    /// The device's value.
+    Take,
+    /// The hub's value.
+    Keep,
+    /// Another value that holds both.
+    Join(Value),
+}
+
+pub(super) fn update(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, context: &Context<'_>) -> Decision {
+    let judge = Judge { change, row, rules, context, row_in_conflict: row_in_conflict(change, row, rules, context) };
+    let mut clocks = row.clocks.clone();
+    let mut fields = Vec::new();
+    let mut collisions = Vec::new();
+    for field in change.fields {
+        let server = row.value(field.number);
+        let verdict = match judge.field(field, &server, &mut collisions) {
+            Ok(verdict) => verdict,
+            Err(why) => return Decision::rejected(why),
+        };
+        let value = match verdict {
+            Verdict::Take => field.new.clone(),
+            Verdict::Keep => continue,
+            Verdict::Join(value) => value,
+        };
+        if !values::same(field.kind, &value, &server) {
+            let before = clocks.field(field.number);
+            // A later write never has an earlier clock than what it replaces, or it would lose to it elsewhere.
+            let clock = change.clock.max(before.clock);
+            clocks.touch(field.number, context.version, clock, change.origin);
+            fields.push((field.number, value));
+        }
+    }
+    let concurrent = row.clocks.is_concurrent(change.origin, change.base);
+    let outcome = match () {
+        () if !collisions.is_empty() => Outcome::Conflict,
+        () if concurrent => Outcome::Merged,
+        () => Outcome::Applied,
+    };
+    let write = if fields.is_empty() { Write::Nothing } else { Write::Update { fields, clocks } };
+    Decision { write, collisions, ..Decision::nothing(outcome) }
+}
+
+/// Whether the table's detection calls the whole row a conflict. `field_compare` asks per field instead.
+fn row_in_conflict(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, context: &Context<'_>) -> bool {
+    let concurrent = row.clocks.is_concurrent(change.origin, change.base);
+    match rules.detection {
+        Detection::FieldCompare => false,
+        Detection::VersionCompare => concurrent,
+        // What the device had seen it may overwrite, whatever the clocks say.
+        Detection::TimestampCompare => {
+            concurrent
+                && match &context.priority {
+                    Some((device, hub)) => values::compare(device, hub) == Some(Ordering::Less),
+                    None => change.clock < row.clocks.latest().clock,
+                }
+        }
+    }
+}
+
+struct Judge<'a> {
+    change: &'a Incoming<'a>,
+    row: &'a HubRow,
+    rules: &'a TableRules,
+    context: &'a Context<'a>,
+    row_in_conflict: bool,
+}
+
+impl Judge<'_> {
+    fn field(
+        &self,
+        field: &IncomingField,
+        server: &Value,
+        collisions: &mut Vec<Collision>,
+    ) -> Result<Verdict, Rejection> {
+        let stamp = self.row.clocks.field(field.number);
+        let concurrent = stamp.is_concurrent(self.change.origin, self.change.base);
+        let rule = self.rules.fields.get(&field.number).copied();
+        match rule {
+            Some(FieldStrategy::Sum) => return self.sum(field, server, stamp, concurrent, collisions),
+            Some(rule @ (FieldStrategy::Max | FieldStrategy::Min)) if concurrent => {
+                let wanted = if rule == FieldStrategy::Max { Ordering::Greater } else { Ordering::Less };
+                return Ok(match values::compare(&field.new, server) {
+                    Some(order) if order == wanted => Verdict::Take,
+                    Some(_) => Verdict::Keep,
+                    None => self.later(stamp).0,
+                });
+            }
+            Some(FieldStrategy::Union) if concurrent => {
+                if let Joined::Value(value) = values::union(field.old.as_ref(), &field.new, server) {
+                    return Ok(Verdict::Join(value));
+                }
+                // Not arrays on both sides: the clock decides, on record.
+                let (verdict, winner) = self.later(stamp);
+                self.collide(field, server, stamp, winner, "union/last_write_wins".into(), collisions);
+                return Ok(verdict);
+            }
+            _ => {}
+        }
+        if values::same(field.kind, &field.new, server) {
+            return Ok(Verdict::Keep);
+        }
+        let in_conflict = concurrent || self.row_in_conflict;
+        if !in_conflict {
+            return Ok(Verdict::Take);
+        }
+        // `timestamp_compare` found no conflict, but something unseen is overwritten: on record all the same.
+        if self.rules.detection == Detection::TimestampCompare && !self.row_in_conflict && rule.is_none() {
+            self.collide(field, server, stamp, Winner::Client, self.rules.name(), collisions);
+            return Ok(Verdict::Take);
+        }
+        let (verdict, winner) = self.strategy(field.number, stamp, concurrent, rule);
+        let name = rule.map_or_else(|| self.rules.name(), |rule| format!("field/{}", rule.word()));
+        self.collide(field, server, stamp, winner, name, collisions);
+        Ok(verdict)
+    }
+
+    fn strategy(&self, number: u16, stamp: Stamp, concurrent: bool, rule: Option<FieldStrategy>) -> (Verdict, Winner) {
+        match rule {
+            Some(FieldStrategy::LastWriteWins) => self.later_if(concurrent, stamp),
+            Some(FieldStrategy::ServerWins) => (Verdict::Keep, Winner::Server),
+            Some(FieldStrategy::ClientWins) => (Verdict::Take, Winner::Client),
+            Some(FieldStrategy::Manual) => (Verdict::Keep, Winner::Person),
+            // Joining rules come here only for a row-level conflict over a field that nobody else changed.
+            Some(FieldStrategy::Sum | FieldStrategy::Max | FieldStrategy::Min | FieldStrategy::Union) => {
+                (Verdict::Take, Winner::Client)
+            }
+            None if self.rules.merges_by_field(number) => self.later_if(concurrent, stamp),
+            None => match self.rules.strategy {
+                Strategy::ServerWins | Strategy::FieldMerge => (Verdict::Keep, Winner::Server),
+                Strategy::ClientWins => (Verdict::Take, Winner::Client),
+                Strategy::Manual => (Verdict::Keep, Winner::Person),
+                Strategy::LastWriteWins => self.later(self.row.clocks.latest()),
+            },
+        }
+    }
+
+    /// The later clock wins a field, if both sides changed it; else the only change stands.
+    fn later_if(&self, concurrent: bool, stamp: Stamp) -> (Verdict, Winner) {
+        if concurrent {
+            self.later(stamp)
+        } else {
+            (Verdict::Take, Winner::Client)
+        }
+    }
+
+    /// The later clock; equal clocks: the greater client id, the hub lowest.
+    fn later(&self, stamp: Stamp) -> (Verdict, Winner) {
+        let device_is_later = match self.change.clock.cmp(&stamp.clock) {
+            Ordering::Greater => true,
+            Ordering::Less => false,
+            Ordering::Equal if stamp.origin == HUB => true,
+            Ordering::Equal => (self.context.client_id)(self.change.origin) >= (self.context.client_id)(stamp.origin),
+        };
+        if device_is_later {
+            (Verdict::Take, Winner::Client)
+        } else {
+            (Verdict::Keep, Winner::Server)
+        }
+    }
+
+    /// Adds the device's own difference. A NULL counts as 0; setting NULL is a reset, and goes by the clock.
+    fn sum(
+        &self,
+        field: &IncomingField,
+        server: &Value,
+        stamp: Stamp,
+        concurrent: bool,
+        collisions: &mut Vec<Collision>,
+    ) -> Result<Verdict, Rejection> {
+        // An insert offered again (a refilled hub) has no difference of its own.
+        let offered_again =
+            self.change.op == Op::Insert && !self.row.clocks.insert.is_concurrent(self.change.origin, self.change.base);
+        if field.new.is_null() || offered_again {
+            if values::same(field.kind, &field.new, server) {
+                return Ok(Verdict::Keep);
+            }
+            if !concurrent || server.is_null() {
+                return Ok(Verdict::Take);
+            }
+            let (verdict, winner) = self.later(stamp);
+            self.collide(field, server, stamp, winner, "field/sum".into(), collisions);
+            return Ok(verdict);
+        }
+        let before = field.old.clone().unwrap_or_default();
+        values::add_difference(field.kind, server, &before, &field.new).map(Verdict::Join)
+    }
+
+    fn collide(
+        &self,
+        field: &IncomingField,
+        server: &Value,
+        server_stamp: Stamp,
+        winner: Winner,
+        rule: String,
+        collisions: &mut Vec<Collision>,
+    ) {
+        collisions.push(Collision {
+            number: Some(field.number),
+            base: field.old.clone(),
+            client: field.new.clone(),
+            server: server.clone(),
+            server_stamp,
+            winner,
+            rule,
+        });
+    }
+}

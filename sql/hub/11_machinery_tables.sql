@@ -111,7 +111,8 @@ CREATE TABLE fieldsync.conflict (
     told        bigint NOT NULL DEFAULT 0,       -- version under which the device learns of the latest state of this entry
     created_at  timestamptz NOT NULL DEFAULT now(),
     resolved_at timestamptz,
-    resolved_by text
+    resolved_by text,
+    resolution  jsonb                            -- what a person chose: {"choice", "key", "fields"}
 );
 CREATE INDEX ON fieldsync.conflict (client_no) WHERE status = 'open';
 CREATE INDEX ON fieldsync.conflict (table_id, row_id);

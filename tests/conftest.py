@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from kit import programme as programme_schema  # noqa: E402
 from kit.device import Device  # noqa: E402
 from kit.hub import Hub, carry, carry_in_two_phases  # noqa: E402
 from kit.private_hub import CHECKOUT, PrivateHub  # noqa: E402
@@ -109,6 +110,23 @@ def client(hub, device):
         return made
 
     return make
+
+
+@pytest.fixture
+def programme(hub):
+    """The hub with the tables of kit.programme, enabled; two households and one member are there."""
+    hub.script(programme_schema.HUB)
+    hub.enable("programme.households")
+    hub.enable("programme.members")
+    hub.sql("INSERT INTO programme.households VALUES ('h1', 'KAT-1', 'Kati'), ('h2', 'KIT-1', 'Kita')")
+    hub.sql("INSERT INTO programme.members VALUES ('m1', 'h1', 'Aminata Keita', 31, 2, '10.50', NULL)")
+    return hub
+
+
+@pytest.fixture
+def team(programme, client):
+    """`team("north")`: a registered device with those tables, tracked; nothing synced yet."""
+    return lambda name: client(name, programme_schema.DEVICE, "households", "members")
 
 
 class Refused:

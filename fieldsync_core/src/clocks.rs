@@ -114,6 +114,14 @@ impl RowClocks {
         })
     }
 
+    /// The latest change by somebody other than `origin` that `base` has not seen: the other side of a conflict over the row.
+    pub fn latest_unseen(&self, origin: Origin, base: Option<&Snapshot>) -> Option<Stamp> {
+        std::iter::once(self.insert)
+            .chain(self.fields.iter().map(|(_, stamp)| *stamp))
+            .filter(|stamp| stamp.origin != origin && stamp.is_concurrent(origin, base))
+            .max_by_key(|stamp| (stamp.clock, stamp.version))
+    }
+
     /// Whether somebody other than `origin` changed any field without `base` having seen it.
     pub fn is_concurrent(&self, origin: Origin, base: Option<&Snapshot>) -> bool {
         self.insert.is_concurrent(origin, base)

@@ -47,7 +47,7 @@ pub(super) fn update(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, co
     }
     let concurrent = row.clocks.is_concurrent(change.origin, change.base);
     let outcome = match () {
-        () if !collisions.is_empty() => Outcome::Conflict,
+        () if collisions.iter().any(|collision| !collision.quiet) => Outcome::Conflict,
         () if concurrent => Outcome::Merged,
         () => Outcome::Applied,
     };
@@ -66,7 +66,10 @@ fn row_in_conflict(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, cont
             concurrent
                 && match &context.priority {
                     Some((device, hub)) => values::compare(device, hub) == Some(Ordering::Less),
-                    None => change.clock < row.clocks.latest().clock,
+                    None => row
+                        .clocks
+                        .latest_unseen(change.origin, change.base)
+                        .is_some_and(|theirs| change.clock < theirs.clock),
                 }
         }
     }
@@ -90,8 +93,13 @@ impl Judge<'_> {
         let stamp = self.row.clocks.field(field.number);
         let concurrent = stamp.is_concurrent(self.change.origin, self.change.base);
         let rule = self.rules.fields.get(&field.number).copied();
+        if rule == Some(FieldStrategy::Sum) {
+            return self.sum(field, server, stamp, concurrent, collisions);
+        }
+        if values::same(field.kind, &field.new, server) {
+            return Ok(Verdict::Keep);
+        }
         match rule {
-            Some(FieldStrategy::Sum) => return self.sum(field, server, stamp, concurrent, collisions),
             Some(rule @ (FieldStrategy::Max | FieldStrategy::Min)) if concurrent => {
                 let wanted = if rule == FieldStrategy::Max { Ordering::Greater } else { Ordering::Less };
                 return Ok(match values::compare(&field.new, server) {
@@ -111,9 +119,6 @@ impl Judge<'_> {
             }
             _ => {}
         }
-        if values::same(field.kind, &field.new, server) {
-            return Ok(Verdict::Keep);
-        }
         let in_conflict = concurrent || self.row_in_conflict;
         if !in_conflict {
             return Ok(Verdict::Take);
@@ -121,6 +126,7 @@ impl Judge<'_> {
         // `timestamp_compare` found no conflict, but something unseen is overwritten: on record all the same.
         if self.rules.detection == Detection::TimestampCompare && !self.row_in_conflict && rule.is_none() {
             self.collide(field, server, stamp, Winner::Client, self.rules.name(), collisions);
+            collisions.iter_mut().rev().take(1).for_each(|collision| collision.quiet = true);
             return Ok(Verdict::Take);
         }
         let (verdict, winner) = self.strategy(field.number, stamp, concurrent, rule);
@@ -144,7 +150,10 @@ impl Judge<'_> {
                 Strategy::ServerWins | Strategy::FieldMerge => (Verdict::Keep, Winner::Server),
                 Strategy::ClientWins => (Verdict::Take, Winner::Client),
                 Strategy::Manual => (Verdict::Keep, Winner::Person),
-                Strategy::LastWriteWins => self.later(self.row.clocks.latest()),
+                Strategy::LastWriteWins => match self.row.clocks.latest_unseen(self.change.origin, self.change.base) {
+                    Some(theirs) => self.later(theirs),
+                    None => (Verdict::Take, Winner::Client),
+                },
             },
         }
     }
@@ -217,6 +226,7 @@ impl Judge<'_> {
             server_stamp,
             winner,
             rule,
+            quiet: false,
         });
     }
 }

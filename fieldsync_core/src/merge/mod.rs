@@ -5,7 +5,7 @@
 //! * Every value that loses is in the decision's collisions, with the value before, both values and the winner: the
 //!   caller records them, so no edit vanishes without a record.
 //! * Under `field_compare` only colliding fields can lose. A field rule beats the table's rule.
-//! * Deciding again after the decision was written (a retry) writes nothing.
+//! * Repeats are kept away by the watermark, not by this module; field by field a repeat changes no value all the same.
 
 mod fields;
 pub mod values;
@@ -191,6 +191,8 @@ pub struct Collision {
     pub winner: Winner,
     /// The rule, as `conflicts.rule` names it.
     pub rule: String,
+    /// On record, but not called a conflict: `timestamp_compare` let the device overwrite what it had not seen.
+    pub quiet: bool,
 }
 
 /// What the device has to be sent of this row, beyond what its cursor lacks.
@@ -310,6 +312,7 @@ fn insert_on_live(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, conte
             server_stamp: row.clocks.field(field.number),
             winner: Winner::Person,
             rule: format!("on_same_key/{}", OnSameKey::Separate.word()),
+            quiet: false,
         })
         .collect();
     Decision { collisions, answer: Answer::Whole, ..Decision::nothing(Outcome::Conflict) }
@@ -322,12 +325,15 @@ fn revive(change: &Incoming<'_>, row: &HubRow, deletion: Stamp, rules: &TableRul
         return merged;
     }
     let mut values = row.values.clone();
-    if let Write::Update { fields, .. } = &merged.write {
-        values.extend(fields.iter().cloned());
+    // Fields keep the stamps they had; the new making of the row is what makes it travel whole.
+    let mut clocks = row.clocks.clone();
+    if let Write::Update { fields, clocks: merged_clocks } = merged.write {
+        values.extend(fields);
+        clocks = merged_clocks;
     }
+    clocks.insert = deletion.followed_by(context.version, change.clock.max(deletion.clock), change.origin);
     let mut fields: Vec<_> = values.into_iter().collect();
     fields.sort_unstable_by_key(|(number, _)| *number);
-    let clocks = RowClocks::new(deletion.followed_by(context.version, change.clock.max(deletion.clock), change.origin));
     let mut collisions = merged.collisions;
     collisions.insert(0, deletion_collision(change, deletion, Winner::Client, OnDelete::UpdateWins));
     Decision {
@@ -351,6 +357,7 @@ fn stays_deleted(change: &Incoming<'_>, row: &HubRow, deletion: Stamp, rule: OnD
         server_stamp: deletion,
         winner,
         rule: on_delete_name(rule),
+        quiet: false,
     }));
     Decision { collisions, ..Decision::nothing(Outcome::Conflict) }
 }
@@ -387,6 +394,7 @@ fn deletion_collision(change: &Incoming<'_>, server_stamp: Stamp, winner: Winner
         server_stamp,
         winner,
         rule: on_delete_name(rule),
+        quiet: false,
     }
 }
 

@@ -58,6 +58,8 @@ pub struct DeltaBody {
     pub high: Hlc,
     /// Whether the device has more to send.
     pub more: bool,
+    /// Changes in here that the device found by comparing after the hub had lost history, not made itself.
+    pub recovery: Option<Recovery>,
     /// Rows that the device lacks and asks for whole.
     pub wants: Vec<Want>,
     /// Conflicts that a person settled on the device.
@@ -73,6 +75,26 @@ pub struct Base {
     pub until: Hlc,
     /// The cursor at that time. None: nothing had been seen.
     pub snapshot: Option<Snapshot>,
+}
+
+/// What a device still held of a history that the hub lost. Such changes were somebody's, once: they count as of the last
+/// sync of the lost history, so that they beat what was restored and lose to what was written since; each is listed as
+/// recovered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// They have clocks above this,
+    pub after: Hlc,
+    /// up to this,
+    pub until: Hlc,
+    /// and count as made at this time: the hub's, at the last sync of the lost history.
+    pub as_of: Hlc,
+}
+
+impl Recovery {
+    /// Whether a change with this clock is a recovered one.
+    pub fn covers(&self, clock: Hlc) -> bool {
+        self.after < clock && clock <= self.until
+    }
 }
 
 /// A row that the device asks for, whole.

@@ -126,7 +126,7 @@ fn notice_to_json(notice: &Notice) -> Json {
         Notice::NewIdentity { client_id, reason } => {
             json!({ "notice": "new_identity", "client_id": client_id, "reason": reason })
         }
-        Notice::NewHistory { watermark, reason } => {
+        Notice::NewHistory { watermark, reason, .. } => {
             json!({ "notice": "new_history", "watermark": watermark.0, "reason": reason })
         }
         Notice::Warning(text) => json!({ "notice": "warning", "text": text }),

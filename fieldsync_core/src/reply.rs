@@ -119,6 +119,8 @@ pub enum Notice {
     NewHistory {
         /// What the hub still remembers of this client.
         watermark: Hlc,
+        /// The last batch of this client that the hub remembers; the device's chain goes on from it.
+        last_batch: BatchId,
         /// Why, in words.
         reason: String,
     },

@@ -1,0 +1,70 @@
+//! Whose changes are being written right now: an application's, or those of a device that the engine merges.
+//!
+//! Invariant: the row trigger believes the clocks that a statement brings along only while the engine itself is writing.
+//! This is backend memory, not a setting: no login can pretend.
+
+use fieldsync_core::clocks::Stamp;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// The engine's current writes.
+#[derive(Default)]
+struct Applying {
+    depth: u32,
+    /// Rows that the engine deletes, by table and packed key, with the stamp for their tombstones.
+    deleting: HashMap<(i32, Vec<u8>), Stamp>,
+}
+
+thread_local! {
+    static APPLYING: RefCell<Applying> = RefCell::new(Applying::default());
+}
+
+/// The engine writes until this is dropped.
+pub struct Engine(());
+
+impl Engine {
+    /// Begins.
+    pub fn writes() -> Engine {
+        APPLYING.with_borrow_mut(|applying| applying.depth += 1);
+        Engine(())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        APPLYING.with_borrow_mut(|applying| {
+            applying.depth = applying.depth.saturating_sub(1);
+            if applying.depth == 0 {
+                applying.deleting.clear();
+            }
+        });
+    }
+}
+
+/// Whether the engine is writing.
+pub fn is_on() -> bool {
+    APPLYING.with_borrow(|applying| applying.depth > 0)
+}
+
+/// Announces the rows that the next DELETE removes, and by whom.
+pub fn announce_deletes(rows: impl IntoIterator<Item = ((i32, Vec<u8>), Stamp)>) {
+    APPLYING.with_borrow_mut(|applying| {
+        applying.deleting.clear();
+        applying.deleting.extend(rows);
+    });
+}
+
+/// The stamp of a row that the engine deletes. `None`: the row goes by a cascade or an application's trigger.
+pub fn stamp_of_delete(table_id: i32, key: &[u8]) -> Option<Stamp> {
+    APPLYING.with_borrow(|applying| {
+        if applying.depth == 0 || applying.deleting.is_empty() {
+            return None;
+        }
+        applying.deleting.get(&(table_id, key.to_vec())).copied()
+    })
+}
+
+/// The transaction is over, whatever way it went.
+pub fn forget() {
+    APPLYING.with_borrow_mut(|applying| *applying = Applying::default());
+}

@@ -1,0 +1,326 @@
+//! What the engine knows of tracked tables: columns, keys, references.
+//!
+//! Invariant: a description is as the catalogue has it now. Descriptions are cached per backend and dropped when
+//! Postgres announces that a relation has changed (which `enable` and `disable` also announce for their own data).
+
+use crate::catch::SqlError;
+use crate::guards::AsOwner;
+use crate::sql::{self, ident, Cells, Param};
+use crate::types::{self, ColumnType};
+use fieldsync_core::clock::Hlc;
+use fieldsync_core::clocks::{RowClocks, Stamp, HUB};
+use fieldsync_core::value::Kind;
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::rc::Rc;
+
+/// Columns that fieldsync keeps in every tracked table.
+pub const SYNC_COLUMNS: [&str; 5] =
+    ["sync_version", "sync_modified_at", "sync_deleted", "sync_origin_client", "fieldsync_clocks"];
+
+/// A column of the application's.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// Its attribute number, which is also its number in field clocks.
+    pub number: u16,
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub column_type: ColumnType,
+    /// NOT NULL without anything that fills it in.
+    pub required: bool,
+    /// GENERATED ALWAYS AS (…) STORED: read by applications, never sent.
+    pub generated: bool,
+}
+
+/// A foreign key between tracked tables.
+#[derive(Debug, Clone)]
+pub struct ForeignKey {
+    /// The constraint.
+    pub name: String,
+    /// The referencing table.
+    pub child: pg_sys::Oid,
+    /// Its columns, by attribute number.
+    pub child_columns: Vec<u16>,
+    /// The referenced table.
+    pub parent: pg_sys::Oid,
+    /// Its columns, by attribute number.
+    pub parent_columns: Vec<u16>,
+    /// Whether it can wait for the transaction's end.
+    pub deferrable: bool,
+}
+
+/// A tracked table.
+#[derive(Debug)]
+pub struct Table {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
+    /// fieldsync's number for it.
+    pub table_id: i32,
+    /// Its schema.
+    pub schema: String,
+    /// Its bare name, which is what travels.
+    pub name: String,
+    /// Schema and name, quoted.
+    pub qualified: String,
+    /// DELETE sets `sync_deleted` instead.
+    pub soft_delete: bool,
+    /// The stamp of rows that were there before tracking began.
+    pub baseline: Stamp,
+    /// The application's columns, in their order.
+    pub columns: Vec<Column>,
+    /// The primary key, as indexes into `columns`.
+    pub key: Vec<usize>,
+    /// The equality operator of each key column, as SQL writes it.
+    pub key_equals: Vec<String>,
+    /// The attribute number of `sync_deleted`: the field number of the row's deletion.
+    pub deleted_number: u16,
+    /// Foreign keys from this table.
+    pub references: Vec<ForeignKey>,
+}
+
+impl Table {
+    /// The column of this name.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// The column with this number.
+    pub fn by_number(&self, number: u16) -> Option<&Column> {
+        self.columns.iter().find(|column| column.number == number)
+    }
+
+    /// The kinds of the key's columns.
+    pub fn key_kinds(&self) -> Vec<Kind> {
+        self.key.iter().map(|at| self.columns[*at].column_type.kind).collect()
+    }
+
+    /// A key as text.
+    pub fn row_id(&self, key: &fieldsync_core::Key) -> String {
+        crate::keys::row_id(key, &self.key_kinds())
+    }
+
+    /// Clocks as stored; rows from before tracking have none and count as the hub's.
+    pub fn clocks(&self, stored: &[u8]) -> Result<RowClocks, SqlError> {
+        if stored.is_empty() {
+            return Ok(RowClocks::new(self.baseline));
+        }
+        RowClocks::from_bytes(stored).map_err(|_| {
+            SqlError::new("XX001", format!("the field clocks of a row of {} are damaged", self.qualified))
+        })
+    }
+
+    /// Columns whose values travel, key columns included.
+    pub fn travelling(&self) -> impl Iterator<Item = (usize, &Column)> {
+        self.columns.iter().enumerate().filter(|(_, column)| !column.generated)
+    }
+}
+
+thread_local! {
+    static TABLES: RefCell<HashMap<pg_sys::Oid, Rc<Table>>> = RefCell::new(HashMap::new());
+    /// Counts announcements, so that a cache can tell whether it is current.
+    static GENERATION: Cell<u64> = const { Cell::new(1) };
+    static CACHED_AT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts the announced changes of relations.
+pub fn generation() -> u64 {
+    GENERATION.get()
+}
+
+/// Called by Postgres when a relation has changed.
+///
+/// # Safety
+/// Called by Postgres as an invalidation callback; touches only backend memory, since it may come at any time.
+pub unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+    GENERATION.set(GENERATION.get() + 1);
+}
+
+/// Makes every backend read a table's description again.
+pub fn announce_change(oid: pg_sys::Oid) {
+    // SAFETY: queues an invalidation message; the relation exists and is locked by the caller.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(oid) }
+}
+
+fn refresh() {
+    // Take invalidations that other backends have announced.
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    if CACHED_AT.get() != GENERATION.get() {
+        TABLES.with_borrow_mut(HashMap::clear);
+        CACHED_AT.set(GENERATION.get());
+    }
+}
+
+/// The tracked table with this OID. `None`: not tracked.
+pub fn table(oid: pg_sys::Oid) -> Result<Option<Rc<Table>>, SqlError> {
+    refresh();
+    if let Some(table) = TABLES.with_borrow(|tables| tables.get(&oid).cloned()) {
+        return Ok(Some(table));
+    }
+    let generation = GENERATION.get();
+    let loaded = load(oid)?.map(Rc::new);
+    if let Some(table) = &loaded {
+        // Loading may itself have taken in announcements; what was read before them is not kept.
+        if generation == GENERATION.get() {
+            TABLES.with_borrow_mut(|tables| tables.insert(oid, Rc::clone(table)));
+        }
+    }
+    Ok(loaded)
+}
+
+/// The OIDs of all enabled tables, in the order of their numbers.
+pub fn enabled() -> Result<Vec<(i32, pg_sys::Oid, String, String)>, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT table_id, relid::bigint, schema_name::text, table_name::text FROM fieldsync.tracked_table
+         WHERE enabled AND relid IS NOT NULL ORDER BY table_id",
+        &[],
+    )?;
+    Ok(rows
+        .rows
+        .iter()
+        .map(|row| (row.int(0) as i32, oid(row.int(1)), row.text(2).to_owned(), row.text(3).to_owned()))
+        .collect())
+}
+
+/// All enabled tables.
+pub fn tables() -> Result<Vec<Rc<Table>>, SqlError> {
+    let mut tables = Vec::new();
+    for (_, relation, _, _) in enabled()? {
+        tables.extend(table(relation)?);
+    }
+    Ok(tables)
+}
+
+/// An OID as SQL's bigint gave it.
+pub fn oid(number: i64) -> pg_sys::Oid {
+    pg_sys::Oid::from(u32::try_from(number).unwrap_or(0))
+}
+
+/// As a bigint parameter.
+pub fn oid_param(oid: pg_sys::Oid) -> Param<'static> {
+    Param::Int(i64::from(oid.to_u32()))
+}
+
+fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
+    let _owner = AsOwner::new();
+    let found = sql::run(
+        "SELECT t.table_id, n.nspname::text, c.relname::text, t.soft_delete, t.baseline_version, t.baseline_clock
+         FROM fieldsync.tracked_table t
+         JOIN pg_catalog.pg_class c ON c.oid = t.relid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE t.enabled AND t.relid = $1::oid",
+        &[oid_param(relation)],
+    )?;
+    let Some(row) = found.rows.first() else { return Ok(None) };
+    let (schema, name) = (row.text(1).to_owned(), row.text(2).to_owned());
+    let attributes = sql::run(
+        "SELECT attnum, attname::text, atttypid::bigint, atttypmod, attnotnull, atthasdef, attgenerated <> '', attidentity <> ''
+         FROM pg_catalog.pg_attribute
+         WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        &[oid_param(relation)],
+    )?;
+    let mut columns = Vec::new();
+    let mut deleted_number = 0;
+    for attribute in &attributes.rows {
+        let column = attribute.text(1);
+        if SYNC_COLUMNS.contains(&column) {
+            if column == "sync_deleted" {
+                deleted_number = attribute.int(0) as u16;
+            }
+            continue;
+        }
+        let generated = attribute.truth(6);
+        columns.push(Column {
+            number: attribute.int(0) as u16,
+            name: column.to_owned(),
+            column_type: column_type(oid(attribute.int(2)), attribute.int(3) as i32),
+            required: attribute.truth(4) && !attribute.truth(5) && !attribute.truth(7) && !generated,
+            generated,
+        });
+    }
+    let key_rows = sql::run(
+        "SELECT k.attnum, n.nspname::text, o.oprname::text
+         FROM pg_catalog.pg_index i
+         CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k(attnum, opclass, place)
+         JOIN pg_catalog.pg_opclass c ON c.oid = k.opclass
+         JOIN pg_catalog.pg_amop a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 3
+              AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+         JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr
+         JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+         WHERE i.indrelid = $1::oid AND i.indisprimary ORDER BY k.place",
+        &[oid_param(relation)],
+    )?;
+    let mut key = Vec::new();
+    let mut key_equals = Vec::new();
+    for part in &key_rows.rows {
+        if let Some(at) = columns.iter().position(|column| i64::from(column.number) == part.int(0)) {
+            key.push(at);
+            key_equals.push(format!("OPERATOR({}.{})", ident(part.text(1)), part.text(2)));
+        }
+    }
+    Ok(Some(Table {
+        oid: relation,
+        table_id: row.int(0) as i32,
+        qualified: format!("{}.{}", ident(&schema), ident(&name)),
+        schema,
+        name,
+        soft_delete: row.truth(3),
+        baseline: Stamp::first(row.int(4) as u64, Hlc::from_i64(row.int(5)), HUB),
+        columns,
+        key,
+        key_equals,
+        deleted_number,
+        references: foreign_keys(relation)?,
+    }))
+}
+
+fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {
+    let rows = sql::run(
+        "SELECT conname::text, confrelid::bigint, condeferrable,
+                array_to_string(conkey, ','), array_to_string(confkey, ',')
+         FROM pg_catalog.pg_constraint WHERE conrelid = $1::oid AND contype = 'f' ORDER BY conname",
+        &[oid_param(relation)],
+    )?;
+    let numbers = |text: &str| text.split(',').filter_map(|number| number.parse().ok()).collect::<Vec<u16>>();
+    Ok(rows
+        .rows
+        .iter()
+        .map(|row| ForeignKey {
+            name: row.text(0).to_owned(),
+            child: relation,
+            child_columns: numbers(row.text(3)),
+            parent: oid(row.int(1)),
+            parent_columns: numbers(row.text(4)),
+            deferrable: row.truth(2),
+        })
+        .collect())
+}
+
+/// A column's type; a domain goes by its base type.
+pub fn column_type(type_oid: pg_sys::Oid, modifier: i32) -> ColumnType {
+    let mut typmod = modifier;
+    // SAFETY: catalogue lookups of an existing type.
+    let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_oid, &mut typmod) };
+    ColumnType {
+        base,
+        typmod,
+        kind: types::kind(base),
+        sql: type_name(base, -1),
+        sql_with_modifier: type_name(base, typmod),
+    }
+}
+
+/// A type's name, qualified. The modifier is always given: without one, `bpchar` would be printed as `character`, which
+/// means one character.
+fn type_name(type_oid: pg_sys::Oid, modifier: i32) -> String {
+    let flags = (pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY) as u16;
+    // SAFETY: gives a palloc'd C string.
+    unsafe {
+        let text = pg_sys::format_type_extended(type_oid, modifier, flags);
+        CStr::from_ptr(text).to_string_lossy().into_owned()
+    }
+}

@@ -1,0 +1,225 @@
+//! The change feed: which keys a transaction touched, in an append-only table beside the user's tables.
+//!
+//! Invariants:
+//! * Every key that a committed transaction changed is in the feed under that transaction's id. The row trigger puts keys
+//!   into this buffer; the buffer is written before the transaction commits or prepares, and before a pull reads.
+//! * An entry says "look at this key" and no more. Keys of rolled back subtransactions may remain, at no harm: what is true
+//!   is in the row, or in its absence and tombstone.
+//! * A key is never lost with a subtransaction that is not its own: below the top level only keys that were noted in that
+//!   very subtransaction are written early.
+//! * An entry without keys says: look at the whole table.
+
+use crate::catch::SqlError;
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Keys of one table, each with the subtransaction that noted it first.
+type Keys = HashMap<Box<[u8]>, pg_sys::SubTransactionId, BuildHasherDefault<Xxh3>>;
+
+/// xxh3 over the key's bytes: the buffer is private to a backend, and a transaction that floods it slows only itself.
+#[derive(Default)]
+pub struct Xxh3(u64);
+
+impl Hasher for Xxh3 {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxhash_rust::xxh3::xxh3_64_with_seed(bytes, self.0);
+    }
+    fn write_usize(&mut self, number: usize) {
+        self.0 ^= number as u64;
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[derive(Default)]
+struct Buffer {
+    tables: Vec<(i32, Keys)>,
+    bytes: usize,
+}
+
+/// Bytes of keys per feed row: large enough to be few rows, small enough to stay out of TOAST.
+const CHUNK_BYTES: usize = 1900;
+/// Bytes of buffered keys from which they are written early.
+const BUFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Buffer> = RefCell::new(Buffer::default());
+    /// Buffer of packed bytes for one key, reused.
+    static FEED_RELATION: std::cell::Cell<Option<pg_sys::Oid>> = const { std::cell::Cell::new(None) };
+}
+
+/// Notes a changed key. Writes early when much has been noted.
+pub fn note(table_id: i32, key: &[u8]) {
+    let full = BUFFER.with_borrow_mut(|buffer| {
+        let keys = match buffer.tables.iter().position(|(id, _)| *id == table_id) {
+            Some(at) => &mut buffer.tables[at].1,
+            None => {
+                buffer.tables.push((table_id, Keys::default()));
+                &mut buffer.tables.last_mut().expect("just pushed").1
+            }
+        };
+        if !keys.contains_key(key) {
+            // SAFETY: reads the current subtransaction's number.
+            keys.insert(key.into(), unsafe { pg_sys::GetCurrentSubTransactionId() });
+            buffer.bytes += key.len() + 32;
+        }
+        buffer.bytes > BUFFER_BYTES_MAX
+    });
+    if full {
+        write(true);
+    }
+}
+
+/// Writes an entry that stands for every row of a table.
+pub fn note_whole_table(table_id: i32) {
+    let mut writer = Writer::open();
+    writer.append(table_id, &[]);
+}
+
+/// Writes what has been noted. Called before a commit, before a prepare, and before the feed is read.
+pub fn flush() {
+    write(false);
+}
+
+/// Forgets what has been noted: the transaction is over.
+pub fn clear() {
+    BUFFER.with_borrow_mut(|buffer| *buffer = Buffer::default());
+}
+
+fn write(early: bool) {
+    if BUFFER.with_borrow(|buffer| buffer.tables.is_empty()) {
+        return;
+    }
+    // SAFETY: both read the transaction state.
+    let own = unsafe { (pg_sys::GetCurrentTransactionNestLevel() > 1).then(|| pg_sys::GetCurrentSubTransactionId()) };
+    let mut taken = BUFFER.with_borrow_mut(std::mem::take);
+    let mut kept = Buffer::default();
+    let mut writer = Writer::open();
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES + 64);
+    for (table_id, keys) in taken.tables.drain(..) {
+        let mut remaining = Keys::default();
+        for (key, noted_in) in keys {
+            // In a subtransaction all keys must be written for a reader's sake, but those of outer levels must also stay:
+            // what is written here goes if this subtransaction does.
+            let stays = own.is_some_and(|own| own != noted_in);
+            if !(early && stays) {
+                if chunk.len() + key.len() > CHUNK_BYTES && !chunk.is_empty() {
+                    writer.append(table_id, &chunk);
+                    chunk.clear();
+                }
+                chunk.extend_from_slice(&key);
+            }
+            if stays {
+                kept.bytes += key.len() + 32;
+                remaining.insert(key, noted_in);
+            }
+        }
+        if !chunk.is_empty() {
+            writer.append(table_id, &chunk);
+            chunk.clear();
+        }
+        if !remaining.is_empty() {
+            kept.tables.push((table_id, remaining));
+        }
+    }
+    drop(writer);
+    BUFFER.with_borrow_mut(|buffer| *buffer = kept);
+}
+
+/// Inserts feed rows directly into the heap and its index: no plan, no executor, and no privileges of whoever wrote.
+struct Writer {
+    relation: pg_sys::Relation,
+    indexes: pg_sys::CatalogIndexState,
+    version: i64,
+}
+
+impl Writer {
+    fn open() -> Writer {
+        // SAFETY: opens the extension's own table; closed by Drop, or by the abort if something is raised.
+        unsafe {
+            let relation = pg_sys::table_open(feed_oid(), pg_sys::RowExclusiveLock as i32);
+            let indexes = pg_sys::CatalogOpenIndexes(relation);
+            let version = own_version() as i64;
+            Writer { relation, indexes, version }
+        }
+    }
+
+    fn append(&mut self, table_id: i32, keys: &[u8]) {
+        // SAFETY: values match the four columns of fieldsync.feed; the tuple is copied by the insert.
+        unsafe {
+            let packed = pgrx::varlena::rust_byte_slice_to_bytea(keys);
+            let mut values = [
+                pg_sys::Datum::from(self.version),
+                pg_sys::Datum::from(table_id),
+                pg_sys::Datum::from(packed.into_pg()),
+                pg_sys::Datum::from(pg_sys::GetCurrentTransactionStartTimestamp()),
+            ];
+            let mut nulls = [false; 4];
+            let tuple = pg_sys::heap_form_tuple((*self.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::CatalogTupleInsertWithInfo(self.relation, tuple, self.indexes);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // While a panic unwinds the (sub)transaction is lost, and its abort closes what is open.
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: closes what `open` opened.
+        unsafe {
+            pg_sys::CatalogCloseIndexes(self.indexes);
+            pg_sys::table_close(self.relation, pg_sys::RowExclusiveLock as i32);
+        }
+    }
+}
+
+fn feed_oid() -> pg_sys::Oid {
+    // SAFETY: catalogue lookups.
+    unsafe {
+        if let Some(oid) = FEED_RELATION.get() {
+            // DROP EXTENSION and CREATE EXTENSION in the life of one backend give it another OID.
+            if pg_sys::get_rel_relkind(oid) != 0 {
+                return oid;
+            }
+        }
+        let schema = pg_sys::get_namespace_oid(c"fieldsync".as_ptr(), false);
+        let oid = pg_sys::get_relname_relid(c"feed".as_ptr(), schema);
+        FEED_RELATION.set(Some(oid));
+        oid
+    }
+}
+
+/// This transaction's id, as stored in versions.
+pub fn own_version() -> u64 {
+    // SAFETY: assigns an id if there is none yet; raises on a standby, where nothing is written anyway.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}
+
+/// What happens to the buffer at a transaction's end.
+///
+/// # Safety
+/// Called by Postgres as a transaction callback.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => flush(),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT
+        | pg_sys::XactEvent::XACT_EVENT_ABORT
+        | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            clear();
+            crate::applying::forget();
+        }
+        _ => {}
+    }
+}
+
+/// Raised when the feed holds bytes that are no keys.
+pub fn damaged() -> SqlError {
+    SqlError::new("XX001", "fieldsync.feed holds an entry that cannot be read")
+}

@@ -1,0 +1,618 @@
+//! The row trigger: stamps what changed, notes the key, keeps what was deleted.
+//!
+//! Invariants:
+//! * It fires last among the BEFORE triggers (its name starts with `~`), so it sees what will be stored.
+//! * Only fields whose stored image changed are stamped; a write that changes nothing leaves row, version and feed alone.
+//! * The sync columns are fieldsync's: what an application writes into them is overridden, except `sync_deleted`, which
+//!   is how a soft deletion is written.
+//! * In the path of an ordinary INSERT or UPDATE there is no SQL: descriptions are cached, keys are buffered.
+
+use crate::applying;
+use crate::catalog;
+use crate::error::report_sql;
+use crate::feed;
+use crate::guards::{AsUser, Settings};
+use crate::keys;
+use crate::sql::{self, ident, Cells, Param};
+use crate::tombstone;
+use crate::types::Reader;
+use fieldsync_core::clock::Hlc;
+use fieldsync_core::clocks::{RowClocks, Stamp, HUB};
+use fieldsync_core::value::Kind;
+use fieldsync_core::{Key, Value};
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// What the trigger needs of a table, ready at hand.
+struct Tracked {
+    relation: pg_sys::Oid,
+    generation: u64,
+    table_id: i32,
+    soft_delete: bool,
+    baseline: Stamp,
+    /// Attribute index, number, passed by value, fixed length or -1.
+    fields: Vec<Field>,
+    key: Vec<(usize, Reader)>,
+    key_kinds: Vec<Kind>,
+    version: usize,
+    modified_at: usize,
+    deleted: usize,
+    origin: usize,
+    clocks: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Field {
+    at: usize,
+    number: u16,
+    by_value: bool,
+    length: i16,
+}
+
+thread_local! {
+    static TRACKED: RefCell<Vec<Rc<Tracked>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The table's description, or nothing if it is not (any longer) tracked.
+fn tracked(relation: pg_sys::Relation) -> Option<Rc<Tracked>> {
+    // SAFETY: the trigger manager gives an open relation.
+    let oid = unsafe { (*relation).rd_id };
+    let generation = catalog::generation();
+    let cached = TRACKED.with_borrow(|all| {
+        all.iter().find(|tracked| tracked.relation == oid && tracked.generation == generation).cloned()
+    });
+    if cached.is_some() {
+        return cached;
+    }
+    let table = match catalog::table(oid) {
+        Ok(Some(table)) => table,
+        Ok(None) => match crate::enable::adopt_restored(oid) {
+            Ok(Some(table)) => table,
+            Ok(None) => return None,
+            Err(error) => report_sql(&error),
+        },
+        Err(error) => report_sql(&error),
+    };
+    // SAFETY: an open relation has a descriptor with natts attributes.
+    let attributes = unsafe { (*(*relation).rd_att).attrs.as_slice((*(*relation).rd_att).natts as usize) };
+    let place = |name: &str| {
+        attributes.iter().position(|attribute| {
+            !attribute.attisdropped && pgrx::name_data_to_str(&attribute.attname) == name
+        })
+    };
+    let Some((version, modified_at, deleted, origin, clocks)) = (|| {
+        Some((
+            place("sync_version")?,
+            place("sync_modified_at")?,
+            place("sync_deleted")?,
+            place("sync_origin_client")?,
+            place("fieldsync_clocks")?,
+        ))
+    })() else {
+        pgrx::ereport!(
+            ERROR,
+            pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("a sync_* column of {} is missing", table.qualified),
+            format!("run sync_control.enable({}) again", sql::literal(&table.qualified))
+        );
+        return None;
+    };
+    let fields = table
+        .columns
+        .iter()
+        .filter(|column| !column.generated)
+        .map(|column| {
+            let at = usize::from(column.number) - 1;
+            Field { at, number: column.number, by_value: attributes[at].attbyval, length: attributes[at].attlen }
+        })
+        .collect();
+    let made = Rc::new(Tracked {
+        relation: oid,
+        generation: catalog::generation(),
+        table_id: table.table_id,
+        soft_delete: table.soft_delete,
+        baseline: table.baseline,
+        fields,
+        key: table
+            .key
+            .iter()
+            .map(|at| {
+                let index = usize::from(table.columns[*at].number) - 1;
+                (index, Reader::new(attributes[index].atttypid))
+            })
+            .collect(),
+        key_kinds: table.key_kinds(),
+        version,
+        modified_at,
+        deleted,
+        origin,
+        clocks,
+    });
+    TRACKED.with_borrow_mut(|all| {
+        all.retain(|old| old.generation == made.generation && old.relation != oid);
+        all.push(Rc::clone(&made));
+    });
+    Some(made)
+}
+
+/// A tuple taken apart.
+struct Row {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    /// # Safety
+    /// The tuple is of this relation.
+    unsafe fn of(tuple: pg_sys::HeapTuple, relation: pg_sys::Relation) -> Row {
+        // SAFETY: the arrays have the descriptor's width.
+        unsafe {
+            let descriptor = (*relation).rd_att;
+            let width = (*descriptor).natts as usize;
+            let mut values: Vec<pg_sys::Datum> = Vec::with_capacity(width);
+            let mut nulls: Vec<bool> = Vec::with_capacity(width);
+            pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            values.set_len(width);
+            nulls.set_len(width);
+            Row { values, nulls }
+        }
+    }
+
+    /// The tuple with these values, in the place of `like`.
+    ///
+    /// # Safety
+    /// The values fit the relation's descriptor.
+    unsafe fn form(&mut self, relation: pg_sys::Relation, like: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+        // SAFETY: as promised; identity is copied as heap_modify_tuple does.
+        unsafe {
+            let tuple =
+                pg_sys::heap_form_tuple((*relation).rd_att, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+            (*(*tuple).t_data).t_ctid = (*(*like).t_data).t_ctid;
+            (*tuple).t_self = (*like).t_self;
+            (*tuple).t_tableOid = (*like).t_tableOid;
+            tuple
+        }
+    }
+
+    fn set(&mut self, at: usize, datum: pg_sys::Datum) {
+        self.values[at] = datum;
+        self.nulls[at] = false;
+    }
+
+    fn is_true(&self, at: usize) -> bool {
+        !self.nulls[at] && self.values[at].value() as u8 != 0
+    }
+
+    /// # Safety
+    /// The attribute is a varlena.
+    unsafe fn bytes(&self, at: usize) -> Option<Vec<u8>> {
+        if self.nulls[at] {
+            return None;
+        }
+        // SAFETY: as promised.
+        unsafe {
+            let plain = pg_sys::pg_detoast_datum_packed(self.values[at].cast_mut_ptr());
+            Some(pgrx::varlena::varlena_to_byte_slice(plain).to_vec())
+        }
+    }
+}
+
+impl Tracked {
+    /// The row's key as wire values.
+    fn key(&self, row: &Row) -> Key {
+        Key(self
+            .key
+            .iter()
+            .map(|(at, reader)| {
+                if row.nulls[*at] {
+                    Value::Null
+                } else {
+                    // SAFETY: the reader was made for this attribute's type.
+                    unsafe { reader.read(row.values[*at]) }
+                }
+            })
+            .collect())
+    }
+
+    fn row_clocks(&self, row: &Row) -> RowClocks {
+        // SAFETY: fieldsync_clocks is a bytea.
+        let stored = unsafe { row.bytes(self.clocks) };
+        // Bytes that cannot be read are an application's doing; the row then counts as new.
+        stored
+            .and_then(|bytes| RowClocks::from_bytes(&bytes).ok())
+            .unwrap_or_else(|| RowClocks::new(self.baseline))
+    }
+
+    fn key_changed(&self, old: &Row, new: &Row) -> bool {
+        self.key.iter().any(|(at, _)| {
+            self.fields.iter().find(|field| field.at == *at).is_some_and(|field| differs(*field, old, new))
+        })
+    }
+}
+
+/// Whether a field's stored image differs.
+fn differs(field: Field, old: &Row, new: &Row) -> bool {
+    let at = field.at;
+    if old.nulls[at] || new.nulls[at] {
+        return old.nulls[at] != new.nulls[at];
+    }
+    if field.by_value {
+        return old.values[at].value() != new.values[at].value();
+    }
+    // SAFETY: both are non-null values of the field's type.
+    unsafe {
+        let (one, other) = (old.values[at].cast_mut_ptr::<u8>(), new.values[at].cast_mut_ptr::<u8>());
+        if one == other {
+            return false;
+        }
+        if field.length > 0 {
+            let length = field.length as usize;
+            return std::slice::from_raw_parts(one, length) != std::slice::from_raw_parts(other, length);
+        }
+        if field.length == -2 {
+            return std::ffi::CStr::from_ptr(one.cast()) != std::ffi::CStr::from_ptr(other.cast());
+        }
+        let (one, other) = (one.cast::<pg_sys::varlena>(), other.cast::<pg_sys::varlena>());
+        let stored = |pointer: *mut pg_sys::varlena| {
+            std::slice::from_raw_parts(pointer.cast::<u8>(), pgrx::varlena::varsize_any(pointer))
+        };
+        // The same bytes, or the same pointer into TOAST, are the same value; no need to fetch it.
+        if stored(one) == stored(other) {
+            return false;
+        }
+        let (plain_one, plain_other) = (pg_sys::pg_detoast_datum_packed(one), pg_sys::pg_detoast_datum_packed(other));
+        let differ = pgrx::varlena::varlena_to_byte_slice(plain_one)
+            != pgrx::varlena::varlena_to_byte_slice(plain_other);
+        if plain_one != one {
+            pg_sys::pfree(plain_one.cast());
+        }
+        if plain_other != other {
+            pg_sys::pfree(plain_other.cast());
+        }
+        differ
+    }
+}
+
+/// Microseconds between 1970 and 2000.
+const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+
+/// The hub's clock for a change on top of `before`: never behind it, whatever the wall says.
+fn hub_clock(before: Hlc) -> (Hlc, pg_sys::Datum) {
+    // SAFETY: reads the system's clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let now_ms = ((now + EPOCH_MICROSECONDS) / 1000).max(0) as u64;
+    (before.tick(now_ms).max(Hlc::from_ms(now_ms)), pg_sys::Datum::from(now))
+}
+
+/// Milliseconds since 1970, by the hub's clock.
+pub fn now_ms() -> u64 {
+    // SAFETY: reads the system's clock.
+    ((unsafe { pg_sys::GetCurrentTimestamp() } + EPOCH_MICROSECONDS) / 1000).max(0) as u64
+}
+
+/// The information record that Postgres asks of a version-1 function.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_fieldsync_row_changed() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// `fieldsync.row_changed()`, the BEFORE ROW trigger.
+///
+/// # Safety
+/// Called by Postgres' trigger manager.
+#[unsafe(no_mangle)]
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn fieldsync_row_changed(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: the context of a trigger call is its TriggerData.
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            pgrx::ereport!(
+                ERROR,
+                pgrx::PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                "fieldsync.row_changed() is a trigger function",
+                "use sync_control.enable() to track a table"
+            );
+        }
+        let data = &*context.cast::<pg_sys::TriggerData>();
+        let relation = data.tg_relation;
+        let event = data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
+        let Some(tracked) = tracked(relation) else {
+            let passed = if event == pg_sys::TRIGGER_EVENT_UPDATE { data.tg_newtuple } else { data.tg_trigtuple };
+            return pg_sys::Datum::from(passed);
+        };
+        let result = match event {
+            pg_sys::TRIGGER_EVENT_INSERT => inserted(&tracked, relation, data.tg_trigtuple),
+            pg_sys::TRIGGER_EVENT_UPDATE => updated(&tracked, relation, data.tg_trigtuple, data.tg_newtuple),
+            _ => deleted(&tracked, relation, data.tg_trigtuple),
+        };
+        pg_sys::Datum::from(result)
+    }
+}
+
+fn note(tracked: &Tracked, key: &Key) {
+    let mut packed = Vec::with_capacity(40);
+    keys::pack(&mut packed, &key.0);
+    feed::note(tracked.table_id, &packed);
+}
+
+/// # Safety
+/// The tuple is of the relation.
+unsafe fn inserted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+    // SAFETY: as promised.
+    unsafe {
+        let mut row = Row::of(tuple, relation);
+        note(tracked, &tracked.key(&row));
+        let version = feed::own_version();
+        let is_engines = applying::is_on() && !row.nulls[tracked.clocks];
+        if !is_engines {
+            let (clock, now) = hub_clock(Hlc::default());
+            let clocks = RowClocks::new(Stamp::first(version, clock, HUB)).to_bytes();
+            row.set(tracked.clocks, pgrx::varlena::rust_byte_slice_to_bytea(&clocks).into_pg().into());
+            row.set(tracked.modified_at, now);
+            row.nulls[tracked.origin] = true;
+            if row.nulls[tracked.deleted] {
+                row.set(tracked.deleted, pg_sys::Datum::from(false));
+            }
+        }
+        row.set(tracked.version, pg_sys::Datum::from(version as i64));
+        row.form(relation, tuple)
+    }
+}
+
+/// # Safety
+/// Both tuples are of the relation.
+unsafe fn updated(
+    tracked: &Tracked,
+    relation: pg_sys::Relation,
+    before: pg_sys::HeapTuple,
+    after: pg_sys::HeapTuple,
+) -> pg_sys::HeapTuple {
+    // SAFETY: as promised.
+    unsafe {
+        let old = Row::of(before, relation);
+        let mut new = Row::of(after, relation);
+        if new.nulls[tracked.deleted] {
+            new.set(tracked.deleted, pg_sys::Datum::from(false));
+        }
+        let deleted_changed = old.is_true(tracked.deleted) != new.is_true(tracked.deleted);
+        let deleted_number = (tracked.deleted + 1) as u16;
+        let changed: Vec<u16> =
+            tracked.fields.iter().filter(|field| differs(**field, &old, &new)).map(|field| field.number).collect();
+        let old_bytes = old.bytes(tracked.clocks);
+        let is_engines =
+            applying::is_on() && !new.nulls[tracked.clocks] && new.bytes(tracked.clocks) != old_bytes;
+        if changed.is_empty() && !deleted_changed && !is_engines {
+            // Nothing happened. Whatever was written into the sync columns is put back.
+            for at in [tracked.version, tracked.modified_at, tracked.origin, tracked.clocks] {
+                new.values[at] = old.values[at];
+                new.nulls[at] = old.nulls[at];
+            }
+            return new.form(relation, after);
+        }
+        let version = feed::own_version();
+        if !changed.is_empty() && tracked.key_changed(&old, &new) && !is_engines {
+            // Another key is another record: the old one is deleted, a new one is made.
+            let clocks = tracked.row_clocks(&old);
+            let (clock, now) = hub_clock(clocks.latest().clock);
+            bury(tracked, relation, before, &old, tombstone::stamp_on(&clocks, version, clock, HUB), &clocks);
+            note(tracked, &tracked.key(&new));
+            let fresh = RowClocks::new(Stamp::first(version, clock, HUB)).to_bytes();
+            new.set(tracked.clocks, pgrx::varlena::rust_byte_slice_to_bytea(&fresh).into_pg().into());
+            new.set(tracked.modified_at, now);
+            new.nulls[tracked.origin] = true;
+            new.set(tracked.version, pg_sys::Datum::from(version as i64));
+            return new.form(relation, after);
+        }
+        note(tracked, &tracked.key(&new));
+        let mut clocks = if is_engines { tracked.row_clocks(&new) } else { tracked.row_clocks(&old) };
+        let (clock, now) = hub_clock(clocks.latest().clock);
+        let mut stamped_here = false;
+        let touched = changed.iter().copied().chain(deleted_changed.then_some(deleted_number));
+        for number in touched {
+            // What the engine did not stamp in this very transaction, an application's trigger has changed.
+            if is_engines && clocks.field(number).version == version {
+                continue;
+            }
+            clocks.touch(number, version, clock, HUB);
+            stamped_here = true;
+        }
+        if !is_engines {
+            new.set(tracked.modified_at, now);
+            new.nulls[tracked.origin] = true;
+        }
+        if stamped_here || !is_engines {
+            let bytes = clocks.to_bytes();
+            new.set(tracked.clocks, pgrx::varlena::rust_byte_slice_to_bytea(&bytes).into_pg().into());
+        }
+        new.set(tracked.version, pg_sys::Datum::from(version as i64));
+        new.form(relation, after)
+    }
+}
+
+/// # Safety
+/// The tuple is of the relation.
+unsafe fn deleted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+    // SAFETY: as promised.
+    unsafe {
+        let row = Row::of(tuple, relation);
+        let key = tracked.key(&row);
+        if tracked.soft_delete {
+            if !row.is_true(tracked.deleted) {
+                mark_deleted(relation, &row, tracked);
+            }
+            return std::ptr::null_mut();
+        }
+        let clocks = tracked.row_clocks(&row);
+        let mut packed = Vec::with_capacity(40);
+        keys::pack(&mut packed, &key.0);
+        match applying::stamp_of_delete(tracked.table_id, &packed) {
+            Some(stamp) => {
+                let version = feed::own_version();
+                bury(tracked, relation, tuple, &row, tombstone::stamp_on(&clocks, version, stamp.clock, stamp.origin), &clocks);
+            }
+            None => {
+                let (clock, _) = hub_clock(clocks.latest().clock);
+                bury(tracked, relation, tuple, &row, tombstone::stamp_on(&clocks, feed::own_version(), clock, HUB), &clocks);
+            }
+        }
+        tuple
+    }
+}
+
+/// Writes a tombstone with the whole row and notes the key.
+///
+/// # Safety
+/// The tuple is of the relation.
+unsafe fn bury(
+    tracked: &Tracked,
+    relation: pg_sys::Relation,
+    tuple: pg_sys::HeapTuple,
+    row: &Row,
+    stamp: Stamp,
+    clocks: &RowClocks,
+) {
+    let key = tracked.key(row);
+    note(tracked, &key);
+    // SAFETY: as promised; the composite datum is of the relation's row type.
+    let json = unsafe { row_json(relation, tuple) };
+    let written = tombstone::write(tracked.table_id, &keys::row_id(&key, &tracked.key_kinds), stamp, &json, clocks);
+    if let Err(error) = written {
+        report_sql(&error);
+    }
+}
+
+/// The row as JSON text, without fieldsync's own columns; the same whatever the session's settings are.
+///
+/// # Safety
+/// The tuple is of the relation.
+unsafe fn row_json(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> String {
+    let _settings = Settings::for_text();
+    // SAFETY: as promised.
+    let (datum, row_type) = unsafe {
+        (pg_sys::heap_copy_tuple_as_datum(tuple, (*relation).rd_att), (*(*relation).rd_rel).reltype)
+    };
+    // As whoever deletes, not as fieldsync's owner: a type's cast to json may be a function of an application's.
+    let json = sql::scalar(&format!("SELECT {}", row_as_json("$1")), &[Param::Datum(row_type, datum)]);
+    match json {
+        Ok(value) => value.to_text(),
+        Err(error) => report_sql(&error),
+    }
+}
+
+/// SQL for a row as JSON text without fieldsync's own columns. Qualified, because it runs under a caller's search_path.
+fn row_as_json(row: &str) -> String {
+    let names: Vec<String> = catalog::SYNC_COLUMNS.iter().map(|name| sql::literal(name)).collect();
+    format!("(pg_catalog.to_jsonb({row}) OPERATOR(pg_catalog.-) ARRAY[{}]::pg_catalog.text[])::pg_catalog.text", names.join(", "))
+}
+
+/// Turns a DELETE into the marking of its row, as the table's owner (like the actions of foreign keys): DELETE is what was
+/// granted and what happens, so nobody needs the UPDATE privilege for it.
+///
+/// # Safety
+/// The row is of the relation.
+unsafe fn mark_deleted(relation: pg_sys::Relation, row: &Row, tracked: &Tracked) {
+    // SAFETY: an open relation has a name and a descriptor.
+    let (name, attributes) = unsafe {
+        (
+            pgrx::PgRelation::from_pg(relation),
+            (*(*relation).rd_att).attrs.as_slice((*(*relation).rd_att).natts as usize),
+        )
+    };
+    let mut conditions = Vec::new();
+    let mut params = Vec::new();
+    let table = match catalog::table(tracked.relation) {
+        Ok(Some(table)) => table,
+        Ok(None) => return,
+        Err(error) => report_sql(&error),
+    };
+    for (place, (at, _)) in tracked.key.iter().enumerate() {
+        conditions.push(format!(
+            "{} {} ${}",
+            ident(pgrx::name_data_to_str(&attributes[*at].attname)),
+            table.key_equals[place],
+            place + 1
+        ));
+        params.push(Param::Datum(attributes[*at].atttypid, row.values[*at]));
+    }
+    let _owner = AsUser::owner_of(relation);
+    let statement = format!(
+        "UPDATE ONLY {}.{} SET sync_deleted = true WHERE {}",
+        ident(name.namespace()),
+        ident(name.name()),
+        conditions.join(" AND ")
+    );
+    if let Err(error) = sql::run(&statement, &params) {
+        report_sql(&error);
+    }
+}
+
+/// The information record that Postgres asks of a version-1 function.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_fieldsync_table_truncated() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// `fieldsync.table_truncated()`, the BEFORE TRUNCATE trigger: a delete of every row.
+///
+/// # Safety
+/// Called by Postgres' trigger manager.
+#[unsafe(no_mangle)]
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn fieldsync_table_truncated(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: the context of a trigger call is its TriggerData.
+    let relation = unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            return pg_sys::Datum::null();
+        }
+        (*context.cast::<pg_sys::TriggerData>()).tg_relation
+    };
+    let Some(tracked) = tracked(relation) else { return pg_sys::Datum::null() };
+    if let Err(error) = truncate(&tracked, relation) {
+        report_sql(&error);
+    }
+    pg_sys::Datum::null()
+}
+
+/// Rows of a TRUNCATE are buried in portions, so that a large table does not fill memory.
+const TRUNCATE_PORTION: i64 = 5_000;
+
+fn truncate(tracked: &Tracked, relation: pg_sys::Relation) -> Result<(), crate::catch::SqlError> {
+    let Some(table) = catalog::table(tracked.relation)? else { return Ok(()) };
+    // As the table's owner: every row is deleted, whatever the truncating role may see.
+    let _owner = AsUser::owner_of(relation);
+    let key_columns: Vec<String> = table.key.iter().map(|at| ident(&table.columns[*at].name)).collect();
+    let order = key_columns.join(", ");
+    let version = feed::own_version();
+    let mut offset = 0i64;
+    loop {
+        let rows = {
+            let _settings = Settings::for_text();
+            sql::run(
+                &format!(
+                    "SELECT t.fieldsync_clocks, {}, {} FROM ONLY {} t ORDER BY {order} LIMIT {TRUNCATE_PORTION} OFFSET $1",
+                    row_as_json("t"),
+                    key_columns.iter().map(|column| format!("t.{column}")).collect::<Vec<_>>().join(", "),
+                    table.qualified
+                ),
+                &[Param::Int(offset)],
+            )?
+        };
+        for row in &rows.rows {
+            let key = Key(row[2..].to_vec());
+            let clocks = table.clocks(row.bytes(0))?;
+            let (clock, _) = hub_clock(clocks.latest().clock);
+            note(tracked, &key);
+            let stamp = tombstone::stamp_on(&clocks, version, clock, HUB);
+            tombstone::write(tracked.table_id, &table.row_id(&key), stamp, row.text(1), &clocks)?;
+        }
+        if (rows.rows.len() as i64) < TRUNCATE_PORTION {
+            return Ok(());
+        }
+        offset += TRUNCATE_PORTION;
+    }
+}

@@ -1,0 +1,28 @@
+-- The functions that are written in Rust. Parallel safety, volatility and strictness are spelled out for each; EXECUTE is
+-- granted in 90_grants.sql. None has a search_path of its own: they qualify what they name, and applications' triggers
+-- below them must see their session's path.
+
+CREATE FUNCTION fieldsync.row_changed() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_row_changed';
+COMMENT ON FUNCTION fieldsync.row_changed() IS 'BEFORE ROW trigger of enabled tables: stamps fields, notes keys, keeps deleted rows';
+
+CREATE FUNCTION fieldsync.table_truncated() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_table_truncated';
+COMMENT ON FUNCTION fieldsync.table_truncated() IS 'BEFORE TRUNCATE trigger of enabled tables: a delete of every row';
+
+CREATE FUNCTION sync_control.enable(table_name regclass, options jsonb DEFAULT '{}') RETURNS jsonb
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_enable_wrapper';
+COMMENT ON FUNCTION sync_control.enable(regclass, jsonb) IS 'starts tracking a table, or reads its shape again after ALTER TABLE';
+
+CREATE FUNCTION sync_control.disable(table_name regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_disable_wrapper';
+COMMENT ON FUNCTION sync_control.disable(regclass) IS 'stops tracking a table; its sync_* columns stay';
+
+CREATE FUNCTION fieldsync.client_tag(client_id text) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_client_tag_wrapper';
+COMMENT ON FUNCTION fieldsync.client_tag(text) IS 'xxh3-64 of a client id: how blobs name their client';

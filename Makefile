@@ -34,7 +34,7 @@ CORE_SOURCES   := $(call sources,fieldsync_core)
 HUB_SOURCES    := $(CORE_SOURCES) $(call sources,pg_fieldsync) $(wildcard sql/hub/*.sql)
 DEVICE_SOURCES := $(CORE_SOURCES) $(call sources,sqlite_fieldsync) $(wildcard sql/device/*.sql)
 HUB_SQL_PARTS  := $(sort $(wildcard sql/hub/*.sql))
-HUB_UPGRADES   := $(sort $(wildcard sql/upgrade/*.sql))
+HUB_UPGRADES   := $(sort $(wildcard sql/hub/upgrade/*.sql))
 
 .PHONY: help
 help: ## list the targets

@@ -3,6 +3,17 @@
 Nothing here looks at how the core does it. Where the core keeps stamps per field, this reads the row's whole history: a
 list of hub transactions, each with its version, its clock, who made it and what it wrote. A case is one change of one
 device against one row; `decide` says what the row becomes, and what is to be told about it.
+
+Where the contract's words leave a choice, it is made here, once, and named:
+
+* the table's detection says which fields are in conflict, a field's rule says who wins there; a change that nobody
+  else's collides with is never lost to a field rule;
+* both sides have the same value: nobody loses, nothing is on record;
+* NULL is neither earlier nor later than anything; under `max` and `min` it meets a number by the clock, on record;
+* `timestamp_compare` asks only about changes that the device had not seen, as everything does;
+* a new record under a key whose former, deleted record the device never saw is simply new where keys mean different
+  records; where they mean the same record, `on_delete` decides, and nothing of anybody's is overwritten if it comes back;
+* verdicts: `conflict` if anybody lost or waits; else `merged` if somebody else changed the row meanwhile; else `applied`.
 """
 
 import json
@@ -45,14 +56,8 @@ def later(clock, device, event):
 
 # ---- combining values ----------------------------------------------------------------------------------------------
 
-def same(kind, a, b):
-    """Equal in the hub's type."""
-    if a is None or b is None:
-        return a is b
-    if kind == "jsonb":
-        return json.loads(a) == json.loads(b)
-    if kind == "numeric":
-        return Decimal(a) == Decimal(b)
+def same(a, b):
+    """Equal as the hub writes them: values are canonical when they come here. `1.0` and `1.00` are two numerics."""
     return a == b
 
 
@@ -80,73 +85,88 @@ def added_up(kind, hub, old, new):
 
 
 def elements(text):
-    found = [] if text is None else json.loads(text)
-    if not isinstance(found, list):
-        raise NotAcceptable("not an array")
-    return found
+    """An array's elements as text, so that 1, 1.0, true and "1" stay apart."""
+    return [] if text is None else [json.dumps(element, ensure_ascii=False) for element in json.loads(text)]
+
+
+def is_array(text):
+    try:
+        return text is None or isinstance(json.loads(text), list)
+    except ValueError:
+        return False
 
 
 def united(hub, old, new):
     """Three-way: what either side added, without what either side removed."""
     hub, old, new = elements(hub), elements(old), elements(new)
     kept = [element for element in hub if element in new or element not in old]
-    return kept + [element for element in new if element not in old and element not in kept]
+    added = [element for element in new if element not in old]
+    return "[" + ", ".join(dict.fromkeys(kept + added)) + "]"
 
 
 # ---- the decision --------------------------------------------------------------------------------------------------
 
 class Row:
-    """The row as it will be, with a note of what happened to each field of the change."""
+    """The row as it will be, and what is on record about it."""
 
     def __init__(self, values):
         self.values = dict(values)
-        self.written, self.combined, self.won, self.lost, self.waiting = set(), set(), set(), set(), set()
+        self.won, self.lost, self.waiting, self.quiet = set(), set(), set(), set()
 
-    def verdict(self):
-        if self.won or self.lost or self.waiting:
-            return "conflict"
-        if self.combined:
-            return "merged"
-        return "applied" if self.written else "superseded"
+    def settle(self, field, new, wins):
+        if wins:
+            self.values[field] = new
+            self.won.add(field)
+        else:
+            self.lost.add(field)
 
 
 def decide(case):
-    """What becomes of `case["change"]`: verdict, exists, values, and of the record in `conflicts` who won and who waits."""
-    change, history = case["change"], case["history"]
-    alive = case["alive"]
+    """What becomes of `case["change"]`: verdict, exists, values, and who is on record as winner, loser or waiting."""
+    change = case["change"]
     try:
         if change["op"] == "delete":
             return decide_delete(case)
-        if not alive:
+        if not case["alive"]:
             return decide_on_nothing(case)
-        if change["op"] == "insert" and two_records(case, history):
+        if change["op"] == "insert" and two_records(case):
             return answer("conflict", True, case["values"], waiting=set(change["fields"]))
-        return decide_fields(case)
+        row = decide_fields(case)
+        return answer(verdict(case, row), True, row.values, row.won, row.lost, row.waiting, row.quiet)
     except NotAcceptable:
-        return answer("rejected", alive, case["values"] if alive else {})
+        return answer("rejected", case["alive"], case["values"])
 
 
-def answer(verdict, exists, values, won=(), lost=(), waiting=()):
+def answer(verdict, exists, values, won=(), lost=(), waiting=(), quiet=()):
     return {"verdict": verdict, "exists": exists, "values": dict(values) if exists else {},
-            "won": sorted(won), "lost": sorted(lost), "waiting": sorted(waiting)}
+            "won": sorted(won), "lost": sorted(lost), "waiting": sorted(waiting), "quiet": sorted(quiet)}
 
 
-def two_records(case, history):
-    """Two origins inserted one key, neither having seen the other: for integer keys, two different records."""
-    change, rules = case["change"], case["rules"]
-    makings = [event for event in history if event["op"] == "insert"]
-    made_by_another = makings and makings[-1]["origin"] != change["origin"] \
-        and not has_seen(change["base"], makings[-1]["version"])
-    if not made_by_another:
-        return False
-    choice = rules["on_same_key"] or ("separate" if case["integer_key"] else "merge")
-    return choice == "separate"
+def verdict(case, row):
+    if row.won or row.lost or row.waiting:
+        return "conflict"
+    return "merged" if unseen(case["history"], case["change"]["origin"], case["change"]["base"]) else "applied"
+
+
+def means_two_records(case):
+    """Whether one key, made twice, means two records."""
+    return (case["rules"]["on_same_key"] or ("separate" if case["integer_key"] else "merge")) == "separate"
+
+
+def two_records(case):
+    """Two origins inserted one key, neither having seen the other."""
+    change = case["change"]
+    makings = [event for event in case["history"] if event["op"] == "insert"]
+    made_by_another = makings[-1]["origin"] != change["origin"] and not has_seen(change["base"], makings[-1]["version"])
+    return made_by_another and means_two_records(case)
 
 
 def decide_delete(case):
     change, rules = case["change"], case["rules"]
     if not case["alive"]:
-        return answer("superseded", False, {})
+        deletion = case["history"][-1] if case["history"] else None
+        both = deletion is not None and deletion["origin"] != change["origin"]
+        return answer("merged" if both else "superseded", False, {})
     if not unseen(case["history"], change["origin"], change["base"]):
         return answer("applied", False, {})
     if rules["on_delete"] == "delete_wins":
@@ -161,137 +181,105 @@ def decide_on_nothing(case):
     change, rules = case["change"], case["rules"]
     deletion = case["history"][-1] if case["history"] else None
     new = {field: value["new"] for field, value in change["fields"].items()}
-    unseen_deletion = deletion is not None and deletion["origin"] != change["origin"] \
-        and not has_seen(change["base"], deletion["version"])
     if change["op"] == "insert":
-        if not unseen_deletion:
+        seen = deletion is None or deletion["origin"] == change["origin"] \
+            or has_seen(change["base"], deletion["version"])
+        if seen or means_two_records(case) or rules["on_delete"] == "update_wins":
             return answer("applied", True, new)
-    elif not unseen_deletion:
+    elif deletion is None:
         return answer("rejected", False, {})
-    # An update meets a deletion that it did not know of.
+    # An update meets a deletion.
     if rules["on_delete"] == "delete_wins":
         return answer("conflict", False, {}, lost={"*"})
     if rules["on_delete"] == "manual":
         return answer("conflict", False, {}, waiting={"*"})
-    return answer("conflict", True, {**case["values"], **new}, won={"*"})
+    # The record comes back, whole, and the fields meet what others had written in it before.
+    return answer("conflict", True, decide_fields(case).values, won={"*"})
 
 
 def decide_fields(case):
-    """A change of a row that is there. A field's own rule beats the table's; the table's rule decides the rest."""
-    change, rules, kinds = case["change"], case["rules"], case["kinds"]
+    """A change of a row that is there, field by field."""
+    change, rules = case["change"], case["rules"]
     row = Row(case["values"])
-    by_row = []
+    whole_row = row_in_conflict(case)
     for field in sorted(change["fields"]):
-        if field in rules["fields"]:
-            decide_field(case, row, field, rules["fields"][field])
-        elif by_field(rules, field):
-            decide_field(case, row, field, "last_write_wins", table_rule=True)
+        rule = rules["fields"].get(field)
+        old, new, hub = change["fields"][field]["old"], change["fields"][field]["new"], case["values"][field]
+        others = unseen(case["history"], change["origin"], change["base"], field)
+        if rule == "sum" and (new is not None or hub is None) and not offered_again(case):
+            if new is not None:
+                row.values[field] = added_up(case["kinds"][field], hub, old, new)
+        elif same(hub, new):
+            pass
+        elif not others and (rule == "sum" or not whole_row):
+            row.values[field] = new
+        elif others and rule in ("sum", "max", "min", "union"):
+            join(case, row, field, rule, others)
+        elif rules["detection"] == "timestamp_compare" and not whole_row and rule is None:
+            # It is overwritten without being called a conflict: on record all the same.
+            row.values[field] = new
+            row.quiet.add(field)
         else:
-            by_row.append(field)
-    decide_rest(case, row, by_row)
-    # Nothing of the record to show where both sides say the same.
-    return answer(row.verdict(), True, row.values, row.won, row.lost, row.waiting)
+            collide(case, row, field, others)
+    return row
 
 
-def by_field(rules, field):
-    """Whether the table's rule lets this field merge by itself."""
-    if rules["merge_fields"] is not None:
-        return field in rules["merge_fields"]
-    return rules["strategy"] == "field_merge"
+def offered_again(case):
+    """An insert of a row that the device itself made (or knew), once more: it brings no difference of its own."""
+    return case["change"]["op"] == "insert" and not unseen(
+        [event for event in case["history"] if event["op"] in ("insert", "delete")],
+        case["change"]["origin"], case["change"]["base"])
 
 
-def decide_field(case, row, field, rule, table_rule=False):
+def row_in_conflict(case):
+    """Whether the table's detection calls every changed field a conflict. `field_compare` looks at each by itself."""
+    change, rules = case["change"], case["rules"]
+    others = unseen(case["history"], change["origin"], change["base"])
+    if not others or rules["detection"] == "field_compare":
+        return False
+    if rules["detection"] == "version_compare":
+        return True
+    if rules["priority"] is None:
+        return change["clock"] < max(event["clock"] for event in others)
+    device, hub = rules["priority"]
+    return device is not None and hub is not None and hub > device
+
+
+def join(case, row, field, rule, others):
+    """Counters reset, maxima, minima, unions: joined where both sides have something to join."""
     change, kind = case["change"], case["kinds"][field]
     old, new, hub = change["fields"][field]["old"], change["fields"][field]["new"], case["values"][field]
-    others = unseen(case["history"], change["origin"], change["base"], field)
-    if rule == "sum" and new is not None:
-        total = added_up(kind, hub, old, new)
-        row.values[field] = total
-        (row.combined if others else row.written).add(field)
-        return
-    if same(kind, hub, new):
-        return
-    if not others:
-        row.values[field] = new
-        row.written.add(field)
-        return
     if rule in ("max", "min") and hub is not None and new is not None:
         pick = max if rule == "max" else min
         row.values[field] = pick(hub, new, key=lambda value: compared(kind, value))
-        row.combined.add(field)
-    elif rule in ("max", "min"):
-        row.values[field] = new if hub is None else hub
-        row.combined.add(field)
-    elif rule == "union":
+    elif rule == "union" and is_array(hub) and is_array(old) and is_array(new):
         row.values[field] = united(hub, old, new)
-        row.combined.add(field)
-    elif rule == "manual":
-        row.waiting.add(field)
+    elif rule == "sum" and hub is None:
+        row.values[field] = new
     else:
-        wins = rule == "client_wins" or (rule in ("last_write_wins", "sum") and later_than_all(change, others))
-        settle(row, field, new, wins)
+        row.settle(field, new, later_than_all(change, others))
 
 
 def later_than_all(change, others):
     return all(later(change["clock"], change["origin"], event) for event in others)
 
 
-def settle(row, field, new, wins):
-    if wins:
-        row.values[field] = new
-        row.won.add(field)
-    else:
-        row.lost.add(field)
-
-
-def decide_rest(case, row, fields):
-    """The fields over which the table's strategy decides, as one."""
-    change, rules, kinds = case["change"], case["rules"], case["kinds"]
-    history, device, base = case["history"], change["origin"], change["base"]
-    collisions = colliding(case, fields)
-    different = [field for field in fields if not same(kinds[field], case["values"][field], change["fields"][field]["new"])]
-    strategy = rules["strategy"]
-    # The fields that merge_fields does not name go to the server.
-    if strategy == "field_merge":
-        strategy = "server_wins"
-    if strategy == "last_write_wins":
-        others = [event for field in collisions for event in unseen(history, device, base, field)] \
-            if rules["detection"] == "field_compare" else unseen(history, device, base)
-        strategy = "client_wins" if later_than_all(change, others) else "server_wins"
-    for field in different:
-        new = change["fields"][field]["new"]
-        if field in collisions:
-            if strategy == "manual":
-                row.waiting.add(field)
-            else:
-                settle(row, field, new, strategy == "client_wins")
-        elif unseen(history, device, base, field):
-            # Overwritten without being called a conflict: on record all the same.
-            row.values[field] = new
-            row.won.add(field)
-        else:
-            row.values[field] = new
-            row.written.add(field)
-
-
-def colliding(case, fields):
-    """Which of the fields are in conflict, by the table's detection."""
+def collide(case, row, field, others):
+    """A field in conflict: its own rule decides, else the table's."""
     change, rules = case["change"], case["rules"]
-    history, device, base = case["history"], change["origin"], change["base"]
-    if rules["detection"] == "field_compare":
-        return [field for field in fields if unseen(history, device, base, field)]
-    if rules["detection"] == "version_compare":
-        return list(fields) if unseen(history, device, base) else []
-    return list(fields) if hub_is_later(case) else []
-
-
-def hub_is_later(case):
-    """timestamp_compare: the hub's priority field is later than the device's."""
-    change, field = case["change"], case["rules"]["priority_field"]
-    if field is None:
-        return case["modified_ms"] > change["clock"] >> 16
-    hub = case["values"][field]
-    mine = change["fields"][field]["new"] if field in change["fields"] else None
-    if hub is None or mine is None:
-        return hub is not None and mine is None
-    return compared(case["kinds"][field], hub) > compared(case["kinds"][field], mine)
+    new = change["fields"][field]["new"]
+    rule = rules["fields"].get(field)
+    merges = rules["strategy"] == "field_merge" if rules["merge_fields"] is None else field in rules["merge_fields"]
+    if rule in ("max", "min", "union", "sum"):
+        row.settle(field, new, True)  # nobody else changed this field
+    elif rule == "last_write_wins" or (rule is None and merges):
+        row.settle(field, new, later_than_all(change, others))
+    elif rule is None and rules["strategy"] == "last_write_wins":
+        row.settle(field, new, later_than_all(change, unseen(case["history"], change["origin"], change["base"])))
+    else:
+        # Fields that `field_merge` does not name go to the server.
+        decider = rule or rules["strategy"]
+        if decider == "manual":
+            row.waiting.add(field)
+        else:
+            row.settle(field, new, decider == "client_wins")

@@ -41,6 +41,8 @@ CREATE TABLE fieldsync.client (
     watermark    bigint NOT NULL DEFAULT 0,      -- the greatest device clock answered
     last_batch   bigint NOT NULL DEFAULT 0,      -- id of the last committed batch
     copied_from  integer REFERENCES fieldsync.client ON DELETE SET NULL, -- the identity this one was split off from (a cloned or restored device)
+    copied_by    bigint,                         -- the copy's batch that told
+    copied_after bigint,                         -- the last batch of the original's that the copy had an answer to
     seen         text,                           -- the cursor (pg_snapshot) of the last answer
     acknowledged bigint NOT NULL DEFAULT 0       -- logged changes answered, ever
 );
@@ -51,13 +53,15 @@ CREATE TABLE fieldsync.batch (
     client_no    integer NOT NULL REFERENCES fieldsync.client ON DELETE CASCADE,
     batch_id     bigint NOT NULL,                -- the blob's own checksum; what chains refer to
     status       varchar(12) NOT NULL CHECK (status IN ('staged', 'committed', 'superseded')),
-    delta        bytea NOT NULL,
+    delta        bytea,                          -- NULL: purged
+    unanswered   bigint[] NOT NULL DEFAULT '{}', -- batches that this one holds too: when one of them comes late, it is superseded
     report       jsonb NOT NULL,
     reply        bytea,
     staged_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     committed_at timestamptz
 );
 CREATE INDEX ON fieldsync.batch (client_no, staged_at);
+CREATE INDEX ON fieldsync.batch (client_no, batch_id);
 
 -- What became of the acknowledged changes, per client. Counted in logged changes, from the verdicts.
 CREATE TABLE fieldsync.outcome (

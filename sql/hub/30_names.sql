@@ -28,10 +28,16 @@ FROM (
         AND (class.oid = tracked.relid OR (space.nspname = tracked.schema_name AND class.relname = tracked.table_name))
         AND ((class.oid = tracked.relid AND space.nspname = tracked.schema_name AND class.relname = tracked.table_name)
              OR EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = class.oid AND tgname = '~fieldsync_row'))
+    WHERE tracked.enabled
     ORDER BY tracked.table_id,
              (class.oid = tracked.relid AND space.nspname = tracked.schema_name AND class.relname = tracked.table_name) DESC,
              (class.relname = tracked.table_name AND space.nspname = tracked.schema_name) DESC
 ) AS live;
+
+-- What a table is called where it is shown, also when it isn't enabled any more: conflicts stay as a record.
+CREATE VIEW fieldsync.table_label AS
+SELECT old.table_id, COALESCE(t.display_name, old.schema_name || '.' || old.table_name) AS name
+FROM fieldsync.tracked_table AS old LEFT JOIN fieldsync.tracked AS t USING (table_id);
 
 -- The parts of a name as SQL reads it ('"My Schema".t'), or NULL where SQL can't.
 CREATE FUNCTION fieldsync.name_parts(name text) RETURNS text[]

@@ -138,35 +138,22 @@ END
 $$;
 
 -- A new enrolment text for a client that is there already (added by plain INSERT, or its text was lost or seen by others).
--- The key before it ends at once.
-CREATE FUNCTION sync_control.reenroll(client_id text) RETURNS text
+-- The key before it ends at once. role_name binds the client to another login; NULL leaves that as it is.
+CREATE FUNCTION sync_control.reenroll(client_id text, role_name name DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     key bytea := fieldsync.new_mac_key();
 BEGIN
-    UPDATE fieldsync.client AS c SET mac_key = key WHERE c.client_id = reenroll.client_id;
+    PERFORM fieldsync.require_role(role_name);
+    UPDATE fieldsync.client AS c SET mac_key = key, role_name = COALESCE(reenroll.role_name, c.role_name)
+    WHERE c.client_id = reenroll.client_id;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no client "%"', client_id
-            USING ERRCODE = 'no_data_found', HINT = format('SELECT sync_control.register(%L) adds it.', client_id);
+        RAISE EXCEPTION 'there is no client "%"', COALESCE(client_id, 'NULL')
+            USING ERRCODE = 'no_data_found', HINT = format('SELECT sync_control.register(%L) adds it.', COALESCE(client_id, 'tablet-07'));
     END IF;
     RETURN fieldsync.enrolment_text(key);
-END
-$$;
-
--- Binds a client to one login, or (NULL) lets any member of fieldsync_device carry its blobs again.
-CREATE FUNCTION sync_control.bind(client_id text, role_name name) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM fieldsync.require_role(role_name);
-    UPDATE fieldsync.client AS c SET role_name = bind.role_name WHERE c.client_id = bind.client_id;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no client "%"', client_id
-            USING ERRCODE = 'no_data_found', HINT = format('SELECT sync_control.register(%L) adds it.', client_id);
-    END IF;
 END
 $$;
 

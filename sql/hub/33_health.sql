@@ -1,8 +1,9 @@
 -- What operators look at: is everybody in step, what waits, what became of what arrived, what wants attention.
 -- Views read with their owner's privileges, so that SELECT on the view is all that an operator needs.
 
--- Rows per enabled table: what a client that never synced has before it. Only those clients pay for the count.
-CREATE FUNCTION fieldsync.live_rows() RETURNS TABLE (table_id integer, live_rows bigint)
+-- Rows of one enabled table, or of each (NULL): what a client that never synced has before it. Only such clients pay for
+-- the count.
+CREATE FUNCTION fieldsync.live_rows(only_table integer) RETURNS TABLE (table_id integer, live_rows bigint)
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -10,7 +11,8 @@ DECLARE
     enabled record;
 BEGIN
     FOR enabled IN
-        SELECT t.table_id, t.schema_name, t.table_name FROM fieldsync.tracked AS t WHERE t.relid IS NOT NULL
+        SELECT t.table_id, t.schema_name, t.table_name FROM fieldsync.tracked AS t
+        WHERE t.relid IS NOT NULL AND (only_table IS NULL OR t.table_id = only_table)
     LOOP
         table_id := enabled.table_id;
         EXECUTE format('SELECT count(*) FROM %I.%I WHERE sync_deleted IS NOT TRUE', enabled.schema_name, enabled.table_name)
@@ -20,7 +22,8 @@ BEGIN
 END
 $$;
 
--- Rows that the hub changed and the client's last answer did not hold, once each.
+-- Rows that the hub changed and the client's last answer did not hold, once each. A row_id of NULL: the whole table, because
+-- an entry of the feed without keys says so.
 CREATE VIEW fieldsync.waiting_down AS
 SELECT DISTINCT c.client_no, f.table_id, k.row_id
 FROM fieldsync.client AS c
@@ -32,8 +35,9 @@ CROSS JOIN LATERAL (
 JOIN fieldsync.feed AS f
     ON f.version >= cursor.oldest
     AND NOT pg_catalog.pg_visible_in_snapshot(f.version::text::pg_catalog.xid8, cursor.seen)
-CROSS JOIN LATERAL fieldsync.feed_row_ids(f.table_id, f.keys) AS k(row_id)
-WHERE c.seen IS NOT NULL;
+JOIN fieldsync.tracked AS t USING (table_id)
+LEFT JOIN LATERAL fieldsync.feed_row_ids(f.table_id, f.keys) AS k(row_id) ON f.keys <> ''
+WHERE c.seen IS NOT NULL AND t.relid IS NOT NULL;
 
 -- Changes that prepare staged and commit has not merged yet.
 CREATE VIEW fieldsync.waiting_up AS
@@ -46,9 +50,9 @@ CREATE VIEW sync_control.sync_health AS
 SELECT s.client_id, s.client_name, s.last_sync_timestamp,
        pg_catalog.round((EXTRACT(epoch FROM pg_catalog.now() - s.last_sync_timestamp) / 3600)::numeric, 2) AS hours_since_sync,
        s.sync_status,
-       COALESCE(staged.changes, 0)
-           + CASE WHEN c.seen IS NULL THEN COALESCE((SELECT pg_catalog.sum(l.live_rows) FROM fieldsync.live_rows() AS l), 0)
-                  ELSE COALESCE(down.changes, 0) END::bigint AS pending_changes,
+       (COALESCE(staged.changes, 0)
+           + CASE WHEN c.seen IS NULL THEN COALESCE((SELECT pg_catalog.sum(l.live_rows) FROM fieldsync.live_rows(NULL) AS l), 0)
+                  ELSE COALESCE(down.changes, 0) END)::bigint AS pending_changes,
        COALESCE(conflicts.open, 0) AS unresolved_conflicts
 FROM sync_control.client_state AS s
 LEFT JOIN fieldsync.client AS c USING (client_id)
@@ -57,7 +61,14 @@ LEFT JOIN (
     FROM fieldsync.waiting_up AS w GROUP BY w.client_no
 ) AS staged USING (client_no)
 LEFT JOIN (
-    SELECT w.client_no, pg_catalog.count(*) AS changes FROM fieldsync.waiting_down AS w GROUP BY w.client_no
+    SELECT each.client_no, pg_catalog.sum(each.changes) AS changes
+    FROM (
+        SELECT w.client_no, CASE WHEN pg_catalog.bool_or(w.row_id IS NULL)
+                                 THEN (SELECT l.live_rows FROM fieldsync.live_rows(w.table_id) AS l)
+                                 ELSE pg_catalog.count(*) END AS changes
+        FROM fieldsync.waiting_down AS w GROUP BY w.client_no, w.table_id
+    ) AS each
+    GROUP BY each.client_no
 ) AS down USING (client_no)
 LEFT JOIN (
     SELECT o.client_no, pg_catalog.count(*) AS open FROM fieldsync.conflict AS o WHERE o.status = 'open' GROUP BY o.client_no
@@ -81,15 +92,16 @@ SELECT c.client_id, w.change ->> 'table' AS table_name, w.change ->> 'row_id' AS
        NULL::bigint AS conflict_id
 FROM fieldsync.waiting_up AS w JOIN fieldsync.client AS c USING (client_no)
 UNION ALL
-SELECT c.client_id, t.display_name, o.row_id, o.operation,
+SELECT c.client_id, t.name, o.row_id, o.operation,
        CASE WHEN o.outcome = 'rejected' THEN 'rejected' ELSE 'conflict' END,
        pg_catalog.concat_ws(': ', o.rule, o.detail), o.created_at, o.raised_by, o.conflict_id
-FROM fieldsync.conflict AS o JOIN fieldsync.client AS c USING (client_no) JOIN fieldsync.tracked AS t USING (table_id)
+FROM fieldsync.conflict AS o JOIN fieldsync.client AS c USING (client_no) JOIN fieldsync.table_label AS t USING (table_id)
 WHERE o.status = 'open'
 UNION ALL
 SELECT c.client_id, t.display_name, w.row_id,
-       CASE WHEN EXISTS (SELECT FROM fieldsync.tombstone AS d WHERE d.table_id = w.table_id AND d.row_id = w.row_id)
-            THEN 'delete' ELSE 'upsert' END,
+       CASE WHEN w.row_id IS NULL THEN 'load'
+            WHEN EXISTS (SELECT FROM fieldsync.tombstone AS d WHERE d.table_id = w.table_id AND d.row_id = w.row_id) THEN 'delete'
+            ELSE 'upsert' END,
        'waiting', NULL, NULL, NULL, NULL
 FROM fieldsync.waiting_down AS w JOIN fieldsync.client AS c USING (client_no) JOIN fieldsync.tracked AS t USING (table_id)
 UNION ALL

@@ -1,15 +1,15 @@
 -- Conflicts as people see them: a list, and a notification for each where the table's rule asks for one.
 
 CREATE VIEW sync_control.conflicts AS
-SELECT o.conflict_id, c.client_id, t.display_name AS table_name, o.row_id, o.base, o.client, o.server, o.rule, o.outcome,
+SELECT o.conflict_id, c.client_id, t.name AS table_name, o.row_id, o.base, o.client, o.server, o.rule, o.outcome,
        o.status, o.created_at, o.resolved_at
 FROM fieldsync.conflict AS o
 JOIN fieldsync.client AS c USING (client_no)
-JOIN fieldsync.tracked AS t USING (table_id);
+JOIN fieldsync.table_label AS t USING (table_id);
 
 -- The same with everything that is known: the text of the error, both clocks as times, who settled it and how.
-CREATE VIEW sync_control.conflict_details AS
-SELECT o.conflict_id, c.client_id, t.display_name AS table_name, o.row_id, o.operation, o.base, o.client, o.server, o.rule,
+CREATE VIEW fieldsync.conflict_details AS
+SELECT o.conflict_id, c.client_id, t.name AS table_name, o.row_id, o.operation, o.base, o.client, o.server, o.rule,
        o.outcome, o.status, o.detail,
        -- A clock is milliseconds since 1970, and a counter of 16 bits.
        CASE WHEN o.client_clock > 0 THEN pg_catalog.to_timestamp((o.client_clock >> 16) / 1000.0) END AS client_time,
@@ -19,7 +19,7 @@ SELECT o.conflict_id, c.client_id, t.display_name AS table_name, o.row_id, o.ope
        o.raised_by AS batch, o.resolution, o.created_at, o.resolved_at, o.resolved_by
 FROM fieldsync.conflict AS o
 JOIN fieldsync.client AS c USING (client_no)
-JOIN fieldsync.tracked AS t USING (table_id);
+JOIN fieldsync.table_label AS t USING (table_id);
 
 -- A plain view of one table: Postgres makes it insertable and updatable.
 CREATE VIEW sync_control.conflict_notifications AS
@@ -38,25 +38,25 @@ BEGIN
         RETURN NULL;
     END IF;
     INSERT INTO fieldsync.notification (table_name, record_id, client_id, details, conflict_id)
-    SELECT t.display_name, n.row_id, c.client_id,
+    SELECT t.name, n.row_id, c.client_id,
            jsonb_strip_nulls(jsonb_build_object('conflict_id', n.conflict_id, 'operation', n.operation, 'rule', n.rule,
                'outcome', n.outcome, 'base', n.base, 'client', n.client, 'server', n.server, 'detail', n.detail))::text,
            n.conflict_id
     FROM new_conflict AS n
     JOIN fieldsync.client AS c USING (client_no)
-    JOIN fieldsync.tracked AS t USING (table_id)
-    JOIN fieldsync.table_rule AS r USING (table_id)
+    JOIN fieldsync.table_label AS t USING (table_id)
+    LEFT JOIN fieldsync.table_rule AS r USING (table_id)
     WHERE r.notify_on_conflict;
 
     PERFORM pg_notify('sync_conflict', jsonb_build_object(
-                'conflict_id', n.conflict_id, 'client_id', c.client_id, 'table_name', t.display_name,
+                'conflict_id', n.conflict_id, 'client_id', c.client_id, 'table_name', t.name,
                 -- A payload holds 8000 bytes; a key longer than this is found by its conflict_id.
                 'row_id', left(n.row_id, 500), 'operation', n.operation, 'rule', left(n.rule, 200), 'outcome', n.outcome,
                 'status', n.status)::text)
     FROM new_conflict AS n
     JOIN fieldsync.client AS c USING (client_no)
-    JOIN fieldsync.tracked AS t USING (table_id)
-    JOIN fieldsync.table_rule AS r USING (table_id)
+    JOIN fieldsync.table_label AS t USING (table_id)
+    LEFT JOIN fieldsync.table_rule AS r USING (table_id)
     WHERE r.notify_on_conflict IS DISTINCT FROM false;
     RETURN NULL;
 END

@@ -23,11 +23,11 @@ BEGIN
             USING ERRCODE = 'no_data_found',
                   HINT = 'SELECT conflict_id, table_name, row_id FROM sync_control.conflicts WHERE status = ''open'' lists what is open.';
     END IF;
-    SELECT t.relid, t.display_name, t.soft_delete INTO relid, table_name, soft_delete
-    FROM fieldsync.tracked AS t WHERE t.table_id = entry.table_id;
+    SELECT t.relid, l.name, t.soft_delete INTO relid, table_name, soft_delete
+    FROM fieldsync.table_label AS l LEFT JOIN fieldsync.tracked AS t USING (table_id) WHERE l.table_id = entry.table_id;
     IF relid IS NULL THEN
-        RAISE EXCEPTION 'conflict % is about table "%", which is gone', conflict_id, table_name
-            USING ERRCODE = 'undefined_table', HINT = 'What both sides had written stays readable in sync_control.conflicts.';
+        RAISE EXCEPTION 'conflict % is about table "%", which is not enabled any more', conflict_id, table_name
+            USING ERRCODE = 'undefined_table', HINT = 'Enable the table again first. What both sides had written stays readable in sync_control.conflicts.';
     END IF;
 
     row_id := entry.row_id;

@@ -40,7 +40,7 @@ CREATE TABLE fieldsync.client (
     role_name    name,                           -- NULL: any member of fieldsync_device may carry its blobs
     watermark    bigint NOT NULL DEFAULT 0,      -- the greatest device clock answered
     last_batch   bigint NOT NULL DEFAULT 0,      -- id of the last committed batch
-    copied_from  integer REFERENCES fieldsync.client ON DELETE SET NULL, -- the identity this one was split off from (a cloned or restored device)
+    copied_from  integer,                        -- client_no of the identity this one was split off from (a cloned or restored device)
     copied_by    bigint,                         -- the copy's batch that told
     copied_after bigint,                         -- the last batch of the original's that the copy had an answer to
     seen         text,                           -- the cursor (pg_snapshot) of the last answer

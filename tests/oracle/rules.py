@@ -19,7 +19,6 @@ Where the contract's words leave a choice, it is made here, once, and named:
 import json
 from decimal import Decimal, localcontext
 
-HUB = 0
 INT_MIN, INT_MAX = -(2 ** 63), 2 ** 63 - 1
 
 
@@ -75,7 +74,7 @@ def added_up(kind, hub, old, new):
     if kind == "numeric":
         with localcontext() as context:
             context.prec = 1000
-            return Decimal(hub or 0) + Decimal(new or 0) - Decimal(old or 0)
+            return format(Decimal(hub or 0) + (Decimal(new or 0) - Decimal(old or 0)), "f")
     if kind == "int":
         total = (hub or 0) + (new or 0) - (old or 0)
         if not INT_MIN <= total <= INT_MAX:
@@ -193,8 +192,9 @@ def decide_on_nothing(case):
         return answer("conflict", False, {}, lost={"*"})
     if rules["on_delete"] == "manual":
         return answer("conflict", False, {}, waiting={"*"})
-    # The record comes back, whole, and the fields meet what others had written in it before.
-    return answer("conflict", True, decide_fields(case).values, won={"*"})
+    # The record comes back, whole, and the fields meet what others had written in it while it lived.
+    lived = {**case, "history": case["history"][:-1]}
+    return answer("conflict", True, decide_fields(lived).values, won={"*"})
 
 
 def decide_fields(case):

@@ -1,0 +1,243 @@
+"""A hub that was restored, moved or promoted, and a device that was cloned or restored: noticed, named, and healed.
+
+Method: real dumps (pg_dump and psql into another database, a physical copy of the data directory), real copies of SQLite
+files. Then devices sync as if nothing had happened, and all sides must end up equal with nothing lost and nothing doubled.
+"""
+
+import shutil
+import subprocess
+
+import pytest
+
+from kit.hub import Hub
+from kit.private_hub import PrivateHub
+from kit.programme import assert_equal, rows
+
+# Rounds in which a device may find its way back before the test calls it lost.
+ROUNDS = 6
+
+
+def settle(device, hub):
+    """Syncs until nothing more moves."""
+    for _ in range(ROUNDS):
+        report = device.apply(hub.sync(device.export()))
+        if not report["more"] and device.pending == 0 and report["applied"] == 0:
+            return report
+    return report
+
+
+def dump(hub, *arguments):
+    environment = hub.server.environment()
+    done = subprocess.run([str(hub.server.bin / "pg_dump"), *arguments, hub.database],
+                          env={**environment, "PATH": environment["PATH"]}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def restore(hub, script):
+    hub.psql(script)
+    return hub
+
+
+@pytest.fixture
+def north(programme, team, sync):
+    made = team("north")
+    sync(made, programme)
+    return made
+
+
+class TestHubRestored:
+    def test_dump_and_restore_keeps_everything(self, programme, north, make_hub, sync):
+        """Into another database, nothing lost in between: devices go on."""
+        north.sql("UPDATE members SET note = 'before' WHERE id = 'm1'")
+        sync(north, programme)
+        programme.rule("members", "field_compare", "manual")
+        programme.field_rule("members", "visits", "sum")
+        script = dump(programme)
+        north.sql("UPDATE members SET age = 77 WHERE id = 'm1'")
+        restored = restore(make_hub(extension=False), script)
+        for relation in ("conflict_rules", "field_rules", "client_state"):
+            assert restored.sql(f"SELECT * FROM sync_control.{relation}") == programme.sql(f"SELECT * FROM sync_control.{relation}")
+        assert rows(restored, "members") == rows(programme, "members")
+        settle(north, restored)
+        assert restored.one("SELECT age FROM programme.members WHERE id = 'm1'") == 77
+        restored.sql("UPDATE programme.members SET note = 'after' WHERE id = 'm1'")
+        settle(north, restored)
+        assert_equal(restored, north)
+        assert restored.one("SELECT count(*) FROM sync_control.sync_log WHERE operation = 'new_epoch'") >= 1
+
+    def test_what_the_backup_lost_comes_back_from_the_devices(self, programme, north, team, make_hub, sync):
+        south = team("south")
+        sync(south, programme)
+        script = dump(programme)
+        # Lost with the hub: an insert and an update of north's, which south has seen too, and a write of the hub's own.
+        north.sql("INSERT INTO households VALUES ('lost', 'L-1', 'Gao')")
+        north.sql("INSERT INTO members (id, household_id, name) VALUES ('lost', 'lost', 'of the lost history')")
+        north.sql("UPDATE members SET age = 60 WHERE id = 'm1'")
+        sync(north, programme)
+        programme.sql("INSERT INTO programme.households VALUES ('hub-lost', 'L-2', 'only devices hold it now')")
+        sync(south, programme), sync(north, programme)
+        restored = restore(make_hub(extension=False), script)
+        assert "lost" not in {row[0] for row in rows(restored, "households")}
+        for device in (south, north, south, north):
+            settle(device, restored)
+        held = {row[0] for row in rows(restored, "households")}
+        assert {"lost", "hub-lost"} <= held
+        assert "lost" in {row[0] for row in rows(restored, "members")}
+        assert restored.one("SELECT age FROM programme.members WHERE id = 'm1'") == 60
+        assert_equal(restored, north, south)
+        recovered = restored.sql("SELECT row_id FROM sync_control.conflicts WHERE outcome = 'recovered'")
+        assert ("hub-lost",) in recovered, "never silence"
+
+    def test_counters_are_exact_after_a_restore(self, programme, north, make_hub, sync):
+        programme.field_rule("members", "visits", "sum")
+        north.sql("UPDATE members SET visits = visits + 1")
+        sync(north, programme)
+        script = dump(programme)
+        north.sql("UPDATE members SET visits = visits + 10")
+        sync(north, programme)
+        north.sql("UPDATE members SET visits = visits + 100")
+        restored = restore(make_hub(extension=False), script)
+        settle(north, restored)
+        settle(north, restored)
+        assert restored.one("SELECT visits FROM programme.members") == 2 + 1 + 10 + 100
+        assert_equal(restored, north)
+
+    def test_a_hub_rolled_back_to_last_nights_backup(self, programme, north, team, server, tmp_path, sync):
+        """A physical copy: same system, same database, an older clock. The cursors of the devices are ahead of it."""
+        backup = _physical_copy(programme, "backup")
+        try:
+            old = Hub(backup, programme.database)
+            north.sql("INSERT INTO households VALUES ('day', 'D-1', 'made today')")
+            sync(north, programme)
+            programme.sql("UPDATE programme.members SET note = 'made today'")
+            sync(north, programme)
+            before = rows(north, "households"), rows(north, "members")
+            settle(north, old)
+            settle(north, old)
+            assert "day" in {row[0] for row in rows(old, "households")}
+            assert (rows(north, "households"), rows(north, "members")) == before
+            assert_equal(old, north)
+            old.sql("UPDATE programme.members SET note = 'life goes on'")
+            settle(north, old)
+            assert_equal(old, north)
+            old.close()
+        finally:
+            backup.remove()
+
+    def test_a_promoted_standby(self, programme, north, sync):
+        standby = _physical_copy(programme, "standby", promote=True)
+        try:
+            new = Hub(standby, programme.database)
+            north.sql("UPDATE members SET note = 'for the new primary'")
+            settle(north, new)
+            assert new.one("SELECT note FROM programme.members") == "for the new primary"
+            new.sql("UPDATE programme.members SET age = 12")
+            settle(north, new)
+            assert_equal(new, north)
+            new.close()
+        finally:
+            standby.remove()
+
+
+def _physical_copy(hub, name, promote=False):
+    """A second server with a base backup of the first; `promote`: it was a standby first, so that its timeline differs."""
+    server = hub.server
+    copy = PrivateHub()
+    copy.copy_tree()
+    copy.install_extension()
+    for path in (copy.data, copy.socket):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o700)
+    if copy.account is not None:
+        for path in (copy.data, copy.socket):
+            shutil.chown(path, copy.account.pw_uid, copy.account.pw_gid)
+    copy.log.touch()
+    if copy.account is not None:
+        shutil.chown(copy.log, copy.account.pw_uid, copy.account.pw_gid)
+    hub.sql("CHECKPOINT")
+    server.run(copy.bin / "pg_basebackup", "-D", copy.data, "-h", server.socket, "-U", "postgres", "-X", "stream", "-c", "fast",
+               *(["-R"] if promote else []))
+    with open(copy.data / "postgresql.auto.conf", "a", encoding="utf-8") as conf:
+        conf.write(f"\nunix_socket_directories = '{copy.socket}'\n")
+    copy.run(copy.bin / "pg_ctl", "-D", copy.data, "-l", copy.log, "-w", "-t", "60", "start")
+    if promote:
+        copy.psql("SELECT pg_promote(true, 60)")
+    return copy
+
+
+class TestDeviceCopied:
+    def test_a_clone_takes_a_new_identity_by_itself(self, programme, north, sync, tmp_path):
+        north.sql("UPDATE members SET note = 'before the copy' WHERE id = 'm1'")
+        clone = north.copy(tmp_path / "clone.db")
+        north.sql("INSERT INTO households VALUES ('from-north', 'N', 'x')")
+        sync(north, programme)
+        clone.sql("INSERT INTO households VALUES ('from-clone', 'C', 'x')")
+        settle(clone, programme)
+        assert clone.client != "north"
+        assert north.client == "north"
+        settle(north, programme)
+        settle(clone, programme)
+        assert {row[0] for row in rows(programme, "households")} >= {"from-north", "from-clone"}
+        assert_equal(programme, north, clone)
+        known = {row[0] for row in programme.sql("SELECT client_id FROM sync_control.client_state")}
+        assert known == {"north", clone.client}
+        assert programme.one("SELECT count(*) FROM sync_control.sync_log WHERE client_id = %s", clone.client) > 0
+        clone.close()
+
+    def test_edits_made_before_the_copy_count_once(self, programme, north, sync, tmp_path):
+        programme.field_rule("members", "visits", "sum")
+        sync(north, programme)
+        north.sql("UPDATE members SET visits = visits + 1")
+        clone = north.copy(tmp_path / "clone.db")
+        sync(north, programme)
+        clone.sql("UPDATE members SET visits = visits + 10")
+        settle(clone, programme)
+        settle(clone, programme)
+        settle(north, programme)
+        assert programme.one("SELECT visits FROM programme.members") == 2 + 1 + 10
+        assert_equal(programme, north, clone)
+        clone.close()
+
+    def test_a_device_restored_from_its_backup(self, programme, north, sync, tmp_path):
+        backup = north.copy(tmp_path / "backup.db")
+        north.sql("UPDATE members SET age = 41 WHERE id = 'm1'")
+        sync(north, programme)
+        north.close()
+        backup.sql("UPDATE members SET note = 'after the restore' WHERE id = 'm1'")
+        settle(backup, programme)
+        settle(backup, programme)
+        assert programme.sql("SELECT age, note FROM programme.members") == [(41, "after the restore")]
+        assert_equal(programme, backup)
+        backup.close()
+
+    def test_a_lost_answer_never_looks_like_a_copy(self, programme, north, sync):
+        for i in range(5):
+            north.sql("UPDATE members SET age = ? WHERE id = 'm1'", i)
+            programme.sync(north.export())
+        sync(north, programme)
+        assert north.client == "north"
+        assert programme.one("SELECT count(*) FROM sync_control.client_state") == 1
+
+
+class TestClocks:
+    """A wrong clock changes no outcome for edits that saw each other, and none that did not by decades."""
+
+    @pytest.mark.parametrize("offset", ["-56 years", "+73 years"])
+    def test_a_phone_in_another_decade(self, programme, team, device, extension, sync, offset):
+        if shutil.which("faketime") is None:
+            pytest.skip("faketime is not installed")
+        north, south = team("north"), team("south")
+        sync(north, programme), sync(south, programme)
+        north.close()
+        done = subprocess.run(["faketime", "-f", offset.replace(" years", "y"), "sqlite3", str(north.path),
+                               "UPDATE members SET note = 'strange clock' WHERE id = 'm1'"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        sync(north, programme)
+        sync(south, programme)
+        south.sql("UPDATE members SET note = 'informed' WHERE id = 'm1'")
+        report = sync(south, programme)
+        assert report["conflicts"] == 0
+        assert programme.one("SELECT note FROM programme.members") == "informed"
+        sync(north, programme)
+        assert_equal(programme, north, south)

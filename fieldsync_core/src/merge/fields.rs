@@ -105,7 +105,12 @@ impl Judge<'_> {
                 return Ok(match values::compare(&field.new, server) {
                     Some(order) if order == wanted => Verdict::Take,
                     Some(_) => Verdict::Keep,
-                    None => self.later(stamp).0,
+                    None => {
+                        // NULL against a value: neither is the greater, so one is lost, by the clock and on record.
+                        let (verdict, winner) = self.later(stamp);
+                        self.collide(field, server, stamp, winner, format!("field/{}", rule.word()), collisions);
+                        verdict
+                    }
                 });
             }
             Some(FieldStrategy::Union) if concurrent => {

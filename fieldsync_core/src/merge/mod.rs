@@ -256,10 +256,11 @@ pub fn decide(change: &Incoming<'_>, hub: &HubState, rules: &TableRules, context
         (Op::Insert, HubState::Absent) => insert(change, None, context),
         (Op::Insert, HubState::Live(row)) => insert_on_live(change, row, rules, context),
         (Op::Insert, HubState::Deleted { row, deletion }) => {
-            let unseen = deletion.is_concurrent(change.origin, change.base);
+            // Its own deletion a device knows, whatever others had done to the row before.
+            let unseen = deletion.origin != change.origin && deletion.is_concurrent(change.origin, change.base);
             match rules.on_delete {
                 // A new record under a key that used to be somebody's: nobody's edit is overwritten.
-                _ if !unseen || change.key_is_integer => insert(change, Some((row, *deletion)), context),
+                _ if !unseen || !same_record(change, rules) => insert(change, Some((row, *deletion)), context),
                 OnDelete::UpdateWins => insert(change, Some((row, *deletion)), context),
                 rule => stays_deleted(change, row, *deletion, rule),
             }
@@ -272,7 +273,7 @@ pub fn decide(change: &Incoming<'_>, hub: &HubState, rules: &TableRules, context
         },
         (Op::Delete, HubState::Absent) => Decision::nothing(Outcome::Superseded),
         (Op::Delete, HubState::Deleted { deletion, .. }) => {
-            let both = deletion.latest_foreign_to(change.origin) != 0;
+            let both = deletion.origin != change.origin;
             Decision::nothing(if both { Outcome::Merged } else { Outcome::Superseded })
         }
         (Op::Delete, HubState::Live(row)) => delete(change, row, rules, context),
@@ -291,14 +292,15 @@ fn insert(change: &Incoming<'_>, before: Option<(&HubRow, Stamp)>, context: &Con
     Decision { write, ..Decision::nothing(Outcome::Applied) }
 }
 
+/// Whether one key, made by two, means one record.
+fn same_record(change: &Incoming<'_>, rules: &TableRules) -> bool {
+    rules.on_same_key.map_or(!change.key_is_integer, |rule| rule == OnSameKey::Merge)
+}
+
 /// The key is taken: the same record, or another one?
 fn insert_on_live(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, context: &Context<'_>) -> Decision {
     let made_twice = row.clocks.insert.is_concurrent(change.origin, change.base);
-    let same = match rules.on_same_key {
-        Some(rule) => rule == OnSameKey::Merge,
-        None => !change.key_is_integer,
-    };
-    if !made_twice || same {
+    if !made_twice || same_record(change, rules) {
         return fields::update(change, row, rules, context);
     }
     let collisions = change

@@ -13,6 +13,7 @@ mod feed;
 mod functions;
 mod guards;
 mod keys;
+mod operator;
 mod settings;
 mod sql;
 mod tombstone;

@@ -26,3 +26,13 @@ CREATE FUNCTION fieldsync.client_tag(client_id text) RETURNS bigint
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'fieldsync_client_tag_wrapper';
 COMMENT ON FUNCTION fieldsync.client_tag(text) IS 'xxh3-64 of a client id: how blobs name their client';
+
+CREATE FUNCTION fieldsync.feed_row_ids(table_id integer, keys bytea) RETURNS SETOF text
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_feed_row_ids_wrapper';
+COMMENT ON FUNCTION fieldsync.feed_row_ids(integer, bytea) IS 'the keys in one entry of the feed, as text';
+
+CREATE FUNCTION fieldsync.enrolment_text(key bytea) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_enrolment_text_wrapper';
+COMMENT ON FUNCTION fieldsync.enrolment_text(bytea) IS 'a client''s key as the text that fs_init takes';

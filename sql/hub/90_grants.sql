@@ -3,7 +3,8 @@
 --   fieldsync_device    what a device's login needs: to bring a blob and take the answer. Its application tables are granted
 --                       as ever, and row-level security on them holds, because rows are read and written as the caller.
 --   fieldsync_operator  to run the hub without being its superuser: read everything in sync_control, register clients, write
---                       rules, settle conflicts. Settling also needs the privilege to write the application's row.
+--                       rules, settle conflicts. Settling also needs the privilege to write the application's row, and enabling a table
+--                       its ownership.
 
 DO $$
 DECLARE
@@ -28,8 +29,18 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA sync_control, fieldsync FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA sync_control, fieldsync FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA sync_control TO fieldsync_device;
-GRANT EXECUTE ON FUNCTION sync_control.prepare(bytea), sync_control.commit(uuid), sync_control.sync(bytea),
-    sync_control.inspect(bytea) TO fieldsync_device;
+DO $$
+DECLARE
+    function regprocedure;
+BEGIN
+    FOR function IN
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace = 'sync_control'::pg_catalog.regnamespace AND p.proname IN ('prepare', 'commit', 'sync', 'inspect')
+    LOOP
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO fieldsync_device', function);
+    END LOOP;
+END
+$$;
 
 GRANT USAGE ON SCHEMA sync_control, fieldsync TO fieldsync_operator;
 GRANT SELECT ON ALL TABLES IN SCHEMA sync_control TO fieldsync_operator;
@@ -37,7 +48,8 @@ GRANT INSERT, UPDATE, DELETE ON sync_control.client_state, sync_control.table_sy
     sync_control.field_rules, sync_control.conflict_notifications TO fieldsync_operator;
 GRANT EXECUTE ON FUNCTION sync_control.register(text, text, name), sync_control.reenroll(text, name),
     sync_control.device_schema(text), sync_control.check_sync_alerts(), sync_control.purge(interval),
-    sync_control.resolve(bigint, text), sync_control.resolve(bigint, jsonb), sync_control.inspect(bytea)
+    sync_control.resolve(bigint, text), sync_control.resolve(bigint, jsonb), sync_control.enable(regclass, jsonb),
+    sync_control.disable(regclass)
     TO fieldsync_operator;
 -- resolve() writes the application's row as its caller, so that its caller needs the pieces too. They settle nothing that
 -- resolve() would not, and conflict_to_settle shows what sync_control.conflicts shows.

@@ -30,6 +30,8 @@ FUNCTIONS = {
     "enable": "table_name regclass, options jsonb DEFAULT",
     "disable": "regclass",
     "register": "client_id",
+    "reenroll": "client_id",
+    "purge": "older_than",
     "device_schema": "client_id",
     "prepare": "delta bytea",
     "commit": "batch uuid",

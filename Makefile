@@ -101,7 +101,10 @@ demo: build ## three field teams, one hub, real data
 .PHONY: test test-core test-device test-e2e
 test: test-core test-device test-e2e ## every test, on a private hub
 test-core:
-	$(CARGO) test --locked --release -p fieldsync_core
+	$(CARGO) test --locked --release -p fieldsync_core -p fieldsync_sim
+	@# The merge rules a second time, written from the words alone: both must decide alike.
+	$(CARGO) run --quiet --locked --release -p fieldsync_sim --bin oracle_cases -- --from 0 --count 20000 \
+	  | $(PYTHON) tests/oracle/compare.py
 test-device: deps
 	$(CARGO) test --locked --release -p sqlite_fieldsync $(LINKED_FEATURES)
 # PYTEST_ARGS="-k roundtrip -x" narrows it down.
@@ -117,11 +120,11 @@ lint: deps ## rustfmt, clippy and rustdoc, warnings as errors
 	@$(MAKE) --no-print-directory lint-now
 lint-now:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked -p fieldsync_core --all-targets -- -D warnings
+	$(CARGO) clippy --locked -p fieldsync_core -p fieldsync_sim --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p sqlite_fieldsync -- -D warnings
 	$(CARGO) clippy --locked -p sqlite_fieldsync $(LINKED_FEATURES) --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p pg_fieldsync $(HUB_FEATURES) -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps -p fieldsync_core
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps -p fieldsync_core -p fieldsync_sim
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps -p sqlite_fieldsync
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps -p pg_fieldsync $(HUB_FEATURES)
 

@@ -246,7 +246,10 @@ BEGIN
     ELSIF action IN ('update', 'insert') THEN
         met := 0;
         IF action = 'update' THEN
-            met := fieldsync.write_row(entry.relid, 'update', entry.key, fields);
+            -- Key columns are set only if a person gave another key: setting an identity column, even to what it is, is an error.
+            met := fieldsync.write_row(entry.relid, 'update', entry.key,
+                CASE WHEN side = 'custom' AND NOT choice @> entry.key THEN fields
+                     ELSE fields - ARRAY(SELECT pg_catalog.jsonb_object_keys(entry.key)) END);
             IF entry.soft_delete AND met > 0 THEN
                 PERFORM fieldsync.write_row(entry.relid, 'undelete', entry.key || fields, '{}');
             END IF;

@@ -20,8 +20,7 @@ BEGIN
         RAISE EXCEPTION 'older_than cannot be %', COALESCE(older_than::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give an age, such as interval ''180 days''.';
     END IF;
-    -- A cursor must not move under the decision: the rows of clients change only with an answer.
-    LOCK TABLE fieldsync.client IN SHARE MODE;
+    -- Cursors only move on while this runs; a copied device may bring an older one, which the floors below are for.
     SELECT min(pg_snapshot_xmin(c.seen::pg_snapshot)::text::bigint) INTO oldest
     FROM fieldsync.client AS c JOIN sync_control.client_state AS s USING (client_id)
     WHERE s.sync_status <> 'disabled' AND c.seen IS NOT NULL;

@@ -115,7 +115,7 @@ DECLARE
     item text;
     expression record;
     c record;
-    has_default boolean;
+    predicate text;
 BEGIN
     IF display_name ~* '^(sqlite_|fs_)' THEN
         RAISE EXCEPTION 'table "%" cannot be made on a device: names that begin with sqlite_ or fs_ are taken there', display_name
@@ -139,7 +139,6 @@ BEGIN
     LOOP
         item := fieldsync.sqlite_name(c.attname) || ' ' || c.type;
         rowid_alias := key = ARRAY[c.attname] AND fieldsync.sqlite_kind(c.atttypid) = 'i';
-        has_default := false;
         IF c.attgenerated <> '' THEN
             SELECT * INTO expression FROM fieldsync.sqlite_expression(relid, c.expression, NULL, false);
             IF expression.sql IS NULL OR fieldsync.sqlite_kind(c.atttypid) <> expression.kind THEN
@@ -242,11 +241,12 @@ BEGIN
                         ELSE (fieldsync.sqlite_expression(relid, pg_get_indexdef(c.indexrelid, n, false), NULL, true)).sql END AS sql
             FROM generate_series(1, c.indnkeyatts) AS n
         ) AS part;
+        predicate := '';
         IF c.predicate IS NOT NULL THEN
             SELECT * INTO expression FROM fieldsync.sqlite_expression(relid, c.predicate, NULL, false);
-            item := CASE WHEN expression.kind = 'b' THEN item || '|' || expression.sql END;
+            predicate := CASE WHEN expression.kind = 'b' THEN ' WHERE ' || expression.sql END;
         END IF;
-        IF item IS NULL OR c.amname NOT IN ('btree', 'hash', 'brin') THEN
+        IF item IS NULL OR predicate IS NULL OR c.amname NOT IN ('btree', 'hash', 'brin') THEN
             notes := notes || format('index %s is left to the hub: %s', c.relname, c.definition);
         ELSE
             indexes := indexes || format('CREATE %sINDEX IF NOT EXISTS %s ON %s (%s)%s;', CASE WHEN c.indisunique THEN 'UNIQUE ' ELSE '' END,
@@ -257,9 +257,7 @@ BEGIN
                            OR EXISTS (SELECT FROM pg_index AS j JOIN pg_class AS k ON k.oid = j.indexrelid
                                       WHERE j.indrelid = t.relid AND j.indexrelid <> c.indexrelid AND lower(k.relname) = lower(c.relname)))
                     THEN display_name || '_' || c.relname ELSE c.relname END),
-                fieldsync.sqlite_name(display_name),
-                CASE WHEN c.predicate IS NULL THEN item ELSE left(item, char_length(item) - char_length(expression.sql) - 1) END,
-                CASE WHEN c.predicate IS NULL THEN '' ELSE ' WHERE ' || expression.sql END);
+                fieldsync.sqlite_name(display_name), item, predicate);
         END IF;
     END LOOP;
 

@@ -1,72 +1,525 @@
-//! The body: what is in it, as bytes.
+//! The body of a delta and of a reply: the few numbers at its front, then its tables.
+//!
+//! ```text
+//! [varint count, that many zero bytes]   if the header says "padded"
+//! [varint length, the pool]              if the header says "has texts"
+//! decisions                              to the end
+//! ```
+//!
+//! What is rare (conflicts, notices, rows asked for) is postcard, in the pool.
 
+use super::budget::{self, Budget, VALUE_BYTES};
+use super::column::{In, Out, Shared};
 use super::error::WireError;
-use crate::delta::DeltaBody;
+use super::model::{Number, Symbol};
+use super::pool::PoolReader;
+use super::range::{Bit, Coder, Reader};
+use super::seal::Header;
+use super::shape::{Shape, Shapes};
+use super::table::{self, Clocks, Row, Rows};
+use crate::clock::Hlc;
+use crate::delta::{Base, BatchId, Change, DeltaBody, Recovery, Settled, TableChanges, Want};
 use crate::limits::Limits;
-use crate::reply::ReplyBody;
+use crate::number::{read_varint, unzigzag, write_varint, zigzag};
+use crate::reply::{Notice, Outcomes, ReplyBody, RowChange, TableRows};
+use crate::snapshot::Snapshot;
+use crate::value::Kind;
 use serde::{de::DeserializeOwned, Serialize};
 
-pub(super) fn write_delta(body: &DeltaBody) -> Vec<u8> {
-    write(body)
+/// A body's bytes, and what the header says about them.
+pub(super) struct Packed {
+    pub(super) bytes: Vec<u8>,
+    pub(super) texts: bool,
+    pub(super) padded: bool,
 }
 
-pub(super) fn read_delta(bytes: &[u8], limits: &Limits) -> Result<DeltaBody, WireError> {
-    let body: DeltaBody = read(bytes)?;
-    if body.row_changes() > limits.rows_max {
-        return Err(WireError::Limit { what: "rows", most: limits.rows_max });
+/// How much larger than its postcard form a rare structure can be in memory.
+const RARE_BYTES_PER_BYTE: usize = 32;
+
+/// Models of the numbers at the front.
+struct Front {
+    has: [Bit; 10],
+    sequence: Number,
+    count: Number,
+    xid: Number,
+    xid_gap: Number,
+    clock: Clocks,
+    high: Clocks,
+}
+
+impl Front {
+    fn new() -> Front {
+        Front {
+            has: [Bit::expecting_false(128); 10],
+            sequence: Number::modest(),
+            count: Number::small(),
+            xid: Number::modest(),
+            xid_gap: Number::small(),
+            clock: Clocks::new(),
+            high: Clocks::new(),
+        }
     }
-    for table in &body.tables {
-        let columns = table.columns.len();
-        if columns > limits.columns_max {
+
+    /// A batch's name: thirty-two bits where that is enough, as it is in this format.
+    fn batch<C: Coder>(&mut self, coder: &mut C, batch: u64) -> u64 {
+        let long = coder.bit(&mut self.has[8], u32::try_from(batch).is_err());
+        coder.direct(if long { 64 } else { 32 }, batch)
+    }
+
+    fn write_snapshot(&mut self, out: &mut Out, snapshot: &Snapshot, from: u64) {
+        self.xid.code(&mut out.coder, zigzag(snapshot.xmin.wrapping_sub(from) as i64));
+        self.xid_gap.code(&mut out.coder, snapshot.xmax.wrapping_sub(snapshot.xmin));
+        if snapshot.xmax == snapshot.xmin {
+            return;
+        }
+        self.count.code(&mut out.coder, snapshot.xip.len() as u64);
+        let _ = out.budget.take_many(snapshot.xip.len(), 8);
+        let mut next = snapshot.xmin;
+        for xid in &snapshot.xip {
+            self.xid_gap.code(&mut out.coder, xid.wrapping_sub(next));
+            next = xid.wrapping_add(1);
+        }
+    }
+
+    fn read_snapshot(&mut self, input: &mut In<'_>, from: u64) -> Result<Snapshot, WireError> {
+        let xmin = from.wrapping_add(unzigzag(self.xid.code(&mut input.coder, 0)) as u64);
+        let xmax = xmin.wrapping_add(self.xid_gap.code(&mut input.coder, 0));
+        let mut snapshot = Snapshot { xmin, xmax, xip: Vec::new() };
+        if xmax != xmin {
+            let count = self.count.code(&mut input.coder, 0);
+            let mut next = xmin;
+            for _ in 0..count {
+                input.coder.check()?;
+                input.budget.take(8)?;
+                let xid = next.wrapping_add(self.xid_gap.code(&mut input.coder, 0));
+                next = xid.wrapping_add(1);
+                snapshot.xip.push(xid);
+            }
+        }
+        input.coder.check()?;
+        if snapshot.is_well_formed() {
+            Ok(snapshot)
+        } else {
+            Err(WireError::Damaged("a cursor is wrong"))
+        }
+    }
+}
+
+/// Models of what tables look like.
+struct Shapers {
+    known: Bit,
+    columns: Number,
+    key_len: Number,
+    kind: Symbol,
+    sum: Bit,
+}
+
+impl Shapers {
+    fn new() -> Shapers {
+        Shapers {
+            known: Bit::default(),
+            columns: Number::modest(),
+            key_len: Number::small(),
+            kind: Symbol::new(),
+            sum: Bit::expecting_false(240),
+        }
+    }
+
+    fn write(&mut self, out: &mut Out, shape: &Shape, shapes: &Shapes, of_reply: bool) {
+        if out.coder.bit(&mut self.known, shapes.knows(shape)) {
+            out.coder.direct(32, u64::from(shape.tag()));
+            return;
+        }
+        out.pool.text(shape.table.as_bytes());
+        self.columns.code(&mut out.coder, shape.columns.len() as u64);
+        self.key_len.code(&mut out.coder, u64::from(shape.key_len));
+        for (at, column) in shape.columns.iter().enumerate() {
+            out.pool.text(column.as_bytes());
+            if of_reply {
+                let kind = shape.kinds.get(at).and_then(|kind| KINDS.iter().position(|known| known == kind));
+                self.kind.code(&mut out.coder, kind.unwrap_or(0) as u8, KINDS.len() as u8);
+                out.coder.bit(&mut self.sum, shape.sums.contains(&(at as u16)));
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        input: &mut In<'_>,
+        shapes: &Shapes,
+        limits: &Limits,
+        of_reply: bool,
+    ) -> Result<Shape, WireError> {
+        if input.coder.bit(&mut self.known, false) {
+            let tag = input.coder.direct(32, 0) as u32;
+            input.coder.check()?;
+            let shape = shapes.get(tag).ok_or(WireError::UnknownShape(tag))?;
+            input.budget.take(shape.columns.iter().map(|column| column.len() + 32).sum())?;
+            return fitting(shape.clone(), limits, of_reply);
+        }
+        let mut shape = Shape { table: input.pool.text(&mut input.budget)?, ..Shape::default() };
+        let columns = self.columns.code(&mut input.coder, 0);
+        if columns > limits.columns_max as u64 {
             return Err(WireError::Limit { what: "columns", most: limits.columns_max });
         }
-        let key_len = usize::from(table.key_len);
-        let fits = key_len > 0
-            && key_len <= columns
-            && table.changes.iter().all(|change| {
-                change.key.0.len() == key_len
-                    && change.fields.iter().all(|field| (key_len..columns).contains(&usize::from(field.column)))
-                    && change.fields.windows(2).all(|pair| pair[0].column < pair[1].column)
-            });
-        if !fits {
-            return Err(WireError::Damaged("a change does not fit its table"));
+        let key_len = self.key_len.code(&mut input.coder, 0);
+        shape.key_len = u16::try_from(key_len).unwrap_or(u16::MAX);
+        for at in 0..columns {
+            input.coder.check()?;
+            input.budget.take(32)?;
+            shape.columns.push(input.pool.text(&mut input.budget)?);
+            if of_reply {
+                shape.kinds.push(KINDS[usize::from(self.kind.code(&mut input.coder, 0, KINDS.len() as u8))]);
+                if input.coder.bit(&mut self.sum, false) {
+                    shape.sums.push(at as u16);
+                }
+            }
+        }
+        fitting(shape, limits, of_reply)
+    }
+}
+
+const KINDS: [Kind; 11] = [
+    Kind::Text,
+    Kind::Int,
+    Kind::Real,
+    Kind::Numeric,
+    Kind::Bool,
+    Kind::Instant,
+    Kind::Uuid,
+    Kind::Bytes,
+    Kind::Json,
+    Kind::Jsonb,
+    Kind::Array,
+];
+
+fn fitting(shape: Shape, limits: &Limits, of_reply: bool) -> Result<Shape, WireError> {
+    let columns = shape.columns.len();
+    if columns > limits.columns_max.min(usize::from(u16::MAX) - 1) {
+        return Err(WireError::Limit { what: "columns", most: limits.columns_max });
+    }
+    let fits = (1..=columns).contains(&usize::from(shape.key_len))
+        && shape.kinds.len() == if of_reply { columns } else { 0 }
+        && shape.sums.iter().all(|column| usize::from(*column) < columns);
+    if fits {
+        Ok(shape)
+    } else {
+        Err(WireError::Damaged("a table's columns are wrong"))
+    }
+}
+
+/// Fails loudly where an adapter breaks the structures' own rules; no input from outside gets here.
+fn assert_fits<R: Row>(shape: &Shape, rows: &[R]) {
+    let columns = shape.columns.len();
+    let key_len = usize::from(shape.key_len);
+    assert!((1..=columns).contains(&key_len), "table {}: {key_len} key columns of {columns}", shape.table);
+    for row in rows {
+        let mut next = key_len;
+        let ascending = row.columns().all(|column| {
+            let fits = (next..columns).contains(&usize::from(column));
+            next = usize::from(column) + 1;
+            fits
+        });
+        assert!(ascending && row.key().0.len() == key_len, "table {}: a row does not fit its columns", shape.table);
+    }
+}
+
+/// What of a delta is rare: postcard, in this order. A field that is added goes to the end, under a new format version.
+type RareOfDelta = (Option<Recovery>, Vec<Want>, Vec<Settled>);
+
+pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Packed {
+    // All fields are named, here and where they are read: one that is added cannot be forgotten.
+    let DeltaBody {
+        sequence,
+        parent,
+        unanswered,
+        cursor,
+        bases,
+        watermark,
+        high,
+        more,
+        recovery,
+        wants,
+        settled,
+        tables,
+    } = body;
+    let mut out = Out::new();
+    let mut front = Front::new();
+    let now = Hlc::from_ms(now_ms);
+    let rare = recovery.is_some() || !wants.is_empty() || !settled.is_empty();
+    let flags = [*parent != 0, cursor.is_some(), *more, !unanswered.is_empty(), !bases.is_empty(), rare];
+    for (model, flag) in front.has.iter_mut().zip(flags) {
+        out.coder.bit(model, flag);
+    }
+    front.sequence.code(&mut out.coder, *sequence);
+    if *parent != 0 {
+        front.batch(&mut out.coder, *parent);
+    }
+    if !unanswered.is_empty() {
+        front.count.code(&mut out.coder, unanswered.len() as u64 - 1);
+        let _ = out.budget.take_many(unanswered.len(), 8);
+        for batch in unanswered {
+            front.batch(&mut out.coder, *batch);
         }
     }
-    Ok(body)
-}
-
-pub(super) fn write_reply(body: &ReplyBody) -> Vec<u8> {
-    write(body)
-}
-
-pub(super) fn read_reply(bytes: &[u8], _limits: &Limits) -> Result<ReplyBody, WireError> {
-    let body: ReplyBody = read(bytes)?;
-    for table in &body.tables {
-        let columns = table.columns.len();
-        let key_len = usize::from(table.key_len);
-        let fits = key_len > 0
-            && key_len <= columns
-            && table.kinds.len() == columns
-            && table.rows.iter().all(|row| {
-                row.key.0.len() == key_len
-                    && row.fields.iter().all(|(column, _)| (key_len..columns).contains(&usize::from(*column)))
-            });
-        if !fits {
-            return Err(WireError::Damaged("a row does not fit its table"));
+    let from = cursor.as_ref().map_or(0, |cursor| cursor.xmin);
+    if let Some(cursor) = cursor {
+        front.write_snapshot(&mut out, cursor, 0);
+    }
+    front.clock.code(&mut out.coder, *watermark, now);
+    if !bases.is_empty() {
+        front.count.code(&mut out.coder, bases.len() as u64 - 1);
+        let _ = out.budget.take_many(bases.len(), VALUE_BYTES);
+        let mut last = *watermark;
+        for base in bases {
+            last = front.clock.code(&mut out.coder, base.until, last);
+            if out.coder.bit(&mut front.has[9], base.snapshot.is_some()) {
+                if let Some(snapshot) = &base.snapshot {
+                    front.write_snapshot(&mut out, snapshot, from);
+                }
+            }
         }
     }
-    Ok(body)
+    if rare {
+        write_rare(&mut out, &(recovery, wants, settled));
+    }
+    let mut rows = Rows::new(now);
+    let mut shapers = Shapers::new();
+    front.count.code(&mut out.coder, tables.len() as u64);
+    for table in tables {
+        let shape = Shape::of_changes(table);
+        assert_fits(&shape, &table.changes);
+        shapers.write(&mut out, &shape, shapes, false);
+        table::write(&mut out, &mut rows, &table.changes, usize::from(table.key_len), table.columns.len());
+    }
+    front.high.code(&mut out.coder, *high, latest(tables, *watermark));
+    pack(out)
 }
 
-fn write<T: Serialize>(body: &T) -> Vec<u8> {
+pub(super) fn read_delta(
+    bytes: &[u8],
+    header: &Header,
+    shapes: &Shapes,
+    limits: &Limits,
+) -> Result<DeltaBody, WireError> {
+    let mut input = unpack(bytes, header, limits)?;
+    let mut front = Front::new();
+    let now = Hlc::from_ms(header.now_ms);
+    let mut flags = [false; 6];
+    for (model, flag) in front.has.iter_mut().zip(&mut flags) {
+        *flag = input.coder.bit(model, false);
+    }
+    let [has_parent, has_cursor, more, has_unanswered, has_bases, rare] = flags;
+    let sequence = front.sequence.code(&mut input.coder, 0);
+    let parent = if has_parent { front.batch(&mut input.coder, 0) } else { 0 };
+    let mut unanswered: Vec<BatchId> = Vec::new();
+    if has_unanswered {
+        for _ in 0..=front.count.code(&mut input.coder, 0) {
+            input.budget.take(8)?;
+            unanswered.push(front.batch(&mut input.coder, 0));
+            input.coder.check()?;
+        }
+    }
+    let cursor = if has_cursor { Some(front.read_snapshot(&mut input, 0)?) } else { None };
+    let from = cursor.as_ref().map_or(0, |cursor| cursor.xmin);
+    let watermark = front.clock.code(&mut input.coder, Hlc::default(), now);
+    let mut bases: Vec<Base> = Vec::new();
+    if has_bases {
+        let mut last = watermark;
+        for _ in 0..=front.count.code(&mut input.coder, 0) {
+            input.budget.take(VALUE_BYTES)?;
+            last = front.clock.code(&mut input.coder, Hlc::default(), last);
+            let some = input.coder.bit(&mut front.has[9], false);
+            let snapshot = if some { Some(front.read_snapshot(&mut input, from)?) } else { None };
+            input.coder.check()?;
+            bases.push(Base { until: last, snapshot });
+        }
+    }
+    let (recovery, wants, settled) =
+        if rare { read_rare::<RareOfDelta>(&mut input)? } else { RareOfDelta::default() };
+    let mut rows = Rows::new(now);
+    let mut shapers = Shapers::new();
+    let mut rows_left = limits.rows_max;
+    let mut tables: Vec<TableChanges> = Vec::new();
+    for _ in 0..table_count(&mut front, &mut input, limits)? {
+        let Shape { table, columns, key_len, .. } = shapers.read(&mut input, shapes, limits, false)?;
+        let changes: Vec<Change> =
+            table::read(&mut input, &mut rows, usize::from(key_len), columns.len(), &mut rows_left, limits.rows_max)?;
+        tables.push(TableChanges { table, columns, key_len, changes });
+    }
+    let high = front.high.code(&mut input.coder, Hlc::default(), latest(&tables, watermark));
+    input.coder.finish()?;
+    input.pool.finish()?;
+    Ok(DeltaBody {
+        sequence,
+        parent,
+        unanswered,
+        cursor,
+        bases,
+        watermark,
+        high,
+        more,
+        recovery,
+        wants,
+        settled,
+        tables,
+    })
+}
+
+/// The latest clock of all changes, or else the watermark: what `high` is in most deltas.
+fn latest(tables: &[TableChanges], watermark: Hlc) -> Hlc {
+    tables.iter().flat_map(|table| &table.changes).map(|change| change.clock).max().unwrap_or(watermark)
+}
+
+pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Packed {
+    let ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables } = body;
+    let mut out = Out::new();
+    let mut front = Front::new();
+    let now = Hlc::from_ms(now_ms);
+    let counted = *outcomes != Outcomes::default();
+    let flags = [*batch != 0, *more, !notices.is_empty(), counted];
+    for (model, flag) in front.has.iter_mut().zip(flags) {
+        out.coder.bit(model, flag);
+    }
+    if *batch != 0 {
+        front.batch(&mut out.coder, *batch);
+    }
+    front.write_snapshot(&mut out, cursor, 0);
+    front.clock.code(&mut out.coder, *watermark, now);
+    front.high.code(&mut out.coder, *clock, *watermark);
+    if counted {
+        for count in counts(outcomes) {
+            front.count.code(&mut out.coder, count);
+        }
+    }
+    if !notices.is_empty() {
+        write_rare(&mut out, notices);
+    }
+    let mut rows = Rows::new(now);
+    let mut shapers = Shapers::new();
+    front.count.code(&mut out.coder, tables.len() as u64);
+    for table in tables {
+        let shape = Shape::of_rows(table);
+        assert_fits(&shape, &table.rows);
+        assert!(table.kinds.len() == table.columns.len(), "table {}: a column has no kind", table.table);
+        shapers.write(&mut out, &shape, shapes, true);
+        table::write(&mut out, &mut rows, &table.rows, usize::from(table.key_len), table.columns.len());
+    }
+    pack(out)
+}
+
+pub(super) fn read_reply(
+    bytes: &[u8],
+    header: &Header,
+    shapes: &Shapes,
+    limits: &Limits,
+) -> Result<ReplyBody, WireError> {
+    let mut input = unpack(bytes, header, limits)?;
+    let mut front = Front::new();
+    let now = Hlc::from_ms(header.now_ms);
+    let mut flags = [false; 4];
+    for (model, flag) in front.has.iter_mut().zip(&mut flags) {
+        *flag = input.coder.bit(model, false);
+    }
+    let [has_batch, more, has_notices, counted] = flags;
+    let batch = if has_batch { front.batch(&mut input.coder, 0) } else { 0 };
+    let cursor = front.read_snapshot(&mut input, 0)?;
+    let watermark = front.clock.code(&mut input.coder, Hlc::default(), now);
+    let clock = front.high.code(&mut input.coder, Hlc::default(), watermark);
+    let mut outcomes = Outcomes::default();
+    if counted {
+        let [applied, merged, superseded, conflict, rejected] =
+            [(); 5].map(|()| front.count.code(&mut input.coder, 0));
+        outcomes = Outcomes { applied, merged, superseded, conflict, rejected };
+    }
+    let notices = if has_notices { read_rare::<Vec<Notice>>(&mut input)? } else { Vec::new() };
+    let mut models = Rows::new(now);
+    let mut shapers = Shapers::new();
+    let mut rows_left = limits.rows_max;
+    let mut tables: Vec<TableRows> = Vec::new();
+    for _ in 0..table_count(&mut front, &mut input, limits)? {
+        let Shape { table, columns, key_len, kinds, sums } = shapers.read(&mut input, shapes, limits, true)?;
+        let rows: Vec<RowChange> =
+            table::read(&mut input, &mut models, usize::from(key_len), columns.len(), &mut rows_left, limits.rows_max)?;
+        tables.push(TableRows { table, columns, kinds, key_len, sums, rows });
+    }
+    input.coder.finish()?;
+    input.pool.finish()?;
+    Ok(ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables })
+}
+
+fn counts(outcomes: &Outcomes) -> [u64; 5] {
+    [outcomes.applied, outcomes.merged, outcomes.superseded, outcomes.conflict, outcomes.rejected]
+}
+
+fn table_count(front: &mut Front, input: &mut In<'_>, limits: &Limits) -> Result<u64, WireError> {
+    let count = front.count.code(&mut input.coder, 0);
+    input.coder.check()?;
+    if count > limits.tables_max as u64 {
+        return Err(WireError::Limit { what: "tables", most: limits.tables_max });
+    }
+    Ok(count)
+}
+
+fn write_rare<T: Serialize>(out: &mut Out, rare: &T) {
     // Writing into a vector cannot fail for these types: every sequence knows its length.
-    postcard::to_allocvec(body).unwrap_or_default()
+    let bytes = postcard::to_allocvec(rare).unwrap_or_default();
+    let _ = out.budget.take_many(bytes.len(), RARE_BYTES_PER_BYTE + 1);
+    out.pool.bytes(&mut out.coder, &bytes);
 }
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((body, [])) => Ok(body),
-        Ok(_) => Err(WireError::Damaged("bytes are left over")),
-        Err(_) => Err(WireError::Damaged("its body cannot be read")),
+fn read_rare<T: DeserializeOwned + Serialize>(input: &mut In<'_>) -> Result<T, WireError> {
+    let bytes = input.pool.bytes(&mut input.coder, &mut input.budget)?;
+    input.budget.take_many(bytes.len(), RARE_BYTES_PER_BYTE)?;
+    match postcard::take_from_bytes::<T>(&bytes) {
+        // Postcard takes over-long integers; what was written in another way than ours is refused.
+        Ok((rare, [])) if postcard::to_allocvec(&rare).is_ok_and(|again| again == bytes) => Ok(rare),
+        Ok((_, [_, ..])) => Err(WireError::Damaged("bytes are left over")),
+        _ => Err(WireError::Damaged("its notices cannot be read")),
     }
+}
+
+fn pack(out: Out) -> Packed {
+    let spent = out.budget.spent().saturating_add(out.pool.len());
+    let pool = out.pool.finish();
+    let decisions = out.coder.finish();
+    let texts = !pool.is_empty();
+    let mut bytes = Vec::with_capacity(pool.len() + decisions.len() + 10);
+    let padding = budget::padding(pool.len() + decisions.len(), spent);
+    if padding > 0 {
+        write_varint(&mut bytes, padding as u64);
+        bytes.resize(bytes.len() + padding, 0);
+    }
+    if texts {
+        write_varint(&mut bytes, pool.len() as u64);
+        bytes.extend(pool);
+    }
+    bytes.extend(decisions);
+    Packed { bytes, texts, padded: padding > 0 }
+}
+
+fn unpack<'a>(bytes: &'a [u8], header: &Header, limits: &Limits) -> Result<In<'a>, WireError> {
+    let mut budget = Budget::new(bytes.len(), limits);
+    let mut rest = bytes;
+    if header.padded {
+        let padding = section(&mut rest)?;
+        if padding.is_empty() || padding.iter().any(|byte| *byte != 0) {
+            return Err(WireError::Damaged("its padding is wrong"));
+        }
+    }
+    let pool = if header.texts { section(&mut rest)? } else { &[] };
+    if header.texts && pool.is_empty() {
+        return Err(WireError::Damaged("its texts are missing"));
+    }
+    let pool = PoolReader::open(pool, &mut budget)?;
+    Ok(In { coder: Reader::new(rest), pool, shared: Shared::new(), budget })
+}
+
+/// A length and that many bytes.
+fn section<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], WireError> {
+    const WHY: WireError = WireError::Damaged("it ends early");
+    let length = read_varint(rest).and_then(|length| usize::try_from(length).ok()).ok_or(WHY)?;
+    let (section, after) = rest.split_at_checked(length).ok_or(WHY)?;
+    *rest = after;
+    Ok(section)
 }

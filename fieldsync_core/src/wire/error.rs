@@ -26,6 +26,9 @@ pub enum WireError {
     /// The client has a key and the blob has no MAC. Never parsed.
     #[error("the blob is not signed, and this client has a key")]
     Unsigned,
+    /// A table's names were left out and this end does not know them (restored from a backup, say). Ask for them to be sent.
+    #[error("the blob names a table by the tag {0:08x}, which this end does not know")]
+    UnknownShape(u32),
     /// Larger than what this end accepts. Send smaller parts.
     #[error("the blob has too many {what}: at most {most}")]
     Limit {

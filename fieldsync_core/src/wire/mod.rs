@@ -4,12 +4,12 @@
 //! offset  bytes
 //!      0  2   magic "FS"
 //!      2  1   format version
-//!      3  1   kind (bits 0-1: 1 delta, 2 reply), bit 6: body compressed, bit 7: a MAC follows the body
+//!      3  1   kind (bits 0-1: 1 delta, 2 reply), bit 5: padded, bit 6: has texts, bit 7: a MAC follows the body
 //!      4  8   client tag                      little endian, like all fixed numbers here
 //!     12  4   history tag
 //!     16  6   the sender's now, milliseconds since 1970
-//!     22  8   checksum: xxh3-64 of everything else but the MAC; also the batch's identity
-//!     30  …   body
+//!     22  4   checksum: the lower half of xxh3-64 of everything else but the MAC; also the batch's identity
+//!     26  …   body
 //!      …  16  MAC (HMAC-SHA256, shortened), over everything before it
 //! ```
 //!
@@ -17,55 +17,82 @@
 //! allocated from a claimed size; expansion is bounded while it happens; left-over bytes are an error; there is no recursion.
 
 mod body;
+mod budget;
+mod classes;
+mod column;
 mod error;
+mod model;
+mod numbers;
+mod pool;
+mod range;
 mod seal;
+mod shape;
+mod table;
 
 pub use error::WireError;
 pub use seal::{blob_uuid, peek, BlobKind, Header, HEADER_BYTES, MAC_BYTES};
+pub use shape::{Shape, Shapes};
 
-use crate::delta::{BatchId, Delta, DeltaBody};
+use crate::delta::{BatchId, Delta};
 use crate::enrolment::MacKey;
 use crate::limits::Limits;
-use crate::reply::{Reply, ReplyBody};
+use crate::reply::Reply;
 
-/// A delta as a blob, and the identity of the batch that it is.
+/// A delta as a blob, with all names, and the identity of the batch that it is.
 pub fn encode_delta(delta: &Delta, key: Option<&MacKey>) -> (Vec<u8>, BatchId) {
-    let header = Header {
-        kind: BlobKind::Delta,
-        client: delta.client,
-        history: delta.history,
-        now_ms: delta.device_now_ms,
-        batch: 0,
-        signed: key.is_some(),
-        compressed: false,
-    };
-    seal::seal(header, &body::write_delta(&delta.body), key)
+    encode_delta_for(delta, key, &Shapes::none())
 }
 
-/// A delta from a blob. With a key the blob must carry its MAC.
+/// A delta as a blob, and the identity of the batch that it is. Tables whose shape the hub is known to know travel
+/// without their names.
+pub fn encode_delta_for(delta: &Delta, key: Option<&MacKey>, known: &Shapes) -> (Vec<u8>, BatchId) {
+    let now_ms = seal::fitting_ms(delta.device_now_ms);
+    let body = body::write_delta(&delta.body, now_ms, known);
+    seal::seal(BlobKind::Delta, delta.client, delta.history, now_ms, &body, key)
+}
+
+/// A delta from a blob that names all its tables. With a key the blob must carry its MAC.
 pub fn decode_delta(blob: &[u8], key: Option<&MacKey>, limits: &Limits) -> Result<Delta, WireError> {
+    decode_delta_with(blob, key, limits, &Shapes::none())
+}
+
+/// A delta from a blob; `known` holds the shapes of earlier deltas. With a key the blob must carry its MAC.
+pub fn decode_delta_with(
+    blob: &[u8],
+    key: Option<&MacKey>,
+    limits: &Limits,
+    known: &Shapes,
+) -> Result<Delta, WireError> {
     let (header, bytes) = seal::open(blob, BlobKind::Delta, key, limits)?;
-    let body: DeltaBody = body::read_delta(&bytes, limits)?;
+    let body = body::read_delta(bytes, &header, known, limits)?;
     Ok(Delta { client: header.client, history: header.history, device_now_ms: header.now_ms, body })
 }
 
-/// A reply as a blob.
+/// A reply as a blob, with all names.
 pub fn encode_reply(reply: &Reply, key: Option<&MacKey>) -> Vec<u8> {
-    let header = Header {
-        kind: BlobKind::Reply,
-        client: reply.client,
-        history: reply.history,
-        now_ms: reply.hub_now_ms,
-        batch: 0,
-        signed: key.is_some(),
-        compressed: false,
-    };
-    seal::seal(header, &body::write_reply(&reply.body), key).0
+    encode_reply_for(reply, key, &Shapes::none())
 }
 
-/// A reply from a blob. With a key the blob must carry its MAC.
+/// A reply as a blob. Tables whose shape the device is known to know travel without their names.
+pub fn encode_reply_for(reply: &Reply, key: Option<&MacKey>, known: &Shapes) -> Vec<u8> {
+    let now_ms = seal::fitting_ms(reply.hub_now_ms);
+    let body = body::write_reply(&reply.body, now_ms, known);
+    seal::seal(BlobKind::Reply, reply.client, reply.history, now_ms, &body, key).0
+}
+
+/// A reply from a blob that names all its tables. With a key the blob must carry its MAC.
 pub fn decode_reply(blob: &[u8], key: Option<&MacKey>, limits: &Limits) -> Result<Reply, WireError> {
+    decode_reply_with(blob, key, limits, &Shapes::none())
+}
+
+/// A reply from a blob; `known` holds the shapes of earlier replies. With a key the blob must carry its MAC.
+pub fn decode_reply_with(
+    blob: &[u8],
+    key: Option<&MacKey>,
+    limits: &Limits,
+    known: &Shapes,
+) -> Result<Reply, WireError> {
     let (header, bytes) = seal::open(blob, BlobKind::Reply, key, limits)?;
-    let body: ReplyBody = body::read_reply(&bytes, limits)?;
+    let body = body::read_reply(bytes, &header, known, limits)?;
     Ok(Reply { client: header.client, history: header.history, hub_now_ms: header.now_ms, body })
 }

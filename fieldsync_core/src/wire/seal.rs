@@ -1,24 +1,24 @@
-//! The envelope: header, compression, checksum, MAC.
+//! The envelope: header, checksum, MAC.
 
+use super::body::Packed;
 use super::error::WireError;
 use crate::delta::{BatchId, ClientTag, HistoryTag};
 use crate::enrolment::MacKey;
 use crate::limits::Limits;
-use std::io::Read;
 use xxhash_rust::xxh3::{xxh3_128, Xxh3};
 
 /// Bytes before the body.
-pub const HEADER_BYTES: usize = 30;
+pub const HEADER_BYTES: usize = 26;
 /// Bytes of a MAC after the body.
 pub const MAC_BYTES: usize = 16;
 
 pub(super) const FORMAT: u8 = 1;
 const MAGIC: [u8; 2] = *b"FS";
-const CHECKSUM: std::ops::Range<usize> = 22..30;
-const COMPRESSED: u8 = 1 << 6;
+const CHECKSUM: std::ops::Range<usize> = 22..26;
+const PADDED: u8 = 1 << 5;
+const TEXTS: u8 = 1 << 6;
 const SIGNED: u8 = 1 << 7;
-const COMPRESSION_LEVEL: i32 = 12;
-const COMPRESSION_WINDOW_LOG_MAX: u32 = 27;
+const NOW_MS_MAX: u64 = (1 << 48) - 1;
 
 /// The direction of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +54,10 @@ pub struct Header {
     pub batch: BatchId,
     /// Whether a MAC follows the body.
     pub signed: bool,
-    /// Whether the body is compressed.
-    pub compressed: bool,
+    /// Whether the body begins with texts.
+    pub texts: bool,
+    /// Whether the body begins with zeros that only make it longer.
+    pub padded: bool,
 }
 
 /// Reads a blob's header and checks the checksum.
@@ -67,7 +69,7 @@ pub fn peek(blob: &[u8]) -> Result<Header, WireError> {
         return Err(WireError::UnknownFormat(blob[2]));
     }
     let flags = blob[3];
-    let kind = match flags & !(COMPRESSED | SIGNED) {
+    let kind = match flags & !(PADDED | TEXTS | SIGNED) {
         1 => BlobKind::Delta,
         2 => BlobKind::Reply,
         _ => return Err(WireError::Damaged("unknown kind of blob")),
@@ -79,10 +81,11 @@ pub fn peek(blob: &[u8]) -> Result<Header, WireError> {
         now_ms: little_endian(&blob[16..22]),
         batch: little_endian(&blob[CHECKSUM]),
         signed: flags & SIGNED != 0,
-        compressed: flags & COMPRESSED != 0,
+        texts: flags & TEXTS != 0,
+        padded: flags & PADDED != 0,
     };
     let covered = covered(blob, header.signed)?;
-    if checksum(covered) != header.batch {
+    if u64::from(checksum(covered)) != header.batch {
         return Err(WireError::Damaged("the checksum does not fit"));
     }
     Ok(header)
@@ -93,40 +96,49 @@ pub fn blob_uuid(blob: &[u8]) -> [u8; 16] {
     xxh3_128(blob).to_be_bytes()
 }
 
-pub(super) fn seal(header: Header, body: &[u8], key: Option<&MacKey>) -> (Vec<u8>, BatchId) {
-    let packed = compress(body);
-    let (body, compressed) = match &packed {
-        Some(packed) => (packed.as_slice(), true),
-        None => (body, false),
-    };
-    let mut blob = Vec::with_capacity(HEADER_BYTES + body.len() + MAC_BYTES);
+/// Six bytes hold milliseconds until the year 10889.
+pub(super) fn fitting_ms(now_ms: u64) -> u64 {
+    now_ms.min(NOW_MS_MAX)
+}
+
+pub(super) fn seal(
+    kind: BlobKind,
+    client: ClientTag,
+    history: HistoryTag,
+    now_ms: u64,
+    body: &Packed,
+    key: Option<&MacKey>,
+) -> (Vec<u8>, BatchId) {
+    let mut blob = Vec::with_capacity(HEADER_BYTES + body.bytes.len() + MAC_BYTES);
     blob.extend(MAGIC);
     blob.push(FORMAT);
-    let kind = match header.kind {
+    let kind = match kind {
         BlobKind::Delta => 1,
         BlobKind::Reply => 2,
     };
-    blob.push(kind | if compressed { COMPRESSED } else { 0 } | if header.signed { SIGNED } else { 0 });
-    blob.extend(header.client.to_le_bytes());
-    blob.extend(header.history.to_le_bytes());
-    blob.extend(&header.now_ms.to_le_bytes()[..6]);
-    blob.extend([0; 8]);
-    blob.extend(body);
+    let flag = |flag: u8, on: bool| if on { flag } else { 0 };
+    blob.push(kind | flag(PADDED, body.padded) | flag(TEXTS, body.texts) | flag(SIGNED, key.is_some()));
+    blob.extend(client.to_le_bytes());
+    blob.extend(history.to_le_bytes());
+    blob.extend(&now_ms.to_le_bytes()[..6]);
+    blob.extend([0; CHECKSUM.end - CHECKSUM.start]);
+    blob.extend(&body.bytes);
     let batch = checksum(&blob);
     blob[CHECKSUM].copy_from_slice(&batch.to_le_bytes());
     if let Some(key) = key {
         let mac = key.sign(&blob);
         blob.extend(mac);
     }
-    (blob, batch)
+    (blob, u64::from(batch))
 }
 
-pub(super) fn open(
-    blob: &[u8],
+/// Checks everything that can be checked before the body is read, and gives the body.
+pub(super) fn open<'a>(
+    blob: &'a [u8],
     wanted: BlobKind,
     key: Option<&MacKey>,
     limits: &Limits,
-) -> Result<(Header, Vec<u8>), WireError> {
+) -> Result<(Header, &'a [u8]), WireError> {
     if blob.len() > limits.blob_bytes_max {
         return Err(WireError::Limit { what: "bytes", most: limits.blob_bytes_max });
     }
@@ -145,7 +157,6 @@ pub(super) fn open(
         return Err(WireError::WrongKind { found: header.kind.word(), wanted: wanted.word() });
     }
     let body = &covered(blob, header.signed)?[HEADER_BYTES..];
-    let body = if header.compressed { expand(body, limits.expanded_bytes_max)? } else { body.to_vec() };
     Ok((header, body))
 }
 
@@ -158,39 +169,13 @@ fn covered(blob: &[u8], signed: bool) -> Result<&[u8], WireError> {
     }
 }
 
-fn checksum(covered: &[u8]) -> u64 {
+fn checksum(covered: &[u8]) -> u32 {
     let mut hasher = Xxh3::new();
     hasher.update(&covered[..CHECKSUM.start]);
     hasher.update(&covered[CHECKSUM.end..]);
-    hasher.digest().max(1) // 0 means "no batch" wherever batches are named
+    (hasher.digest() as u32).max(1) // 0 means "no batch" wherever batches are named
 }
 
 fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-/// The body compressed, if that helps.
-fn compress(body: &[u8]) -> Option<Vec<u8>> {
-    let mut packer = zstd::bulk::Compressor::new(COMPRESSION_LEVEL).ok()?;
-    // The envelope has a checksum, and the size is not to be believed anyway.
-    packer.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(false)).ok()?;
-    packer.set_parameter(zstd::zstd_safe::CParameter::ContentSizeFlag(false)).ok()?;
-    let packed = packer.compress(body).ok()?;
-    (packed.len() < body.len()).then_some(packed)
-}
-
-fn expand(packed: &[u8], most: usize) -> Result<Vec<u8>, WireError> {
-    const WHY: WireError = WireError::Damaged("its body does not expand");
-    let mut reader = zstd::stream::read::Decoder::with_buffer(packed).map_err(|_| WHY)?.single_frame();
-    reader.window_log_max(COMPRESSION_WINDOW_LOG_MAX).map_err(|_| WHY)?;
-    let mut body = Vec::new();
-    // One byte more than allowed tells "too large" from "just right".
-    (&mut reader).take(most as u64 + 1).read_to_end(&mut body).map_err(|_| WHY)?;
-    if body.len() > most {
-        return Err(WireError::Limit { what: "expanded bytes", most });
-    }
-    if !reader.finish().is_empty() {
-        return Err(WireError::Damaged("bytes are left over"));
-    }
-    Ok(body)
 }

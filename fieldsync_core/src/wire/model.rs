@@ -1,0 +1,165 @@
+//! Models over the range coder: numbers of any size, symbols of small alphabets, indexes into a growing dictionary.
+
+use super::range::{Bit, Coder};
+
+/// Bits of a number below its highest one that are worth learning; the rest is noise.
+const LEARNED_BITS: u32 = 3;
+/// The bucket of the largest number: buckets are bit lengths, 0 for 0.
+pub(super) const BUCKET_MAX: u32 = 64;
+
+/// Unsigned numbers: the bit length by a tree of decisions, then the bits below the highest one.
+#[derive(Debug, Clone)]
+pub(super) struct Number {
+    length: [Bit; 128],
+    top: Vec<[Bit; 1 << LEARNED_BITS]>,
+}
+
+/// The bit length of a number.
+pub(super) fn bucket(number: u64) -> u32 {
+    u64::BITS - number.leading_zeros()
+}
+
+impl Number {
+    /// Nothing known yet.
+    pub(super) fn new() -> Number {
+        Number { length: [Bit::default(); 128], top: Vec::new() }
+    }
+
+    /// Below 2^32 most likely, as counts and times are.
+    pub(super) fn modest() -> Number {
+        let mut number = Number::new();
+        number.length[1] = Bit::expecting_false(254);
+        number.length[2] = Bit::expecting_false(236);
+        number
+    }
+
+    /// Most likely 0.
+    pub(super) fn small() -> Number {
+        let mut number = Number::modest();
+        number.length[4] = Bit::expecting_false(240);
+        for node in [8, 16, 32, 64] {
+            number.length[node] = Bit::expecting_false(200);
+        }
+        number
+    }
+
+    /// A number whose bucket is known to be at most `most`.
+    #[inline]
+    pub(super) fn code_up_to<C: Coder>(&mut self, coder: &mut C, value: u64, most: u32) -> u64 {
+        let wanted = bucket(value);
+        let mut prefix = 0u32;
+        for level in (0..7).rev() {
+            let upper = (prefix << 1 | 1) << level;
+            let bit = upper <= most && coder.bit(&mut self.length[(1 << (6 - level) | prefix) as usize], wanted >> level & 1 == 1);
+            prefix = prefix << 1 | u32::from(bit);
+        }
+        let bucket = prefix.min(BUCKET_MAX);
+        if bucket <= 1 {
+            return u64::from(bucket);
+        }
+        if self.top.len() <= bucket as usize {
+            self.top.resize(bucket as usize + 1, [Bit::default(); 1 << LEARNED_BITS]);
+        }
+        let tops = &mut self.top[bucket as usize];
+        let below = bucket - 1;
+        let learned = below.min(LEARNED_BITS);
+        let mut node = 1usize;
+        for at in 0..learned {
+            let bit = coder.bit(&mut tops[node], value >> (below - 1 - at) & 1 == 1);
+            node = node << 1 | usize::from(bit);
+        }
+        let rest = below - learned;
+        (node as u64) << rest | coder.direct(rest, value & ((1 << rest) - 1))
+    }
+
+    /// Any number.
+    #[inline]
+    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> u64 {
+        self.code_up_to(coder, value, BUCKET_MAX)
+    }
+}
+
+/// Symbols of an alphabet of up to 128.
+#[derive(Debug, Clone)]
+pub(super) struct Symbol {
+    nodes: [Bit; 128],
+}
+
+impl Symbol {
+    pub(super) fn new() -> Symbol {
+        Symbol { nodes: [Bit::default(); 128] }
+    }
+
+    /// A symbol below `size` ≤ 128.
+    #[inline]
+    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u8, size: u8) -> u8 {
+        let mut prefix = 0u32;
+        let bits = u32::BITS - u32::from(size.saturating_sub(1)).leading_zeros();
+        for level in (0..bits).rev() {
+            let upper = (prefix << 1 | 1) << level;
+            let bit = upper < u32::from(size)
+                && coder.bit(&mut self.nodes[(1 << (bits - 1 - level) | prefix) as usize], value >> level & 1 == 1);
+            prefix = prefix << 1 | u32::from(bit);
+        }
+        prefix as u8
+    }
+}
+
+/// Entries of a dictionary that grows on both sides alike.
+pub(super) const ENTRIES_MAX: usize = 1 << 16;
+
+/// Indexes into a dictionary that grows as values appear: the last one again, a known one, or a new one.
+#[derive(Debug, Clone)]
+pub(super) struct Index {
+    again: [Bit; 2],
+    fresh: [Bit; 2],
+    levels: Vec<Vec<Bit>>,
+    last: Option<usize>,
+    was_again: bool,
+    was_fresh: bool,
+}
+
+impl Index {
+    pub(super) fn new() -> Index {
+        Index {
+            again: [Bit::default(); 2],
+            fresh: [Bit::default(); 2],
+            levels: vec![Vec::new(); 16],
+            last: None,
+            was_again: false,
+            was_fresh: true,
+        }
+    }
+
+    /// The index of a value among the `len` known ones. `None`: it is new, and the caller codes it and appends it
+    /// (unless [`ENTRIES_MAX`] are there).
+    #[inline]
+    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: Option<usize>, len: usize) -> Option<usize> {
+        if let Some(last) = self.last {
+            self.was_again = coder.bit(&mut self.again[usize::from(self.was_again)], value == Some(last));
+            if self.was_again {
+                return Some(last);
+            }
+        }
+        self.was_fresh = len == 0 || coder.bit(&mut self.fresh[usize::from(self.was_fresh)], value.is_none());
+        if self.was_fresh {
+            self.last = (len < ENTRIES_MAX).then_some(len);
+            return None;
+        }
+        let wanted = value.unwrap_or(0);
+        let mut prefix = 0usize;
+        for (level, nodes) in self.levels.iter_mut().enumerate().rev() {
+            let upper = (prefix << 1 | 1) << level;
+            let mut bit = false;
+            if upper < len {
+                if nodes.len() <= prefix {
+                    nodes.resize(prefix + 1, Bit::default());
+                }
+                bit = coder.bit(&mut nodes[prefix], wanted >> level & 1 == 1);
+            }
+            prefix = prefix << 1 | usize::from(bit);
+        }
+        self.last = Some(prefix);
+        Some(prefix)
+    }
+}

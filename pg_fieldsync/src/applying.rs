@@ -11,6 +11,8 @@ use std::collections::HashMap;
 #[derive(Default)]
 struct Applying {
     depth: u32,
+    /// The client whose changes are being written, for `sync_origin_client`.
+    author: Option<String>,
     /// Rows that the engine deletes, by table and packed key, with the stamp for their tombstones.
     deleting: HashMap<(i32, Vec<u8>), Stamp>,
 }
@@ -39,6 +41,16 @@ impl Drop for Engine {
             }
         });
     }
+}
+
+/// Names the client whose changes the engine writes from now on.
+pub fn write_for(author: Option<&str>) {
+    APPLYING.with_borrow_mut(|applying| applying.author = author.map(str::to_owned));
+}
+
+/// The client whose changes are being written. `None`: rows keep the author that they have.
+pub fn author() -> Option<String> {
+    APPLYING.with_borrow(|applying| applying.author.clone())
 }
 
 /// Whether the engine is writing.

@@ -79,6 +79,10 @@ pub struct Table {
     pub deleted_number: u16,
     /// Foreign keys from this table.
     pub references: Vec<ForeignKey>,
+    /// Whether anything about it can be checked as late as the commit.
+    pub has_deferrable: bool,
+    /// Whether rows are stored as they are written: no trigger of the application's can change them.
+    pub stores_as_written: bool,
 }
 
 impl Table {
@@ -275,7 +279,22 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
         key_equals,
         deleted_number,
         references: foreign_keys(relation)?,
+        has_deferrable: flag(
+            relation,
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1::oid AND tgdeferrable)
+                 OR EXISTS (SELECT 1 FROM pg_catalog.pg_constraint WHERE conrelid = $1::oid AND condeferrable)",
+        )?,
+        stores_as_written: !flag(
+            relation,
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_trigger
+                            WHERE tgrelid = $1::oid AND NOT tgisinternal AND tgname NOT LIKE '~fieldsync\\_%')
+                 OR (SELECT relhasrules FROM pg_catalog.pg_class WHERE oid = $1::oid)",
+        )?,
     }))
+}
+
+fn flag(relation: pg_sys::Oid, question: &str) -> Result<bool, SqlError> {
+    Ok(sql::scalar(question, &[oid_param(relation)])? == fieldsync_core::Value::Int(1))
 }
 
 fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {

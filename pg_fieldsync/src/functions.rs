@@ -1,6 +1,6 @@
 //! The SQL functions: each is one call into the engine. Their declarations are in `sql/hub/20_functions.sql`.
 
-use crate::enable;
+use crate::{enable, sync};
 use crate::error::HubError;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -26,4 +26,51 @@ fn fieldsync_disable(table: pg_sys::Oid) -> Result<(), ErrorReport> {
 #[pg_extern(sql = false)]
 fn fieldsync_client_tag(client_id: &str) -> i64 {
     fieldsync_core::delta::client_tag(client_id) as i64
+}
+
+/// `sync_control.prepare(bytea)`
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn fieldsync_prepare(
+    delta: &[u8],
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(batch, pgrx::Uuid),
+            name!(accepted, i32),
+            name!(conflicts, i32),
+            name!(rejected, i32),
+            name!(report, JsonB),
+        ),
+    >,
+    ErrorReport,
+> {
+    let (batch, accepted, conflicts, rejected, report) = raised(sync::prepare(delta))?;
+    let count = |number: i64| i32::try_from(number).unwrap_or(i32::MAX);
+    Ok(TableIterator::once((
+        pgrx::Uuid::from_bytes(batch),
+        count(accepted),
+        count(conflicts),
+        count(rejected),
+        JsonB(report),
+    )))
+}
+
+/// `sync_control.commit(uuid)`
+#[pg_extern(sql = false)]
+fn fieldsync_commit(batch: pgrx::Uuid) -> Result<Vec<u8>, ErrorReport> {
+    raised(sync::commit(batch.as_bytes()))
+}
+
+/// `sync_control.sync(bytea)`
+#[pg_extern(sql = false)]
+fn fieldsync_sync(delta: &[u8]) -> Result<Vec<u8>, ErrorReport> {
+    raised(sync::sync(delta))
+}
+
+/// `sync_control.inspect(bytea)`
+#[pg_extern(sql = false)]
+fn fieldsync_inspect(blob: &[u8]) -> Result<JsonB, ErrorReport> {
+    raised(sync::inspect(blob).map(JsonB))
 }

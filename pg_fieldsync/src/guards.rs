@@ -102,13 +102,30 @@ impl AsUser {
     ///
     /// The relation must be open; the trigger manager's is.
     pub fn owner_of(relation: pg_sys::Relation) -> AsUser {
+        // SAFETY: an open relation has a catalogue row.
+        AsUser::become_user(unsafe { (*(*relation).rd_rel).relowner })
+    }
+
+    /// Becomes the owner of a relation that need not be open.
+    pub fn owner_of_oid(relation: pg_sys::Oid) -> AsUser {
+        // SAFETY: looks the relation up; closed with its lock kept, so that it stays what it was.
+        let owner = unsafe {
+            let open = pg_sys::table_open(relation, pg_sys::AccessShareLock as i32);
+            let owner = (*(*open).rd_rel).relowner;
+            pg_sys::table_close(open, pg_sys::NoLock as i32);
+            owner
+        };
+        AsUser::become_user(owner)
+    }
+
+    fn become_user(new: pg_sys::Oid) -> AsUser {
         let mut user = pg_sys::Oid::INVALID;
         let mut context = 0;
-        // SAFETY: reads an open relation, reads and writes two globals; Drop puts them back.
+        // SAFETY: reads and writes two globals; Drop puts them back.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
             pg_sys::SetUserIdAndSecContext(
-                (*(*relation).rd_rel).relowner,
+                new,
                 context | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32,
             );
         }
@@ -131,6 +148,15 @@ pub struct Settings {
 impl Settings {
     /// Sets each pair for as long as the guard lives.
     pub fn pin(pairs: &[(&CStr, &CStr)]) -> Settings {
+        Settings::pin_in(pairs, pg_sys::GucContext::PGC_USERSET)
+    }
+
+    /// Sets something that only superusers may.
+    pub fn pin_as_superuser(name: &CStr, value: &CStr) -> Settings {
+        Settings::pin_in(&[(name, value)], pg_sys::GucContext::PGC_SUSET)
+    }
+
+    fn pin_in(pairs: &[(&CStr, &CStr)], context: pg_sys::GucContext::Type) -> Settings {
         // SAFETY: opens a nest level that Drop closes; the values are constants that the settings accept.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
@@ -139,7 +165,7 @@ impl Settings {
                 pg_sys::set_config_option(
                     name.as_ptr(),
                     value.as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
+                    context,
                     pg_sys::GucSource::PGC_S_SESSION,
                     pg_sys::GucAction::GUC_ACTION_SAVE,
                     true,

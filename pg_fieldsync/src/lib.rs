@@ -1,24 +1,41 @@
 //! The hub: sync for field devices inside Postgres. A table of contents; the rules are in `fieldsync_core`.
 //!
-//! How a delta goes through here: [`receive`] checks it, [`merge`] decides and writes, [`pull`] gathers what its device has
-//! not seen, [`reply`] packs the answer. How an application's write goes: [`trigger`] stamps it, [`feed`] notes its key.
+//! How a delta goes through here: [`sync`] receives it, [`work`] brings it into the hub's terms, [`state`] locks and reads
+//! the rows, [`decide`] asks the core, [`merge`] has it written and finds who is to blame, [`record`] keeps what lost,
+//! [`pull`] gathers what the device has not seen. How an application's write goes: [`trigger`] stamps it, [`feed`] notes
+//! its key, [`tombstone`] keeps what was deleted.
 #![allow(clippy::missing_safety_doc)]
 
 mod applying;
+mod arrays;
 mod catalog;
 mod catch;
+mod client;
+mod copies;
+mod decide;
 mod enable;
 mod error;
 mod feed;
 mod functions;
 mod guards;
+mod history;
 mod keys;
+mod merge;
+mod notices;
 mod operator;
+mod parents;
+mod pull;
+mod record;
 mod settings;
+mod shuffle;
 mod sql;
+mod state;
+mod sync;
 mod tombstone;
 mod trigger;
 mod types;
+mod work;
+mod write;
 
 pgrx::pg_module_magic!();
 

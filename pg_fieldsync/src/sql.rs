@@ -59,6 +59,8 @@ pub enum Param<'a> {
     Bools(&'a [Option<bool>]),
     /// text[]
     Texts(&'a [Option<&'a str>]),
+    /// uuid[]
+    Uuids(&'a [Option<[u8; 16]>]),
     /// bytea[]
     Blobs(&'a [Option<&'a [u8]>]),
     /// A datum of any type, which must outlive the call.
@@ -77,6 +79,7 @@ impl Param<'_> {
             Param::Reals(_) => pg_sys::FLOAT8ARRAYOID,
             Param::Bools(_) => pg_sys::BOOLARRAYOID,
             Param::Texts(_) => pg_sys::TEXTARRAYOID,
+            Param::Uuids(_) => pg_sys::UUIDARRAYOID,
             Param::Blobs(_) => pg_sys::BYTEAARRAYOID,
             Param::Datum(oid, _) => *oid,
         }
@@ -99,6 +102,7 @@ impl Param<'_> {
             })?),
             Param::Bools(list) => Some(array(pg_sys::BOOLOID, 1, list, |out, truth| out.push(u8::from(*truth)))?),
             Param::Texts(list) => Some(array(pg_sys::TEXTOID, 4, list, |out, text| element(out, text.as_bytes()))?),
+            Param::Uuids(list) => Some(array(pg_sys::UUIDOID, 1, list, |out, bytes| out.extend_from_slice(bytes))?),
             Param::Blobs(list) => Some(array(pg_sys::BYTEAOID, 4, list, |out, bytes| element(out, bytes))?),
             Param::Datum(_, datum) => Some(*datum),
         })

@@ -356,9 +356,25 @@ unsafe fn inserted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys:
             if row.nulls[tracked.deleted] {
                 row.set(tracked.deleted, pg_sys::Datum::from(false));
             }
+        } else {
+            let clocks = tracked.row_clocks(&row);
+            sign(tracked, &mut row, &clocks);
         }
         row.set(tracked.version, pg_sys::Datum::from(version as i64));
         row.form(relation, tuple)
+    }
+}
+
+/// Puts time and author of a row's last change into the columns that applications read.
+fn sign(tracked: &Tracked, row: &mut Row, clocks: &RowClocks) {
+    let Some(author) = applying::author() else { return };
+    let last = clocks.latest();
+    row.set(tracked.modified_at, pg_sys::Datum::from(crate::decide::microseconds(last.clock)));
+    if last.origin == HUB {
+        row.nulls[tracked.origin] = true;
+    } else {
+        let text = pgrx::varlena::rust_str_to_text_p(&author);
+        row.set(tracked.origin, text.into_pg().into());
     }
 }
 
@@ -422,6 +438,9 @@ unsafe fn updated(
         if !is_engines {
             new.set(tracked.modified_at, now);
             new.nulls[tracked.origin] = true;
+        }
+        if is_engines {
+            sign(tracked, &mut new, &clocks);
         }
         if stamped_here || !is_engines {
             let bytes = clocks.to_bytes();

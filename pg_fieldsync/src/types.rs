@@ -417,12 +417,76 @@ impl ColumnType {
             return Canonical::Bad(SqlError::new("22021", "text with a NUL character cannot be stored in Postgres"));
         }
         match self.base {
+            // char(n) is padded, as its own output shows it; n counts characters.
+            pg_sys::BPCHAROID if self.typmod > 4 => {
+                let width = (self.typmod - 4) as usize;
+                let trimmed = text.trim_end_matches(' ');
+                let length = trimmed.chars().count();
+                if length > width {
+                    return Canonical::Bad(SqlError::new("22001", format!("value too long for type character({width})")));
+                }
+                Canonical::Done(Value::Text(format!("{trimmed}{}", " ".repeat(width - length))))
+            }
+            pg_sys::BPCHAROID => Canonical::Done(Value::Text(text)),
+            pg_sys::BITOID if self.typmod > 0 && text.len() != self.typmod as usize => Canonical::Bad(SqlError::new(
+                "22026",
+                format!("bit string length {} does not match type bit({})", text.len(), self.typmod),
+            )),
+            pg_sys::VARBITOID if self.typmod > 0 && text.len() > self.typmod as usize => Canonical::Bad(SqlError::new(
+                "22001",
+                format!("bit string too long for type bit varying({})", self.typmod),
+            )),
             // Stored as given; a text that is too long is refused by the write itself.
             pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID => Canonical::Done(Value::Text(text)),
             pg_sys::TIMESTAMPTZOID if self.typmod < 0 && is_canonical_instant(&text) => {
                 Canonical::Done(Value::Text(text))
             }
             _ => Canonical::Ask(text),
+        }
+    }
+}
+
+impl ColumnType {
+    /// SQL that reads a wire text into this type. `modified`: with the column's modifier, as a stored value would have it.
+    pub fn from_text(&self, text: &str, modified: bool) -> String {
+        let name = if modified { &self.sql_with_modifier } else { &self.sql };
+        match self.kind {
+            // Arrays travel as JSON; json_to_record reads any number of dimensions. Postgres' own text form is taken too.
+            Kind::Array => format!(
+                "(SELECT r.v FROM pg_catalog.json_to_record(pg_catalog.json_build_object('v', \
+                 CASE WHEN pg_catalog.left(pg_catalog.btrim({text}), 1) OPERATOR(pg_catalog.=) '[' \
+                 THEN {text}::pg_catalog.json ELSE pg_catalog.to_json({text}) END)) AS r(v {name}))"
+            ),
+            _ => format!("{text}::{name}"),
+        }
+    }
+
+    /// SQL for a value of this type as a column that [`Decoder`] gives in the wire's form.
+    pub fn to_wire(&self, expression: &str) -> String {
+        match self.kind {
+            Kind::Array => format!("pg_catalog.array_to_json({expression})::pg_catalog.text"),
+            _ => expression.to_owned(),
+        }
+    }
+
+    /// SQL that turns one element of the parameter that [`Column values`](crate::arrays) builds into this type.
+    pub fn from_param(&self, element: &str) -> String {
+        match self.kind {
+            Kind::Int | Kind::Bool | Kind::Real | Kind::Uuid | Kind::Bytes => element.to_owned(),
+            _ if matches!(self.base, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID) => element.to_owned(),
+            _ => self.from_text(element, false),
+        }
+    }
+
+    /// The type of that parameter's elements.
+    pub fn param_type(&self) -> &'static str {
+        match self.kind {
+            Kind::Int => "pg_catalog.int8",
+            Kind::Bool => "pg_catalog.bool",
+            Kind::Real => "pg_catalog.float8",
+            Kind::Uuid => "pg_catalog.uuid",
+            Kind::Bytes => "pg_catalog.bytea",
+            _ => "pg_catalog.text",
         }
     }
 }

@@ -36,3 +36,24 @@ CREATE FUNCTION fieldsync.enrolment_text(key bytea) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'fieldsync_enrolment_text_wrapper';
 COMMENT ON FUNCTION fieldsync.enrolment_text(bytea) IS 'a client''s key as the text that fs_init takes';
+
+CREATE FUNCTION sync_control.prepare(delta bytea)
+    RETURNS TABLE (batch uuid, accepted integer, conflicts integer, rejected integer, report jsonb)
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE ROWS 1
+    AS 'MODULE_PATHNAME', 'fieldsync_prepare_wrapper';
+COMMENT ON FUNCTION sync_control.prepare(bytea) IS 'validates a delta, merges it on trial and stages it; changes no application table';
+
+CREATE FUNCTION sync_control.commit(batch uuid) RETURNS bytea
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_commit_wrapper';
+COMMENT ON FUNCTION sync_control.commit(uuid) IS 'merges a staged batch for good and gives the reply; repeated, the same reply';
+
+CREATE FUNCTION sync_control.sync(delta bytea) RETURNS bytea
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_sync_wrapper';
+COMMENT ON FUNCTION sync_control.sync(bytea) IS 'prepare and commit in one: merges a delta and gives the reply';
+
+CREATE FUNCTION sync_control.inspect(blob bytea) RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_inspect_wrapper';
+COMMENT ON FUNCTION sync_control.inspect(bytea) IS 'what is in a delta or a reply, as JSON';

@@ -1,0 +1,181 @@
+//! Deciding about rows: the core's rules over the hub's rows, change by change.
+
+use crate::catch::SqlError;
+use crate::state;
+use crate::types::instant_text;
+use crate::work::{Item, Merged, TableWork};
+use fieldsync_core::clocks::{Origin, RowClocks};
+use fieldsync_core::delta::Op;
+use fieldsync_core::merge::{
+    decide, Answer, Context, HubRow, HubState, Incoming, Outcome, Rejection, Write,
+};
+use fieldsync_core::{Hlc, Value};
+use std::collections::HashMap;
+
+/// What deciding needs to know beside rows and rules.
+pub struct Deciding<'a> {
+    /// The client that sent the delta.
+    pub origin: Origin,
+    /// The version under which is written.
+    pub version: u64,
+    /// Client ids by origin.
+    pub names: &'a HashMap<Origin, String>,
+}
+
+/// Locks, reads and decides the given items (all of them: `None`).
+pub fn table(work: &mut TableWork, only: Option<&[usize]>, deciding: &Deciding<'_>) -> Result<(), SqlError> {
+    let wanted: Vec<usize> = match only {
+        Some(only) => only.to_vec(),
+        None => (0..work.items.len()).collect(),
+    };
+    for at in &wanted {
+        let item = &mut work.items[*at];
+        let strict = item.merged.parked_by_strict;
+        item.merged = Merged { parked_by_strict: strict, ..Merged::default() };
+        item.merged.rejected = match &item.refused {
+            Some(error) => Some(error.clone()),
+            None if strict && !item.changes.is_empty() => Some(crate::merge::parked_by_strict(&work.table)),
+            None => None,
+        };
+    }
+    let wanted: Vec<usize> = wanted
+        .into_iter()
+        .filter(|at| {
+            let item = &work.items[*at];
+            item.merged.rejected.is_none() && item.changes.iter().any(|change| change.op != Op::Cancelled)
+        })
+        .collect();
+    let found = state::read(work, &wanted)?;
+    let key_is_integer = work.key_is_integer();
+    for (at, found) in wanted.into_iter().zip(found) {
+        let rules = std::rc::Rc::clone(&work.rules);
+        let priority = Priority::of(work, &found.modified_at);
+        let item = &mut work.items[at];
+        row(item, found.state, &rules, &priority, key_is_integer, deciding);
+        item.merged.marked = found.marked;
+    }
+    // Rows whose changes only count.
+    for item in &mut work.items {
+        if item.merged.outcomes.is_empty() && item.merged.rejected.is_none() {
+            item.merged.outcomes = item.changes.iter().map(|_| Outcome::Superseded).collect();
+        }
+    }
+    Ok(())
+}
+
+/// Where a table's `priority_field` is found on each side.
+enum Priority {
+    /// The rules name none.
+    None,
+    /// The hub's time of the last change, against the device's corrected clock.
+    ModifiedAt(Value),
+    /// A field of the application's.
+    Field(u16),
+}
+
+impl Priority {
+    fn of(work: &TableWork, modified_at: &Value) -> Priority {
+        match work.priority_field.as_deref() {
+            None => Priority::None,
+            Some("sync_modified_at") => Priority::ModifiedAt(modified_at.clone()),
+            Some(name) => work
+                .table
+                .column(name)
+                .map_or(Priority::None, |at| Priority::Field(work.table.columns[at].number)),
+        }
+    }
+
+    /// Device's value first, then the hub's.
+    fn pair(&self, change: &crate::work::Prepared, hub: &HubState) -> Option<(Value, Value)> {
+        match self {
+            Priority::None => None,
+            Priority::ModifiedAt(hub) => {
+                Some((Value::Text(instant_text(microseconds(change.clock))), hub.clone())).filter(|_| !hub.is_null())
+            }
+            Priority::Field(number) => {
+                let HubState::Live(row) = hub else { return None };
+                let device = change.fields.iter().find(|field| field.number == *number)?;
+                Some((device.new.clone(), row.value(*number)))
+            }
+        }
+    }
+}
+
+/// A clock as Postgres counts: microseconds since 2000.
+pub fn microseconds(clock: Hlc) -> i64 {
+    (clock.ms() as i64).saturating_mul(1000).saturating_sub(946_684_800_000_000)
+}
+
+fn row(
+    item: &mut Item,
+    before: HubState,
+    rules: &fieldsync_core::rules::TableRules,
+    priority: &Priority,
+    key_is_integer: bool,
+    deciding: &Deciding<'_>,
+) {
+    let name = |origin: Origin| deciding.names.get(&origin).cloned().unwrap_or_default();
+    let mut current = before.clone();
+    let mut merged = Merged { parked_by_strict: item.merged.parked_by_strict, ..Merged::default() };
+    for (place, change) in item.changes.iter().enumerate() {
+        let incoming = Incoming {
+            op: change.op,
+            origin: deciding.origin,
+            clock: change.clock,
+            base: change.base.as_ref(),
+            fields: &change.fields,
+            key_is_integer,
+        };
+        let context =
+            Context { version: deciding.version, client_id: &name, priority: priority.pair(change, &current) };
+        let decision = decide(&incoming, &current, rules, &context);
+        if let Some(why) = &decision.rejection {
+            merged.rejected = Some(rejection(why));
+            break;
+        }
+        merged.outcomes.push(decision.outcome);
+        merged.collisions.extend(decision.collisions.into_iter().map(|collision| (place, collision)));
+        merged.whole |= decision.answer == Answer::Whole;
+        current = after(current, decision.write, &mut merged);
+    }
+    merged.before = Some(before);
+    merged.after = Some(current);
+    item.merged = merged;
+}
+
+/// The row after a write.
+fn after(state: HubState, write: Write, merged: &mut Merged) -> HubState {
+    match write {
+        Write::Nothing => state,
+        Write::Insert { fields, clocks } | Write::Revive { fields, clocks } => {
+            merged.fields = fields.iter().cloned().collect();
+            HubState::Live(HubRow { values: fields.into_iter().collect(), clocks })
+        }
+        Write::Update { fields, clocks } => {
+            merged.fields.extend(fields.iter().cloned());
+            let mut row = match state {
+                HubState::Live(row) | HubState::Deleted { row, .. } => row,
+                HubState::Absent => HubRow { values: HashMap::new(), clocks: RowClocks::new(clocks.insert) },
+            };
+            row.values.extend(fields);
+            row.clocks = clocks;
+            HubState::Live(row)
+        }
+        Write::Delete { deletion } => {
+            merged.fields.clear();
+            match state {
+                HubState::Live(row) | HubState::Deleted { row, .. } => HubState::Deleted { row, deletion },
+                HubState::Absent => HubState::Absent,
+            }
+        }
+    }
+}
+
+fn rejection(why: &Rejection) -> SqlError {
+    let sqlstate = match why {
+        Rejection::NoSuchRow => "02000",
+        Rejection::OutOfRange => "22003",
+        Rejection::NotANumber(_) => "22023",
+    };
+    SqlError::new(sqlstate, why.to_string())
+}

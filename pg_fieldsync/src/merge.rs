@@ -1,0 +1,420 @@
+//! Merging a delta: decide, write as sets, and find out who is to blame only if a set fails.
+//!
+//! Invariants:
+//! * An attempt is one internal subtransaction: it stands as a whole or leaves nothing behind.
+//! * The final state counts: a row is rejected only if it cannot be written after everything else that can be was, alone
+//!   and together with the other rows that wait.
+//! * What lies in the moment (deadlocks, locks, resources) is retried or raised, and never becomes a verdict.
+
+use crate::catalog::Table;
+use crate::catch::SqlError;
+use crate::decide::{self, Deciding};
+use crate::guards::subtransaction;
+use crate::parents;
+use crate::shuffle;
+use crate::sql::{self, Cells, Param};
+use crate::state::key_join;
+use crate::arrays::Array;
+use crate::work::Work;
+use crate::write::{self, Action, Group};
+use fieldsync_core::rules::OnReject;
+use fieldsync_core::Key;
+use std::collections::HashSet;
+
+/// Attempts before a transient error is given to the caller.
+const ATTEMPTS_MAX: u32 = 6;
+/// Rounds in which rows that others were faster with are decided again.
+const ROUNDS_MAX: u32 = 4;
+
+/// Why an attempt ended.
+enum Ended {
+    /// By an error.
+    Sql(SqlError),
+    /// Something was learnt (a strict table has to wait, deferred checks fail) and it has to be done again.
+    Again,
+}
+
+impl From<SqlError> for Ended {
+    fn from(error: SqlError) -> Self {
+        Ended::Sql(error)
+    }
+}
+
+/// How carefully rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// As sets; any error ends the attempt.
+    Sets,
+    /// As sets that are halved where they fail.
+    Blame,
+    /// One by one, each with its deferred checks.
+    OneByOne,
+}
+
+/// Merges everything. Afterwards each row has its outcomes or its rejection.
+pub fn merge(work: &mut Work, deciding: &Deciding<'_>) -> Result<(), SqlError> {
+    let mut mode = Mode::Sets;
+    let mut failures = 0;
+    loop {
+        let ended = match subtransaction(|| attempt(work, deciding, mode)) {
+            Ok(()) => return Ok(()),
+            Err(ended) => ended,
+        };
+        match ended {
+            Ended::Again if mode == Mode::Sets => mode = Mode::Blame,
+            Ended::Again => {
+                failures += 1;
+                if failures > 4 {
+                    mode = Mode::OneByOne;
+                }
+                if failures > 1000 {
+                    return Err(SqlError::new("XX000", "the merge does not come to an end"));
+                }
+            }
+            Ended::Sql(error) if error.is_worth_retrying() && failures < ATTEMPTS_MAX => {
+                failures += 1;
+                wait(failures);
+            }
+            Ended::Sql(error) if error.is_transient() => return Err(error),
+            Ended::Sql(_) if mode == Mode::Sets => mode = Mode::Blame,
+            Ended::Sql(_) if mode == Mode::Blame => mode = Mode::OneByOne,
+            Ended::Sql(error) => return Err(error),
+        }
+    }
+}
+
+/// A moment's rest after a lost race, longer each time; cancelling the query ends it.
+fn wait(failures: u32) {
+    // SAFETY: both are ordinary calls of a backend.
+    unsafe {
+        let own = i64::from(pgrx::pg_sys::MyProcPid) * 7 % 10;
+        pgrx::pg_sys::pg_usleep((5_000 << failures.min(6)) + own * 1_000);
+    }
+    pgrx::check_for_interrupts!();
+}
+
+fn attempt(work: &mut Work, deciding: &Deciding<'_>, mode: Mode) -> Result<(), Ended> {
+    for table in &mut work.tables {
+        decide::table(table, None, deciding)?;
+    }
+    park_strict(work)?;
+    parents::keep(work, deciding)?;
+    let groups = write::groups(work);
+    match mode {
+        Mode::Sets => {
+            for group in &groups {
+                write_group(work, group, deciding)?;
+            }
+        }
+        Mode::Blame => blame(work, &groups, deciding, false)?,
+        Mode::OneByOne => blame(work, &groups, deciding, true)?,
+    }
+    park_strict(work)?;
+    if mode != Mode::OneByOne && work.tables.iter().any(|table| table.table.has_deferrable) {
+        probe()?;
+    }
+    Ok(())
+}
+
+/// The error of rows that wait because of another row of their table.
+pub fn parked_by_strict(table: &Table) -> SqlError {
+    SqlError {
+        table: Some(table.name.clone()),
+        ..SqlError::new(
+            "23000",
+            format!("parked with the other changes of table \"{}\", one of which was rejected: its rule is strict", table.name),
+        )
+    }
+}
+
+/// A strict table with a rejected row parks all of them: the attempt is repeated without them.
+fn park_strict(work: &mut Work) -> Result<(), Ended> {
+    let mut again = false;
+    for table in &mut work.tables {
+        if table.rules.on_reject != OnReject::Strict {
+            continue;
+        }
+        let rejected = table.items.iter().any(|item| item.merged.rejected.is_some() && !item.changes.is_empty());
+        let all = table.items.iter().all(|item| item.merged.rejected.is_some() || item.changes.is_empty());
+        if !rejected || all {
+            continue;
+        }
+        for item in &mut table.items {
+            if let (Some(error), false) = (&item.merged.rejected, item.merged.parked_by_strict) {
+                item.refused.get_or_insert(error.clone());
+            }
+            item.merged.parked_by_strict = true;
+        }
+        again = true;
+    }
+    if again {
+        Err(Ended::Again)
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes a group, and decides again about rows that somebody else was faster with.
+fn write_group(work: &mut Work, group: &Group, deciding: &Deciding<'_>) -> Result<(), SqlError> {
+    let mut pending = vec![(group.action.clone(), group.items.clone())];
+    for _ in 0..ROUNDS_MAX {
+        let mut missed = Vec::new();
+        for (action, items) in pending.drain(..) {
+            let written = write::group(&work.tables[group.table], &action, &items)?;
+            if written < items.len() as u64 {
+                missed.extend(not_written(work, group.table, &action, &items, deciding)?);
+            }
+        }
+        if missed.is_empty() {
+            return Ok(());
+        }
+        decide::table(&mut work.tables[group.table], Some(&missed), deciding)?;
+        let table = &mut work.tables[group.table];
+        for at in missed {
+            let action = write::action(&table.table, &table.items[at]);
+            match action {
+                // Still not to be seen (or still not written): row-level security hides it, or a trigger has eaten it.
+                Some(action) if action == group.action => {
+                    let row_id = table.table.row_id(&table.items[at].key);
+                    table.items[at].merged.rejected = Some(not_taken(&table.table, &row_id));
+                }
+                Some(action) => pending.push((action, vec![at])),
+                None => {}
+            }
+        }
+    }
+    Err(SqlError::new("40001", "other sessions keep changing the same rows"))
+}
+
+fn not_taken(table: &Table, row_id: &str) -> SqlError {
+    SqlError {
+        table: Some(table.name.clone()),
+        ..SqlError::new(
+            "42501",
+            format!(
+                "row {row_id} of table \"{}\" was not written: this login may not see or change it, or a trigger has \
+                 suppressed the write",
+                table.name
+            ),
+        )
+    }
+}
+
+/// Items of a group whose rows do not bear this transaction's mark.
+fn not_written(
+    work: &Work,
+    table: usize,
+    action: &Action,
+    items: &[usize],
+    deciding: &Deciding<'_>,
+) -> Result<Vec<usize>, SqlError> {
+    let work = &work.tables[table];
+    let keys: Vec<&Key> = items.iter().map(|at| &work.items[*at].key).collect();
+    let arrays = crate::state::key_arrays(&work.table, &keys)?;
+    let mut params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
+    params.push(Param::Int(deciding.version as i64));
+    let join = key_join(&work.table, 1);
+    let condition = match action {
+        // A deleted row is gone or, by a trigger of the site's own, marked.
+        Action::Delete => "NOT t.sync_deleted".to_owned(),
+        _ => format!("t.sync_version OPERATOR(pg_catalog.=) ${}", params.len()),
+    };
+    if *action == Action::Delete {
+        params.pop();
+    }
+    let rows = sql::run_set(
+        &format!(
+            "SELECT u.place FROM ONLY {} AS t JOIN {} ON {} WHERE {condition}",
+            work.table.qualified, join.source, join.condition
+        ),
+        &params,
+    )?;
+    let found: HashSet<usize> = rows.rows.iter().map(|row| row.int(0) as usize - 1).collect();
+    Ok(items
+        .iter()
+        .enumerate()
+        .filter(|(place, _)| found.contains(place) == (*action == Action::Delete))
+        .map(|(_, at)| *at)
+        .collect())
+}
+
+/// Rows that failed, each with its action and its error.
+struct Failure {
+    table: usize,
+    item: usize,
+    action: Action,
+    error: SqlError,
+}
+
+/// Writes what can be written; what cannot is rejected.
+fn blame(work: &mut Work, groups: &[Group], deciding: &Deciding<'_>, one_by_one: bool) -> Result<(), SqlError> {
+    let mut failed = Vec::new();
+    for group in groups {
+        halve(work, group, deciding, one_by_one, &mut failed)?;
+    }
+    // The order inside the delta does not matter: what failed may succeed after the rest.
+    loop {
+        let before = failed.len();
+        let mut still = Vec::new();
+        for failure in failed {
+            let group = Group { table: failure.table, action: failure.action.clone(), items: vec![failure.item] };
+            match subtransaction(|| write_checked(work, &group, deciding, one_by_one)) {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => still.push(Failure { error, ..failure }),
+            }
+        }
+        failed = still;
+        if failed.is_empty() || failed.len() == before {
+            break;
+        }
+    }
+    if failed.len() > 1 {
+        failed = together(work, failed, deciding, one_by_one)?;
+    }
+    for failure in failed {
+        work.tables[failure.table].items[failure.item].merged.rejected = Some(failure.error);
+    }
+    Ok(())
+}
+
+fn write_checked(work: &mut Work, group: &Group, deciding: &Deciding<'_>, check: bool) -> Result<(), SqlError> {
+    write_group(work, group, deciding)?;
+    if check {
+        probe()?;
+    }
+    Ok(())
+}
+
+/// Halves a group until the bad rows stand alone.
+fn halve(
+    work: &mut Work,
+    group: &Group,
+    deciding: &Deciding<'_>,
+    one_by_one: bool,
+    failed: &mut Vec<Failure>,
+) -> Result<(), SqlError> {
+    let alone = group.items.len() == 1;
+    if !one_by_one || alone {
+        match subtransaction(|| write_checked(work, group, deciding, one_by_one)) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) if alone => {
+                failed.push(Failure { table: group.table, item: group.items[0], action: group.action.clone(), error });
+                return Ok(());
+            }
+            Err(_) => {}
+        }
+    }
+    let parts = if one_by_one { group.items.len() } else { 2 };
+    for items in group.items.chunks(group.items.len().div_ceil(parts)) {
+        let part = Group { items: items.to_vec(), ..group.clone() };
+        halve(work, &part, deciding, one_by_one, failed)?;
+    }
+    Ok(())
+}
+
+/// Rows that only succeed together: those that swap unique values, and those that refer to each other.
+fn together(
+    work: &mut Work,
+    failed: Vec<Failure>,
+    deciding: &Deciding<'_>,
+    check: bool,
+) -> Result<Vec<Failure>, SqlError> {
+    let mut still = Vec::new();
+    for circle in circles(work, failed)? {
+        if circle.len() == 1 {
+            still.extend(circle);
+            continue;
+        }
+        let outcome = subtransaction(|| {
+            shuffle::clear_the_way(work, &circle.iter().map(|row| (row.table, row.item, &row.error)).collect::<Vec<_>>())?;
+            for row in &circle {
+                let group = Group { table: row.table, action: row.action.clone(), items: vec![row.item] };
+                write_group(work, &group, deciding)?;
+            }
+            if check {
+                probe()?;
+            }
+            Ok::<(), SqlError>(())
+        });
+        match outcome {
+            Ok(()) => {}
+            Err(error) if error.is_transient() => return Err(error),
+            Err(_) => still.extend(circle),
+        }
+    }
+    Ok(still)
+}
+
+/// Failures that are compared with each other in search of circles. More than this are no circle but a bad delta.
+const CIRCLE_MAX: usize = 300;
+
+/// Failed rows that have to do with each other: one wants the unique value that another has, or refers to it.
+fn circles(work: &Work, failed: Vec<Failure>) -> Result<Vec<Vec<Failure>>, SqlError> {
+    let mut uniques: std::collections::HashMap<(usize, String), Vec<u16>> = std::collections::HashMap::new();
+    for failure in &failed {
+        if let ("23505", Some(constraint)) = (failure.error.sqlstate.as_str(), &failure.error.constraint) {
+            let name = (failure.table, constraint.clone());
+            if !uniques.contains_key(&name) {
+                let columns = shuffle::columns(work, failure.table, constraint)?;
+                uniques.insert(name, columns);
+            }
+        }
+    }
+    let related = |one: &Failure, other: &Failure| {
+        let swaps = one.table == other.table
+            && one.error.constraint == other.error.constraint
+            && one.error.constraint.as_ref().and_then(|name| uniques.get(&(one.table, name.clone()))).is_some_and(
+                |numbers| {
+                    shuffle::wants_what_the_other_has(work, one.table, one.item, other.item, numbers)
+                        || shuffle::wants_what_the_other_has(work, one.table, other.item, one.item, numbers)
+                },
+            );
+        swaps
+            || parents::refers(work, (one.table, one.item), (other.table, other.item))
+            || parents::refers(work, (other.table, other.item), (one.table, one.item))
+    };
+    let mut group_of: Vec<usize> = (0..failed.len()).collect();
+    let root = |group_of: &[usize], mut at: usize| {
+        while group_of[at] != at {
+            at = group_of[at];
+        }
+        at
+    };
+    for one in 0..failed.len().min(CIRCLE_MAX) {
+        for other in 0..one {
+            if related(&failed[one], &failed[other]) {
+                let (low, high) = (root(&group_of, one), root(&group_of, other));
+                group_of[low.max(high)] = low.min(high);
+            }
+        }
+    }
+    let mut circles: std::collections::BTreeMap<usize, Vec<Failure>> = std::collections::BTreeMap::new();
+    let roots: Vec<usize> = (0..failed.len()).map(|at| root(&group_of, at)).collect();
+    for (failure, root) in failed.into_iter().zip(roots) {
+        circles.entry(root).or_default().push(failure);
+    }
+    Ok(circles.into_values().collect())
+}
+
+/// Fires deferred checks, and takes the firing back: the state of constraints stays the session's own.
+fn probe() -> Result<(), SqlError> {
+    enum Fired {
+        Well,
+        Badly(SqlError),
+    }
+    impl From<SqlError> for Fired {
+        fn from(error: SqlError) -> Self {
+            Fired::Badly(error)
+        }
+    }
+    let fired = subtransaction(|| -> Result<(), Fired> {
+        write::check_deferred()?;
+        Err(Fired::Well)
+    });
+    match fired {
+        Ok(()) | Err(Fired::Well) => Ok(()),
+        Err(Fired::Badly(error)) => Err(error),
+    }
+}

@@ -1,0 +1,61 @@
+//! News for a device: its conflicts in their latest state.
+
+use crate::catalog::Table;
+use crate::catch::SqlError;
+use crate::client::Client;
+use crate::guards::AsOwner;
+use crate::pull::key_from_row_id;
+use crate::sql::{self, Cells, Param};
+use fieldsync_core::reply::{ConflictNotice, Notice};
+use fieldsync_core::{Hlc, Key, Snapshot, Value};
+use std::rc::Rc;
+
+/// Conflicts of this client whose latest state its cursor has not seen. A device without a cursor hears of what is open,
+/// and of what this transaction settled.
+pub fn conflicts(
+    client: &Client,
+    tables: &[Rc<Table>],
+    cursor: Option<&Snapshot>,
+    own: u64,
+) -> Result<Vec<Notice>, SqlError> {
+    let rows = {
+        let _owner = AsOwner::new();
+        sql::read_set(
+            "SELECT c.conflict_id, c.told, t.table_id, t.table_name::text, c.row_id, c.operation, c.base::text, c.client::text,
+                    c.server::text, c.rule, c.outcome, c.detail, c.status, c.client_clock
+             FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
+             WHERE c.client_no = $1 AND (c.told >= $2 OR ($3 AND c.status = 'open')) ORDER BY c.conflict_id",
+            &[
+                Param::Int(i64::from(client.number)),
+                Param::Int(cursor.map_or(own, |cursor| cursor.xmin) as i64),
+                Param::Bool(cursor.is_none()),
+            ],
+        )?
+    };
+    let mut notices = Vec::new();
+    for row in &rows.rows {
+        if cursor.is_some_and(|cursor| cursor.visible(row.int(1) as u64)) {
+            continue;
+        }
+        let table = tables.iter().find(|table| i64::from(table.table_id) == row.int(2));
+        let row_id = row.text(4);
+        let key = table
+            .and_then(|table| key_from_row_id(table, row_id))
+            .unwrap_or_else(|| Key(vec![Value::Text(row_id.to_owned())]));
+        notices.push(Notice::Conflict(Box::new(ConflictNotice {
+            conflict_id: row.int(0) as u64,
+            table: row.text(3).to_owned(),
+            key,
+            operation: row.text(5).to_owned(),
+            base: row.text(6).to_owned(),
+            mine: row.text(7).to_owned(),
+            theirs: row.text(8).to_owned(),
+            rule: row.text(9).to_owned(),
+            outcome: row.text(10).to_owned(),
+            detail: row.text(11).to_owned(),
+            status: row.text(12).to_owned(),
+            clock: Hlc::from_i64(row.int(13)),
+        })));
+    }
+    Ok(notices)
+}

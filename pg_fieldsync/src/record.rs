@@ -1,0 +1,542 @@
+//! What is kept of a merge: conflicts, rejections, the ledger, the log.
+//!
+//! Invariants:
+//! * acknowledged = applied + merged + superseded + conflict + rejected, counted in logged changes, in one statement.
+//! * Every value that lost or waits is in `fieldsync.conflict`, with the value before and both sides' values.
+//! * A client has at most one open rejection per row: a corrected edit replaces it or closes it.
+
+use crate::catalog::Table;
+use crate::catch::SqlError;
+use crate::client::Client;
+use crate::guards::AsOwner;
+use crate::sql::{self, Cells, Param};
+use crate::types::uuid_text;
+use crate::work::{Homeless, Item, TableWork, Work};
+use fieldsync_core::delta::Op;
+use fieldsync_core::merge::{HubState, Outcome, Winner};
+use fieldsync_core::reply::Outcomes;
+use fieldsync_core::value::Kind;
+use fieldsync_core::{Key, Value};
+use serde_json::{json, Map, Value as Json};
+use std::collections::HashMap;
+
+/// A value as people and `resolve` read it.
+pub fn shown(kind: Kind, value: &Value) -> Json {
+    match (kind, value) {
+        (Kind::Uuid, Value::Blob(bytes)) => Json::String(uuid_text(bytes)),
+        (Kind::Bool, Value::Int(number)) => Json::Bool(*number != 0),
+        (Kind::Json | Kind::Jsonb | Kind::Array, Value::Text(text)) => {
+            serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.clone()))
+        }
+        _ => value.to_json(),
+    }
+}
+
+/// The key by column.
+pub fn key_json(table: &Table, key: &Key) -> Json {
+    Json::Object(
+        table
+            .key
+            .iter()
+            .zip(&key.0)
+            .map(|(at, part)| {
+                let column = &table.columns[*at];
+                (column.name.clone(), shown(column.column_type.kind, part))
+            })
+            .collect(),
+    )
+}
+
+fn field_json(table: &Table, fields: impl IntoIterator<Item = (u16, Value)>) -> Json {
+    Json::Object(
+        fields
+            .into_iter()
+            .filter_map(|(number, value)| {
+                let column = table.by_number(number)?;
+                Some((column.name.clone(), shown(column.column_type.kind, &value)))
+            })
+            .collect(),
+    )
+}
+
+/// One line of `fieldsync.conflict`.
+struct Entry {
+    table_id: i32,
+    row_id: String,
+    operation: &'static str,
+    base: Json,
+    client: Json,
+    server: Json,
+    client_clock: i64,
+    server_clock: i64,
+    server_origin: i64,
+    rule: String,
+    outcome: String,
+    detail: Option<String>,
+    is_open: bool,
+    change: Json,
+}
+
+/// The verdict of a change, for the report.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// The table.
+    pub table: String,
+    /// The row.
+    pub row_id: String,
+    /// What the change does.
+    pub op: Op,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Logged changes in it.
+    pub count: u32,
+    /// Why it was rejected.
+    pub error: Option<SqlError>,
+}
+
+impl Verdict {
+    /// As `report.changes` lists it.
+    pub fn to_json(&self) -> Json {
+        let mut line = json!({
+            "table": self.table, "row_id": self.row_id, "op": self.op.word(), "verdict": self.outcome.word(), "count": self.count,
+        });
+        if let Some(error) = &self.error {
+            line["sqlstate"] = json!(error.sqlstate);
+            line["constraint"] = json!(error.constraint);
+            line["column"] = json!(error.column);
+            line["message"] = json!(error.to_string());
+        }
+        line
+    }
+}
+
+/// All verdicts of a merge, counted and listed.
+pub fn verdicts(work: &Work) -> (Outcomes, Vec<Verdict>) {
+    let mut outcomes = Outcomes::default();
+    let mut list = Vec::new();
+    let mut note = |verdict: Verdict| {
+        outcomes.count(verdict.outcome, u64::from(verdict.count));
+        list.push(verdict);
+    };
+    for homeless in &work.homeless {
+        note(Verdict {
+            table: homeless.table.clone(),
+            row_id: homeless.key.row_id(),
+            op: homeless.op,
+            outcome: Outcome::Rejected,
+            count: homeless.count,
+            error: Some(homeless.error.clone()),
+        });
+    }
+    for table in &work.tables {
+        for item in &table.items {
+            for (place, change) in item.changes.iter().enumerate() {
+                let rejected = item.merged.rejected.is_some() && change.op != Op::Cancelled;
+                let outcome = match item.merged.outcomes.get(place) {
+                    _ if rejected => Outcome::Rejected,
+                    Some(outcome) => *outcome,
+                    None => Outcome::Superseded,
+                };
+                note(Verdict {
+                    table: table.table.name.clone(),
+                    row_id: table.table.row_id(&item.key),
+                    op: change.op,
+                    outcome,
+                    count: change.count,
+                    error: item.merged.rejected.clone().filter(|_| rejected),
+                });
+            }
+        }
+    }
+    (outcomes, list)
+}
+
+/// Writes what a merge leaves behind: conflicts and rejections.
+pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    let mut open = open_rejections(client)?;
+    let mut entries = Vec::new();
+    let mut corrected = Vec::new();
+    for homeless in &work.homeless {
+        entries.push(homeless_entry(homeless)?);
+    }
+    for table in &work.tables {
+        for item in table.items.iter().filter(|item| !item.changes.is_empty()) {
+            let row_id = table.table.row_id(&item.key);
+            match &item.merged.rejected {
+                Some(error) => entries.push(rejection(table, item, row_id, error)),
+                None => {
+                    let changes = item.changes.iter().any(|change| change.op != Op::Cancelled);
+                    if let Some(id) = open.remove(&(table.table.table_id, row_id.clone())).filter(|_| changes) {
+                        corrected.push(Some(id));
+                    }
+                    collisions(table, item, &row_id, &mut entries);
+                }
+            }
+        }
+    }
+    if !corrected.is_empty() {
+        sql::run_set(
+            "UPDATE fieldsync.conflict SET status = 'resolved', resolved_at = clock_timestamp(), told = $2,
+                    resolved_by = 'correction', resolution = '{\"choice\": \"superseded\"}'
+             WHERE conflict_id = ANY ($1::bigint[])",
+            &[Param::Ints(&corrected), Param::Int(version as i64)],
+        )?;
+    }
+    let mut replaced = Vec::new();
+    for entry in &entries {
+        if entry.outcome == "rejected" {
+            if let Some(id) = open.remove(&(entry.table_id, entry.row_id.clone())) {
+                replaced.push(Some(id));
+            }
+        }
+    }
+    if !replaced.is_empty() {
+        sql::run_set(
+            "UPDATE fieldsync.conflict SET status = 'resolved', resolved_at = clock_timestamp(), told = $2,
+                    resolved_by = 'correction', resolution = '{\"choice\": \"superseded\"}',
+                    detail = concat_ws(' ', detail, '(sent again, and rejected again: see the later entry)')
+             WHERE conflict_id = ANY ($1::bigint[])",
+            &[Param::Ints(&replaced), Param::Int(version as i64)],
+        )?;
+    }
+    for portion in entries.chunks(2_000) {
+        insert(portion, client, version, batch)?;
+    }
+    Ok(())
+}
+
+/// Open rejections of a client by table and row.
+fn open_rejections(client: &Client) -> Result<HashMap<(i32, String), i64>, SqlError> {
+    let rows = sql::run(
+        "SELECT table_id, row_id, max(conflict_id) FROM fieldsync.conflict
+         WHERE client_no = $1 AND status = 'open' AND outcome = 'rejected' GROUP BY 1, 2",
+        &[Param::Int(i64::from(client.number))],
+    )?;
+    Ok(rows.rows.iter().map(|row| ((row.int(0) as i32, row.text(1).to_owned()), row.int(2))).collect())
+}
+
+fn rule_of(error: &SqlError) -> String {
+    match &error.constraint {
+        Some(constraint) => format!("{} {constraint}", error.sqlstate),
+        None => error.sqlstate.clone(),
+    }
+}
+
+/// A place in the registry for a table that the hub does not track, so that its rejected changes have a name.
+fn placeholder(name: &str) -> Result<i32, SqlError> {
+    let rows = sql::run(
+        "INSERT INTO fieldsync.tracked_table AS t (schema_name, table_name, enabled) VALUES ('', $1, false)
+         ON CONFLICT (schema_name, table_name) DO UPDATE SET enabled = t.enabled RETURNING table_id",
+        &[Param::Text(&name.chars().take(63).collect::<String>())],
+    )?;
+    Ok(rows.rows.first().map_or(0, |row| row.int(0) as i32))
+}
+
+fn homeless_entry(homeless: &Homeless) -> Result<Entry, SqlError> {
+    let known = sql::run(
+        "SELECT table_id FROM fieldsync.tracked_table WHERE table_name = $1 ORDER BY enabled DESC, table_id LIMIT 1",
+        &[Param::Text(&homeless.table)],
+    )?;
+    let table_id = match known.rows.first() {
+        Some(row) => row.int(0) as i32,
+        None => placeholder(&homeless.table)?,
+    };
+    let object = |fields: &[(String, Value)]| -> Json {
+        Json::Object(fields.iter().map(|(name, value)| (name.clone(), value.to_json())).collect::<Map<_, _>>())
+    };
+    Ok(Entry {
+        table_id,
+        row_id: homeless.key.row_id(),
+        operation: operation(homeless.op),
+        base: object(&homeless.base),
+        client: object(&homeless.fields),
+        server: json!({}),
+        client_clock: homeless.raw_clock.as_i64(),
+        server_clock: 0,
+        server_origin: 0,
+        rule: rule_of(&homeless.error),
+        outcome: "rejected".to_owned(),
+        detail: Some(homeless.error.to_string()),
+        is_open: true,
+        change: json!({
+            "op": operation(homeless.op), "key": object(&homeless.key_fields), "fields": object(&homeless.fields), "hub": "none",
+        }),
+    })
+}
+
+fn operation(op: Op) -> &'static str {
+    match op {
+        Op::Insert => "insert",
+        Op::Delete => "delete",
+        Op::Update | Op::Cancelled => "update",
+    }
+}
+
+/// What all changes of a row do together.
+fn operation_of(item: &Item) -> &'static str {
+    let ops = || item.changes.iter().map(|change| change.op).filter(|op| *op != Op::Cancelled);
+    match ops().last() {
+        Some(Op::Delete) => "delete",
+        _ if ops().any(|op| op == Op::Insert) => "insert",
+        _ => "update",
+    }
+}
+
+/// The change as `resolve` can apply it: all fields that the row's changes set.
+fn change_json(table: &TableWork, item: &Item, hub_has_row: bool) -> Json {
+    let mut fields: HashMap<u16, Value> = HashMap::new();
+    for change in &item.changes {
+        if change.op == Op::Delete {
+            fields.clear();
+        }
+        fields.extend(change.fields.iter().map(|field| (field.number, field.new.clone())));
+    }
+    json!({
+        "op": operation_of(item),
+        "key": key_json(&table.table, &item.key),
+        "fields": field_json(&table.table, fields),
+        "hub": if hub_has_row { "row" } else { "none" },
+    })
+}
+
+fn server_row(item: &Item) -> Option<&fieldsync_core::merge::HubRow> {
+    match &item.merged.before {
+        Some(HubState::Live(row)) => Some(row),
+        _ => None,
+    }
+}
+
+fn rejection(table: &TableWork, item: &Item, row_id: String, error: &SqlError) -> Entry {
+    let mut base: HashMap<u16, Value> = HashMap::new();
+    let mut fields: HashMap<u16, Value> = HashMap::new();
+    for change in &item.changes {
+        for field in &change.fields {
+            if let Some(old) = &field.old {
+                base.entry(field.number).or_insert_with(|| old.clone());
+            }
+            fields.insert(field.number, field.new.clone());
+        }
+    }
+    let server = server_row(item);
+    let server_values = match server {
+        Some(row) if operation_of(item) == "delete" => field_json(&table.table, row.values.clone()),
+        Some(row) => field_json(&table.table, fields.keys().map(|number| (*number, row.value(*number)))),
+        None => json!({}),
+    };
+    let last = item.changes.last();
+    Entry {
+        table_id: table.table.table_id,
+        row_id,
+        operation: operation_of(item),
+        base: field_json(&table.table, base),
+        client: field_json(&table.table, fields),
+        server: server_values,
+        client_clock: last.map_or(0, |change| change.raw_clock.as_i64()),
+        server_clock: server.map_or(0, |row| row.clocks.latest().clock.as_i64()),
+        server_origin: server.map_or(0, |row| i64::from(row.clocks.latest().origin)),
+        rule: rule_of(error),
+        outcome: "rejected".to_owned(),
+        detail: Some(error.to_string()),
+        is_open: true,
+        change: change_json(table, item, server.is_some()),
+    }
+}
+
+/// One entry per row and outcome: all fields in one entry share theirs.
+fn collisions(table: &TableWork, item: &Item, row_id: &str, entries: &mut Vec<Entry>) {
+    for winner in [Winner::Server, Winner::Client, Winner::Person] {
+        for recovered in [false, true] {
+            let mut base = HashMap::new();
+            let mut client = HashMap::new();
+            let mut server = HashMap::new();
+            let mut rules: Vec<&str> = Vec::new();
+            let mut details: Vec<String> = Vec::new();
+            let mut server_stamp = None;
+            for (place, collision) in &item.merged.collisions {
+                let is_recovered = item.changes.get(*place).is_some_and(|change| change.recovered);
+                if collision.winner != winner || is_recovered != recovered {
+                    continue;
+                }
+                if !rules.contains(&collision.rule.as_str()) {
+                    rules.push(&collision.rule);
+                }
+                server_stamp.get_or_insert(collision.server_stamp);
+                match collision.number {
+                    Some(number) => {
+                        if let Some(value) = &collision.base {
+                            base.entry(number).or_insert_with(|| value.clone());
+                        }
+                        client.insert(number, collision.client.clone());
+                        server.entry(number).or_insert_with(|| collision.server.clone());
+                    }
+                    None => details.push(format!(
+                        "device: {}; hub: {}",
+                        collision.client.to_text(),
+                        collision.server.to_text()
+                    )),
+                }
+            }
+            if rules.is_empty() {
+                continue;
+            }
+            let hub = server_row(item);
+            let server = match hub {
+                Some(row) if operation_of(item) == "delete" => field_json(&table.table, row.values.clone()),
+                Some(_) => field_json(&table.table, server),
+                None => json!({}),
+            };
+            let mut change = change_json(table, item, hub.is_some());
+            if operation_of(item) != "delete" && !client.is_empty() {
+                let only: Json = field_json(&table.table, client.clone());
+                if operation_of(item) == "update" && hub.is_some() {
+                    change["fields"] = only;
+                }
+            }
+            let stamp = server_stamp.unwrap_or_default();
+            entries.push(Entry {
+                table_id: table.table.table_id,
+                row_id: row_id.to_owned(),
+                operation: operation_of(item),
+                base: field_json(&table.table, base),
+                client: field_json(&table.table, client),
+                server,
+                client_clock: item.changes.last().map_or(0, |change| change.raw_clock.as_i64()),
+                server_clock: stamp.clock.as_i64(),
+                server_origin: i64::from(stamp.origin),
+                rule: rules.join(", "),
+                outcome: if recovered { "recovered".to_owned() } else { winner.word().to_owned() },
+                detail: (!details.is_empty()).then(|| details.join("; ")),
+                is_open: winner == Winner::Person && !recovered,
+                change,
+            });
+        }
+    }
+    recovered(table, item, row_id, entries);
+}
+
+/// A change that only a device still held is listed, whatever became of it.
+fn recovered(table: &TableWork, item: &Item, row_id: &str, entries: &mut Vec<Entry>) {
+    let listed = item
+        .merged
+        .collisions
+        .iter()
+        .any(|(place, _)| item.changes.get(*place).is_some_and(|change| change.recovered));
+    if listed || !item.changes.iter().any(|change| change.recovered) {
+        return;
+    }
+    let entry = rejection(table, item, row_id.to_owned(), &SqlError::default());
+    entries.push(Entry {
+        rule: "recovered".to_owned(),
+        outcome: "recovered".to_owned(),
+        detail: Some("the hub had lost this, and the device still held it".to_owned()),
+        is_open: false,
+        ..entry
+    });
+}
+
+fn insert(entries: &[Entry], client: &Client, version: u64, batch: &[u8; 16]) -> Result<(), SqlError> {
+    let lines: Vec<Json> = entries
+        .iter()
+        .map(|entry| {
+            json!({
+                "table_id": entry.table_id, "row_id": entry.row_id, "operation": entry.operation, "base": entry.base,
+                "client": entry.client, "server": entry.server, "client_clock": entry.client_clock,
+                "server_clock": entry.server_clock, "server_origin": entry.server_origin, "rule": entry.rule,
+                "outcome": entry.outcome, "detail": entry.detail,
+                "status": if entry.is_open { "open" } else { "resolved" }, "change": entry.change,
+            })
+        })
+        .collect();
+    // NUL is no character of jsonb's; a value that holds one was refused before it came here, a key may not have been.
+    let text = Json::Array(lines).to_string().replace("\\u0000", "\u{fffd}");
+    let batch = uuid_text(batch);
+    sql::run(
+        "INSERT INTO fieldsync.conflict (client_no, table_id, row_id, operation, base, client, server, client_clock,
+                server_clock, server_origin, rule, outcome, detail, status, raised_by, change, told, resolved_at)
+         SELECT $2, e.table_id, e.row_id, e.operation, e.base, e.client, e.server, e.client_clock, e.server_clock,
+                e.server_origin, e.rule, e.outcome, e.detail, e.status, $3::text::uuid, e.change, $4,
+                CASE WHEN e.status = 'resolved' THEN clock_timestamp() END
+         FROM jsonb_to_recordset($1::text::jsonb) AS e(table_id integer, row_id text, operation text, base jsonb,
+                client jsonb, server jsonb, client_clock bigint, server_clock bigint, server_origin integer, rule text,
+                outcome text, detail text, status text, change jsonb)",
+        &[
+            Param::Text(&text),
+            Param::Int(i64::from(client.number)),
+            Param::Text(&batch),
+            Param::Int(version as i64),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Adds to the ledger.
+pub fn ledger(client: &Client, outcomes: &Outcomes) -> Result<(), SqlError> {
+    if outcomes.total() == 0 {
+        return Ok(());
+    }
+    let _owner = AsOwner::new();
+    sql::run(
+        "WITH counted AS (
+             INSERT INTO fieldsync.outcome AS o (client_no, applied, merged, superseded, conflict, rejected)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (client_no) DO UPDATE SET applied = o.applied + EXCLUDED.applied,
+                 merged = o.merged + EXCLUDED.merged, superseded = o.superseded + EXCLUDED.superseded,
+                 conflict = o.conflict + EXCLUDED.conflict, rejected = o.rejected + EXCLUDED.rejected)
+         UPDATE fieldsync.client SET acknowledged = acknowledged + $2 + $3 + $4 + $5 + $6 WHERE client_no = $1",
+        &[
+            Param::Int(i64::from(client.number)),
+            Param::Int(outcomes.applied as i64),
+            Param::Int(outcomes.merged as i64),
+            Param::Int(outcomes.superseded as i64),
+            Param::Int(outcomes.conflict as i64),
+            Param::Int(outcomes.rejected as i64),
+        ],
+    )?;
+    Ok(())
+}
+
+/// One line of `sync_log`.
+pub struct Logged<'a> {
+    /// push, pull, clock_skew, new_identity, …
+    pub operation: &'a str,
+    /// The table, where there is only one.
+    pub table: Option<&'a str>,
+    /// Rows that moved.
+    pub rows: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// success, partial, conflict, error.
+    pub status: &'a str,
+    /// In words.
+    pub message: Option<&'a str>,
+}
+
+/// Writes a line of `sync_log`.
+pub fn log(client: &Client, line: &Logged<'_>) -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    sql::run(
+        "INSERT INTO sync_control.sync_log (client_id, operation, table_name, rows_affected, duration_ms, status, error_message)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        &[
+            Param::Text(&client.client_id),
+            Param::Text(line.operation),
+            Param::MaybeText(line.table),
+            Param::Int(line.rows as i64),
+            Param::Int(line.duration_ms as i64),
+            Param::Text(line.status),
+            Param::MaybeText(line.message),
+        ],
+    )?;
+    Ok(())
+}
+
+/// How a push is called in the log.
+pub fn push_status(outcomes: &Outcomes) -> &'static str {
+    match () {
+        () if outcomes.rejected > 0 && outcomes.rejected == outcomes.total() => "error",
+        () if outcomes.rejected > 0 => "partial",
+        () if outcomes.conflict > 0 => "conflict",
+        () => "success",
+    }
+}

@@ -1,0 +1,238 @@
+//! What the hub has under a delta's keys.
+//!
+//! Invariants:
+//! * Rows are locked before anything of them is compared: all tables parents first, each table's rows by ascending key, so
+//!   that two syncs never wait for each other in a circle.
+//! * Rows that do not exist cannot be locked; their inserts say ON CONFLICT DO NOTHING and are decided again when somebody
+//!   was faster ([`crate::write`]).
+
+use crate::arrays::{unnest, Array};
+use crate::catalog::Table;
+use crate::catch::SqlError;
+use crate::guards::{subtransaction, AsOwner};
+use crate::sql::{self, ident, Cells, Param, Rows};
+use crate::work::TableWork;
+use fieldsync_core::clocks::{RowClocks, Stamp};
+use fieldsync_core::delta::Op;
+use fieldsync_core::merge::{HubRow, HubState};
+use fieldsync_core::{Hlc, Key, Value};
+use std::collections::HashMap;
+
+/// A row as read, with what `priority_field` may ask for.
+pub struct Found {
+    /// Its state.
+    pub state: HubState,
+    /// `sync_modified_at`.
+    pub modified_at: Value,
+    /// Whether a deleted row is still in the table, marked.
+    pub marked: bool,
+}
+
+/// SQL for joining a table (alias `t`) with keys in `u(k0, k1, …, place)`; parameters from `$first` on.
+pub struct KeyJoin {
+    /// The FROM item.
+    pub source: String,
+    /// The condition.
+    pub condition: String,
+}
+
+/// Builds the join for a table's key.
+pub fn key_join(table: &Table, first: usize) -> KeyJoin {
+    let names: Vec<String> = (0..table.key.len()).map(|at| format!("k{at}")).collect();
+    let types: Vec<&str> = table.key.iter().map(|at| table.columns[*at].column_type.param_type()).collect();
+    KeyJoin { source: unnest(&types, &names, first), condition: key_condition(table) }
+}
+
+/// The condition alone, where the keys stand in `u(k0, k1, …)`.
+pub fn key_condition(table: &Table) -> String {
+    table
+        .key
+        .iter()
+        .enumerate()
+        .map(|(place, at)| {
+            let column = &table.columns[*at];
+            format!(
+                "t.{} {} {}",
+                ident(&column.name),
+                table.key_equals[place],
+                key_value(table, *at, &format!("u.k{place}"))
+            )
+        })
+        .collect::<Vec<_>>()
+        .join(" AND ")
+}
+
+/// A key part in the column's own type, so that the primary key's index serves the comparison.
+fn key_value(table: &Table, at: usize, element: &str) -> String {
+    let column_type = &table.columns[at].column_type;
+    format!("({})::{}", column_type.from_param(element), column_type.sql)
+}
+
+/// The key columns of some keys as parameters.
+pub fn key_arrays<'a>(table: &Table, keys: &[&'a Key]) -> Result<Vec<Array<'a>>, SqlError> {
+    table
+        .key
+        .iter()
+        .enumerate()
+        .map(|(place, at)| {
+            Array::of(
+                &table.columns[*at].column_type,
+                keys.iter().map(|key| key.0.get(place).unwrap_or(&Value::Null)),
+            )
+        })
+        .collect()
+}
+
+/// Locks and reads the rows of some items of a table. The result has one entry per item asked for.
+pub fn read(work: &TableWork, wanted: &[usize]) -> Result<Vec<Found>, SqlError> {
+    let table = &work.table;
+    let keys: Vec<&Key> = wanted.iter().map(|at| &work.items[*at].key).collect();
+    let whole = table.soft_delete
+        || work.priority_field.is_some()
+        || wanted.iter().any(|at| work.items[*at].changes.iter().any(|change| change.op == Op::Delete));
+    let columns: Vec<usize> = table
+        .travelling()
+        .filter(|(at, column)| !table.key.contains(at) && (whole || work.touched.contains(&column.number)))
+        .map(|(at, _)| at)
+        .collect();
+    let rows = lock(table, &keys, &columns)?;
+    let mut found: Vec<Option<Found>> = keys.iter().map(|_| None).collect();
+    for row in rows.rows {
+        let place = row.int(0);
+        let Some(slot) = usize::try_from(place - 1).ok().and_then(|place| found.get_mut(place)) else { continue };
+        let clocks = table.clocks(row.bytes(1))?;
+        let deleted = row.truth(2);
+        let modified_at = row[3].clone();
+        let values = columns
+            .iter()
+            .zip(row.into_iter().skip(4))
+            .map(|(at, value)| (table.columns[*at].number, value))
+            .collect();
+        let deletion = clocks.field(table.deleted_number);
+        let row = HubRow { values, clocks };
+        *slot = Some(Found {
+            state: if deleted { HubState::Deleted { row, deletion } } else { HubState::Live(row) },
+            modified_at,
+            marked: deleted,
+        });
+    }
+    let absent: Vec<usize> = (0..keys.len()).filter(|at| found[*at].is_none()).collect();
+    let mut buried = tombstones(table, absent.iter().map(|at| keys[*at]))?;
+    Ok(found
+        .into_iter()
+        .enumerate()
+        .map(|(at, found)| {
+            found.unwrap_or_else(|| Found {
+                state: buried.remove(keys[at]).unwrap_or(HubState::Absent),
+                modified_at: Value::Null,
+                marked: false,
+            })
+        })
+        .collect())
+}
+
+/// Place, clocks, deleted, modified, then the columns; rows locked in the keys' order.
+fn lock(table: &Table, keys: &[&Key], columns: &[usize]) -> Result<Rows, SqlError> {
+    let arrays = key_arrays(table, keys)?;
+    let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
+    let join = key_join(table, 1);
+    let shown: String = columns
+        .iter()
+        .map(|at| {
+            let column = &table.columns[*at];
+            format!(", {}", column.column_type.to_wire(&format!("t.{}", ident(&column.name))))
+        })
+        .collect();
+    let query = format!(
+        "SELECT u.place, t.fieldsync_clocks, t.sync_deleted, t.sync_modified_at{shown}
+         FROM ONLY {} AS t JOIN {} ON {} ORDER BY u.place",
+        table.qualified, join.source, join.condition
+    );
+    // A login that may insert and read but not update has no right to lock; nothing but inserts can succeed then.
+    match subtransaction(|| sql::run_set(&format!("{query} FOR UPDATE OF t"), &params)) {
+        Err(error) if error.sqlstate == "42501" => sql::run_set(&query, &params),
+        other => other,
+    }
+}
+
+/// Deleted rows among these keys, as they last were.
+pub fn tombstones<'a>(
+    table: &Table,
+    keys: impl Iterator<Item = &'a Key>,
+) -> Result<HashMap<Key, HubState>, SqlError> {
+    let by_row_id: HashMap<String, &Key> = keys.map(|key| (table.row_id(key), key)).collect();
+    if by_row_id.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<Option<&str>> = by_row_id.keys().map(|id| Some(id.as_str())).collect();
+    let table_id = Param::Int(i64::from(table.table_id));
+    let buried = {
+        let _owner = AsOwner::new();
+        if sql::scalar("SELECT EXISTS (SELECT 1 FROM fieldsync.tombstone WHERE table_id = $1)", &[table_id])?
+            == Value::Int(0)
+        {
+            return Ok(HashMap::new());
+        }
+        sql::run_set(
+            "SELECT d.row_id, d.version, d.clock, d.origin, d.\"foreign\", d.\"row\"::text, d.clocks
+             FROM fieldsync.tombstone d JOIN unnest($2::text[]) AS u(row_id) ON u.row_id = d.row_id
+             WHERE d.table_id = $1",
+            &[table_id, Param::Texts(&ids)],
+        )?
+    };
+    let jsons: Vec<Option<&str>> = buried.rows.iter().map(|row| Some(row.text(5))).collect();
+    let values = from_json(table, &jsons)?;
+    let mut found = HashMap::new();
+    for (row, values) in buried.rows.iter().zip(values) {
+        let Some(key) = by_row_id.get(row.text(0)) else { continue };
+        let deletion = Stamp {
+            version: row.int(1) as u64,
+            clock: Hlc::from_i64(row.int(2)),
+            origin: row.int(3) as u32,
+            foreign: row.int(4) as u64,
+        };
+        let clocks = RowClocks::from_bytes(row.bytes(6)).unwrap_or_else(|_| RowClocks::new(deletion));
+        found.insert((*key).clone(), HubState::Deleted { row: HubRow { values, clocks }, deletion });
+    }
+    Ok(found)
+}
+
+/// Non-key values of rows that were kept as JSON, by field number.
+pub fn from_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<HashMap<u16, Value>>, SqlError> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let columns: Vec<usize> =
+        table.travelling().filter(|(at, _)| !table.key.contains(at)).map(|(at, _)| at).collect();
+    let definitions: Vec<String> = table
+        .travelling()
+        .map(|(_, column)| format!("{} {}", ident(&column.name), column.column_type.sql_with_modifier))
+        .collect();
+    let shown: String = columns
+        .iter()
+        .map(|at| {
+            let column = &table.columns[*at];
+            format!(", {}", column.column_type.to_wire(&format!("r.{}", ident(&column.name))))
+        })
+        .collect();
+    let _settings = crate::guards::Settings::for_text();
+    let found = sql::run_set(
+        &format!(
+            "SELECT u.place{shown} FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS u(kept, place)
+             CROSS JOIN LATERAL pg_catalog.jsonb_to_record(u.kept::pg_catalog.jsonb) AS r({}) ORDER BY u.place",
+            definitions.join(", ")
+        ),
+        &[Param::Texts(rows)],
+    )?;
+    Ok(found
+        .rows
+        .into_iter()
+        .map(|row| {
+            columns
+                .iter()
+                .zip(row.into_iter().skip(1))
+                .map(|(at, value)| (table.columns[*at].number, value))
+                .collect()
+        })
+        .collect())
+}

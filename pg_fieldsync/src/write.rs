@@ -1,0 +1,244 @@
+//! Writing what was decided: as few statements as there are kinds of change, by the caller's privileges.
+//!
+//! Invariants:
+//! * The clocks that the merge decided are written with the fields; the row trigger believes them only while
+//!   [`Engine::writes`] holds.
+//! * An insert never overwrites: ON CONFLICT (key) DO NOTHING, and whoever was faster is merged with.
+//! * Parents before children; deletions after everything else, children first.
+
+use crate::applying::{self, Engine};
+use crate::arrays::{unnest, Array};
+use crate::catalog::Table;
+use crate::catch::SqlError;
+use crate::keys;
+use crate::sql::{self, ident, Param};
+use crate::state::{key_arrays, key_condition, key_join};
+use crate::work::{Item, TableWork, Work};
+use fieldsync_core::merge::HubState;
+use fieldsync_core::{Key, Value};
+use std::collections::BTreeMap;
+
+/// What one statement does to its rows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// New rows with these fields.
+    Insert(Vec<u16>),
+    /// Changes of these fields.
+    Update(Vec<u16>),
+    /// Rows of a table with soft deletion that are marked, or come back with these fields.
+    Mark(bool, Vec<u16>),
+    /// Rows that go.
+    Delete,
+}
+
+/// Rows of one table that one statement can write.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// The table's place in the work.
+    pub table: usize,
+    /// What is done.
+    pub action: Action,
+    /// The rows.
+    pub items: Vec<usize>,
+}
+
+/// What has to be done to a row; nothing if it stays as it is.
+pub fn action(table: &Table, item: &Item) -> Option<Action> {
+    let merged = &item.merged;
+    if merged.rejected.is_some() {
+        return None;
+    }
+    let numbers = || merged.fields.keys().copied().collect::<Vec<u16>>();
+    match (merged.before.as_ref()?, merged.after.as_ref()?) {
+        (HubState::Absent, HubState::Live(_)) => Some(Action::Insert(numbers())),
+        (HubState::Deleted { .. }, HubState::Live(_)) if merged.marked => {
+            Some(Action::Mark(false, numbers()))
+        }
+        (HubState::Deleted { .. }, HubState::Live(_)) => Some(Action::Insert(numbers())),
+        (HubState::Live(_), HubState::Live(_)) if merged.fields.is_empty() => None,
+        (HubState::Live(_), HubState::Live(_)) => Some(Action::Update(numbers())),
+        (HubState::Live(_), HubState::Deleted { .. }) if table.soft_delete => Some(Action::Mark(true, Vec::new())),
+        (HubState::Live(_), HubState::Deleted { .. }) => Some(Action::Delete),
+        _ => None,
+    }
+}
+
+/// All statements that the work needs, in their order.
+pub fn groups(work: &Work) -> Vec<Group> {
+    let mut upserts = Vec::new();
+    let mut deletes = Vec::new();
+    for (place, table) in work.tables.iter().enumerate() {
+        let mut by_action: BTreeMap<Action, Vec<usize>> = BTreeMap::new();
+        for (at, item) in table.items.iter().enumerate() {
+            if let Some(action) = action(&table.table, item) {
+                by_action.entry(action).or_default().push(at);
+            }
+        }
+        for (action, items) in by_action {
+            let group = Group { table: place, action, items };
+            if group.action == Action::Delete {
+                deletes.insert(0, group);
+            } else {
+                upserts.push(group);
+            }
+        }
+    }
+    upserts.extend(deletes);
+    upserts
+}
+
+/// Writes a group. Gives how many rows were written: fewer than asked for means that somebody was faster, that a row is
+/// hidden from this login, or that an application's trigger has suppressed the write.
+pub fn group(work: &TableWork, action: &Action, items: &[usize]) -> Result<u64, SqlError> {
+    let _engine = Engine::writes();
+    match action {
+        Action::Insert(numbers) => insert(work, numbers, items),
+        Action::Update(numbers) => update(work, numbers, None, items),
+        Action::Mark(deleted, numbers) => update(work, numbers, Some(*deleted), items),
+        Action::Delete => delete(work, items),
+    }
+}
+
+/// Columns as arrays, their types and names in `u`.
+struct Parameters<'a> {
+    arrays: Vec<Array<'a>>,
+    types: Vec<&'static str>,
+    names: Vec<String>,
+}
+
+fn field_parameters<'a>(
+    work: &'a TableWork,
+    numbers: &[u16],
+    items: &[usize],
+    parameters: &mut Parameters<'a>,
+) -> Result<Vec<usize>, SqlError> {
+    const NULL: &Value = &Value::Null;
+    let mut columns = Vec::new();
+    for number in numbers {
+        let Some(at) = work.table.columns.iter().position(|column| column.number == *number) else { continue };
+        let column_type = &work.table.columns[at].column_type;
+        let values = items.iter().map(|item| work.items[*item].merged.fields.get(number).unwrap_or(NULL));
+        parameters.arrays.push(Array::of(column_type, values)?);
+        parameters.types.push(column_type.param_type());
+        parameters.names.push(format!("c{number}"));
+        columns.push(at);
+    }
+    Ok(columns)
+}
+
+fn clocks(work: &TableWork, items: &[usize]) -> Vec<Vec<u8>> {
+    items
+        .iter()
+        .map(|at| match &work.items[*at].merged.after {
+            Some(HubState::Live(row)) => row.clocks.to_bytes(),
+            Some(HubState::Deleted { row, deletion }) => {
+                let mut clocks = row.clocks.clone();
+                clocks.set(work.table.deleted_number, *deletion);
+                clocks.to_bytes()
+            }
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
+fn insert(work: &TableWork, numbers: &[u16], items: &[usize]) -> Result<u64, SqlError> {
+    let table = &work.table;
+    let keys: Vec<&Key> = items.iter().map(|at| &work.items[*at].key).collect();
+    let mut parameters = Parameters {
+        arrays: key_arrays(table, &keys)?,
+        types: table.key.iter().map(|at| table.columns[*at].column_type.param_type()).collect(),
+        names: (0..table.key.len()).map(|at| format!("k{at}")).collect(),
+    };
+    let columns = field_parameters(work, numbers, items, &mut parameters)?;
+    let clocks = clocks(work, items);
+    let clocks: Vec<Option<&[u8]>> = clocks.iter().map(|bytes| Some(bytes.as_slice())).collect();
+    parameters.types.push("pg_catalog.bytea");
+    parameters.names.push("clocks".to_owned());
+    let mut names = Vec::new();
+    let mut sources = Vec::new();
+    for (place, at) in table.key.iter().enumerate() {
+        names.push(ident(&table.columns[*at].name));
+        sources.push(table.columns[*at].column_type.from_param(&format!("u.k{place}")));
+    }
+    for at in &columns {
+        let column = &table.columns[*at];
+        names.push(ident(&column.name));
+        sources.push(column.column_type.from_param(&format!("u.c{}", column.number)));
+    }
+    let key_names: Vec<String> = table.key.iter().map(|at| ident(&table.columns[*at].name)).collect();
+    let statement = format!(
+        "INSERT INTO {} ({}, fieldsync_clocks, sync_deleted) OVERRIDING SYSTEM VALUE
+         SELECT {}, u.clocks, false FROM {} ORDER BY u.place ON CONFLICT ({}) DO NOTHING",
+        table.qualified,
+        names.join(", "),
+        sources.join(", "),
+        unnest(&parameters.types, &parameters.names, 1),
+        key_names.join(", ")
+    );
+    let mut params: Vec<Param<'_>> = parameters.arrays.iter().map(Array::param).collect();
+    params.push(Param::Blobs(&clocks));
+    Ok(sql::run_set(&statement, &params)?.processed)
+}
+
+fn update(work: &TableWork, numbers: &[u16], deleted: Option<bool>, items: &[usize]) -> Result<u64, SqlError> {
+    let table = &work.table;
+    let keys: Vec<&Key> = items.iter().map(|at| &work.items[*at].key).collect();
+    let mut parameters = Parameters {
+        arrays: key_arrays(table, &keys)?,
+        types: table.key.iter().map(|at| table.columns[*at].column_type.param_type()).collect(),
+        names: (0..table.key.len()).map(|at| format!("k{at}")).collect(),
+    };
+    let columns = field_parameters(work, numbers, items, &mut parameters)?;
+    let clocks = clocks(work, items);
+    let clocks: Vec<Option<&[u8]>> = clocks.iter().map(|bytes| Some(bytes.as_slice())).collect();
+    parameters.types.push("pg_catalog.bytea");
+    parameters.names.push("clocks".to_owned());
+    let mut assignments: Vec<String> = columns
+        .iter()
+        .map(|at| {
+            let column = &table.columns[*at];
+            format!(
+                "{} = {}",
+                ident(&column.name),
+                column.column_type.from_param(&format!("u.c{}", column.number))
+            )
+        })
+        .collect();
+    assignments.push("fieldsync_clocks = u.clocks".to_owned());
+    if let Some(deleted) = deleted {
+        assignments.push(format!("sync_deleted = {deleted}"));
+    }
+    let statement = format!(
+        "UPDATE ONLY {} AS t SET {} FROM {} WHERE {}",
+        table.qualified,
+        assignments.join(", "),
+        unnest(&parameters.types, &parameters.names, 1),
+        key_condition(table)
+    );
+    let mut params: Vec<Param<'_>> = parameters.arrays.iter().map(Array::param).collect();
+    params.push(Param::Blobs(&clocks));
+    Ok(sql::run_set(&statement, &params)?.processed)
+}
+
+fn delete(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
+    let table = &work.table;
+    applying::announce_deletes(items.iter().filter_map(|at| {
+        let item = &work.items[*at];
+        let Some(HubState::Deleted { deletion, .. }) = &item.merged.after else { return None };
+        let mut packed = Vec::new();
+        keys::pack(&mut packed, &item.key.0);
+        Some(((table.table_id, packed), *deletion))
+    }));
+    let keys: Vec<&Key> = items.iter().map(|at| &work.items[*at].key).collect();
+    let arrays = key_arrays(table, &keys)?;
+    let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
+    let join = key_join(table, 1);
+    let statement =
+        format!("DELETE FROM ONLY {} AS t USING {} WHERE {}", table.qualified, join.source, join.condition);
+    Ok(sql::run_set(&statement, &params)?.processed)
+}
+
+/// Fires deferred checks now, as the commit would.
+pub fn check_deferred() -> Result<(), SqlError> {
+    sql::run("SET CONSTRAINTS ALL IMMEDIATE", &[]).map(|_| ())
+}

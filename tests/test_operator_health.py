@@ -81,7 +81,7 @@ class TestHealth:
 
     def test_staged_changes(self, people):
         see_everything(people)
-        report = {"changes": [
+        report = {"outcomes": {"applied": 3, "merged": 0, "superseded": 0, "conflict": 0, "rejected": 1}, "changes": [
             {"table": "people", "row_id": "1", "op": "update", "verdict": "applied", "count": 3},
             {"table": "people", "row_id": "2", "op": "delete", "verdict": "rejected", "count": 1, "message": "still referenced"}]}
         people.sql("INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report) "

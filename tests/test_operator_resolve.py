@@ -90,7 +90,9 @@ class TestAnEdit:
         assert person(people)[0] == "Hub"
         resolve(people, entry, "client")
         assert person(people)[0] == "Device"
-        assert resolve(people, entry, "client").endswith("stays as it is")
+        people.sql("UPDATE programme.people SET name = 'Later'")
+        resolve(people, entry, "client")
+        assert person(people)[0] == "Device", "a person's word holds, whatever was written since"
         resolve(people, entry, {"name": "Person"})
         assert person(people)[0] == "Person"
         assert resolve(people, entry, "server").endswith("has the hub's values again")
@@ -183,6 +185,35 @@ class TestARejection:
         assert error.sqlstate == "23503" and "people_place_fkey" in error.message
 
 
+    def test_with_a_field_that_the_hub_does_not_have(self, people, refused):
+        entry = conflict(people, "update", "rejected", {"phone": "1", "name": "Device"}, {"name": "Hub"})
+        error = refused(resolve, people, entry, "client")
+        assert (error.sqlstate, error.message) == ("42703", 'table programme.people has no field "phone" that can be set')
+        people.sql("ALTER TABLE programme.people ADD COLUMN phone text")
+        resolve(people, entry, "client")
+        assert person(people, columns="name, phone") == ("Device", "1")
+        people.sql("ALTER TABLE programme.people DROP COLUMN phone")
+        resolve(people, conflict(people, "update", "rejected", {"phone": "1", "name": "Device"}), {"name": "Person"})
+        assert person(people)[0] == "Person", "who gives the values has seen what is left out"
+
+    def test_of_a_table_that_the_hub_does_not_have(self, people, refused):
+        people.sql("INSERT INTO fieldsync.tracked_table (schema_name, table_name, enabled) VALUES ('', 'things', false)")
+        def entry():
+            made = conflict(people, "insert", "rejected", {"id": "t", "v": "x"}, key={"id": "t"}, hub_had="none")
+            people.sql("UPDATE fieldsync.conflict SET table_id = t.table_id FROM fieldsync.tracked_table AS t "
+                       "WHERE t.table_name = 'things' AND t.schema_name = '' AND conflict_id = %s", made)
+            return made
+        one, two = entry(), entry()
+        assert people.sql("SELECT table_name FROM sync_control.conflicts") == [("things",), ("things",)]
+        error = refused(resolve, people, one, "client")
+        assert (error.sqlstate, error.message) == ("42P01", f'conflict {one} is about table "things", which is not enabled')
+        resolve(people, one, "server")
+        assert state(people, one)[0] == "resolved"
+        people.script("CREATE TABLE things (id text PRIMARY KEY, v text); SELECT sync_control.enable('things');")
+        resolve(people, two, "client")
+        assert people.sql("SELECT id, v FROM things") == [("t", "x")]
+
+
 class TestADeletion:
     def test_of_the_devices_that_lost(self, people):
         entry = conflict(people, "delete", "server", {}, {"name": "Hub"})
@@ -241,10 +272,18 @@ class TestTwoRecordsOfOneKey:
 class TestRecovered:
     def test_a_row_of_a_lost_history_is_kept_or_removed(self, people):
         entry = conflict(people, "insert", "recovered", {"id": A, "name": "Hub"}, hub_had="none")
-        assert resolve(people, entry, "client").endswith("stays as it is")
+        resolve(people, entry, "client")
+        assert person(people) == ("Hub", 40)
         entry = conflict(people, "insert", "recovered", {"id": A, "name": "Hub"}, hub_had="none")
         resolve(people, entry, "server")
         assert person(people) is None
+
+    def test_an_edit_of_a_lost_history_may_have_lost_or_won(self, people):
+        entry = conflict(people, "update", "recovered", {"name": "Device"}, {"name": "Hub"})
+        resolve(people, entry, "client")
+        assert person(people)[0] == "Device"
+        resolve(people, entry, "server")
+        assert person(people)[0] == "Hub"
 
 
 class TestWhatIsRefused:
@@ -269,7 +308,8 @@ class TestWhatIsRefused:
         entry = conflict(people, "update", "manual", {"name": "Device"})
         error = refused(resolve, people, entry, {"name": "Person", field: 1})
         assert (error.sqlstate, error.message) == ("42703", f'table programme.people has no field "{field}" that can be set')
-        assert error.hint == 'Give a JSON object of fields and values, such as {"name": "Amina"}.'
+        assert error.hint == \
+            'Give a JSON object of fields and values that the table has, such as {"name": "Amina"}; or add the column first.'
         assert person(people)[0] == "Hub" and state(people, entry)[0] == "open"
 
     def test_a_table_that_is_not_enabled_any_more(self, people, refused):
@@ -278,7 +318,9 @@ class TestWhatIsRefused:
         assert people.sql("SELECT table_name, status FROM sync_control.conflicts") == [("programme.people", "open")]
         error = refused(resolve, people, entry, "client")
         assert (error.sqlstate, error.message) == \
-            ("42P01", f'conflict {entry} is about table "programme.people", which is not enabled any more')
+            ("42P01", f'conflict {entry} is about table "programme.people", which is not enabled')
+        resolve(people, entry, "server")
+        assert state(people, entry)[:2] == ("resolved", "server"), "dropped, for that needs no table"
 
     def test_two_people_at_once(self, people, refused):
         entry = conflict(people, "update", "manual", {"name": "Device"})

@@ -210,3 +210,10 @@ class TestTableSyncState:
             ("23514", 'sync_direction cannot be "sideways"', "It is one of: bidirectional, push, pull, none.")
         error = refused(stocks.sql, "UPDATE sync_control.table_sync_state SET table_name = 'stokcs'")
         assert (error.sqlstate, error.message) == ("42P01", 'there is no table "stokcs"')
+
+    def test_one_entry_per_table(self, stocks, refused):
+        stocks.sql("INSERT INTO sync_control.client_state (client_id) VALUES ('c')")
+        stocks.sql("INSERT INTO sync_control.table_sync_state (client_id, table_name) VALUES ('c', 'programme.stocks')")
+        assert stocks.one("SELECT table_name FROM sync_control.table_sync_state") == "stocks", "the name under which syncs are noted"
+        error = refused(stocks.sql, "INSERT INTO sync_control.table_sync_state (client_id, table_name) VALUES ('c', 'stocks')")
+        assert error.sqlstate == "23505"

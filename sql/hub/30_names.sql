@@ -34,9 +34,10 @@ FROM (
              (class.relname = tracked.table_name AND space.nspname = tracked.schema_name) DESC
 ) AS live;
 
--- What a table is called where it is shown, also when it isn't enabled any more: conflicts stay as a record.
+-- What a table is called where it is shown, also when it isn't enabled any more (conflicts stay as a
+-- record), or never was: a device may send what the hub has no table for; such an entry has no schema.
 CREATE VIEW fieldsync.table_label AS
-SELECT old.table_id, COALESCE(t.display_name, old.schema_name || '.' || old.table_name) AS name
+SELECT old.table_id, COALESCE(t.display_name, pg_catalog.concat_ws('.', NULLIF(old.schema_name::text, ''), old.table_name)) AS name
 FROM fieldsync.tracked_table AS old LEFT JOIN fieldsync.tracked AS t USING (table_id);
 
 -- The parts of a name as SQL reads it ('"My Schema".t'), or NULL where SQL can't.

@@ -199,6 +199,8 @@ CREATE FUNCTION fieldsync.table_sync_state_checked() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    target record;
 BEGIN
     IF fieldsync.restoring() THEN
         RETURN NEW;
@@ -211,7 +213,9 @@ BEGIN
                   HINT = 'Leave sync_filter NULL. Row-level security on the table, for the device''s login, limits what it gets.';
     END IF;
     IF TG_OP = 'INSERT' OR NEW.table_name <> OLD.table_name THEN
-        NEW.table_name := (fieldsync.look_up_table(NEW.table_name)).canonical;
+        -- One entry per table: a full name becomes the one under which syncs are noted.
+        target := fieldsync.look_up_table(NEW.table_name);
+        NEW.table_name := COALESCE((SELECT t.display_name FROM fieldsync.tracked AS t WHERE t.table_id = target.table_id), target.canonical);
     END IF;
     PERFORM fieldsync.require_word(NEW.sync_direction, '{bidirectional,push,pull,none}', 'sync_direction');
     RETURN NEW;

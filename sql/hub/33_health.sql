@@ -57,8 +57,9 @@ SELECT s.client_id, s.client_name, s.last_sync_timestamp,
 FROM sync_control.client_state AS s
 LEFT JOIN fieldsync.client AS c USING (client_id)
 LEFT JOIN (
-    SELECT w.client_no, pg_catalog.sum(COALESCE((w.change ->> 'count')::bigint, 1))::bigint AS changes
-    FROM fieldsync.waiting_up AS w GROUP BY w.client_no
+    SELECT b.client_no, pg_catalog.sum(o.value::bigint)::bigint AS changes
+    FROM fieldsync.batch AS b CROSS JOIN LATERAL pg_catalog.jsonb_each_text(b.report -> 'outcomes') AS o
+    WHERE b.status = 'staged' GROUP BY b.client_no
 ) AS staged USING (client_no)
 LEFT JOIN (
     SELECT each.client_no, pg_catalog.sum(each.changes) AS changes

@@ -23,12 +23,13 @@ BEGIN
             USING ERRCODE = 'no_data_found',
                   HINT = 'SELECT conflict_id, table_name, row_id FROM sync_control.conflicts WHERE status = ''open'' lists what is open.';
     END IF;
+    -- A change of a table that the hub did not have is about the table that has got its name since. relid stays NULL where
+    -- there is none.
     SELECT t.relid, l.name, t.soft_delete INTO relid, table_name, soft_delete
-    FROM fieldsync.table_label AS l LEFT JOIN fieldsync.tracked AS t USING (table_id) WHERE l.table_id = entry.table_id;
-    IF relid IS NULL THEN
-        RAISE EXCEPTION 'conflict % is about table "%", which is not enabled any more', conflict_id, table_name
-            USING ERRCODE = 'undefined_table', HINT = 'Enable the table again first. What both sides had written stays readable in sync_control.conflicts.';
-    END IF;
+    FROM fieldsync.table_label AS l
+    JOIN fieldsync.tracked_table AS old USING (table_id)
+    LEFT JOIN fieldsync.tracked AS t ON t.table_id = l.table_id OR (old.schema_name = '' AND t.table_name = old.table_name)
+    WHERE l.table_id = entry.table_id;
 
     row_id := entry.row_id;
     operation := entry.operation;
@@ -42,7 +43,7 @@ BEGIN
     -- A resolution may have given the row another key, or made it a record of its own.
     added := COALESCE((entry.resolution -> 'added')::boolean, false);
     key := COALESCE(NULLIF(entry.resolution -> 'key', 'null'), entry.change -> 'key');
-    IF key IS NULL THEN
+    IF key IS NULL AND relid IS NOT NULL THEN
         columns := fieldsync.primary_key(relid);
         key := CASE WHEN cardinality(columns) = 1 THEN jsonb_build_object(columns[1], entry.row_id)
                     ELSE (SELECT jsonb_object_agg(columns[part.ordinality], part.value)
@@ -95,7 +96,7 @@ BEGIN
         IF FOUND THEN
             RAISE EXCEPTION 'table % has no field "%" that can be set', relid::pg_catalog.regclass, unknown
                 USING ERRCODE = 'undefined_column', COLUMN = unknown,
-                      HINT = 'Give a JSON object of fields and values, such as {"name": "Amina"}.';
+                      HINT = 'Give a JSON object of fields and values that the table has, such as {"name": "Amina"}; or add the column first.';
         END IF;
     END IF;
     RETURN QUERY
@@ -197,7 +198,15 @@ BEGIN
     END IF;
 
     entry := fieldsync.conflict_to_settle(conflict_id);
-    PERFORM fieldsync.writable_columns(entry.relid, fields, true);
+    IF entry.relid IS NOT NULL THEN
+        -- A field that the device sent and the hub has no column for must not be dropped in silence; a person who gives the
+        -- values has seen it.
+        PERFORM fieldsync.writable_columns(entry.relid, CASE WHEN side = 'client' THEN entry.client ELSE fields END, true);
+    ELSIF side <> 'server' OR entry.outcome NOT IN ('rejected', 'manual', 'server') THEN
+        RAISE EXCEPTION 'conflict % is about table "%", which is not enabled', conflict_id, entry.table_name
+            USING ERRCODE = 'undefined_table',
+                  HINT = 'Enable the table first. What both sides had written stays readable in sync_control.conflicts.';
+    END IF;
     -- A rejected change was never made; any other entry has a hub's row to start from.
     over_client := side = 'client' OR entry.outcome = 'rejected';
 
@@ -219,8 +228,6 @@ BEGIN
                 whole := COALESCE(entry.tombstone, '{}') || entry.key || entry.server;
             END IF;
         END IF;
-    ELSIF side = 'client' AND entry.outcome IN ('client', 'recovered') THEN
-        NULL;                                   -- stands already
     ELSIF side = 'client' AND entry.operation = 'delete' THEN
         action := 'delete';
     ELSIF side = 'custom' AND entry.operation = 'insert' AND NOT fields @> entry.key

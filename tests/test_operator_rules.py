@@ -109,6 +109,26 @@ class TestNames:
         assert stocks.one("SELECT resolution_strategy FROM fieldsync.table_rule") == "server_wins"
 
 
+    def test_a_rule_of_a_table_that_was_dropped_is_in_nobodys_way(self, stocks):
+        stocks.sql("INSERT INTO sync_control.client_state (client_id) VALUES ('c')")
+        stocks.sql("INSERT INTO sync_control.table_sync_state (client_id, table_name) VALUES ('c', 'stocks')")
+        rule(stocks, "stocks", "field_compare", "server_wins")
+        stocks.sql("INSERT INTO sync_control.field_rules VALUES ('stocks', 'count', 'sum')")
+        stocks.sql("DELETE FROM programme.stocks")
+        stocks.sql("DROP TABLE programme.stocks")
+        assert stocks.sql("SELECT 1 FROM fieldsync.tracked") == stocks.sql("SELECT 1 FROM fieldsync.feed") == \
+            stocks.sql("SELECT 1 FROM fieldsync.tombstone") == stocks.sql("SELECT 1 FROM sync_control.table_sync_state") == []
+        stocks.script("CREATE TABLE programme.other (id integer PRIMARY KEY, n integer);")
+        stocks.enable("programme.other")
+        rule(stocks, "other", "field_compare", "client_wins")
+        stocks.sql("INSERT INTO sync_control.field_rules VALUES ('other', 'n', 'sum')")
+        # It holds again for a table of its name.
+        stocks.script("CREATE TABLE programme.stocks (id integer PRIMARY KEY, count integer)")
+        stocks.enable("programme.stocks")
+        assert stocks.one("SELECT resolution_strategy FROM fieldsync.table_rule r JOIN fieldsync.tracked t USING (table_id) "
+                          "WHERE t.table_name = 'stocks'") == "server_wins"
+
+
 class TestConflictRules:
     def test_what_holds_without_a_rule(self, stocks):
         assert stocks.sql("SELECT detection_method, resolution_strategy, priority_field, merge_fields, notify_on_conflict, "

@@ -14,6 +14,18 @@ BEGIN
 END
 $$;
 
+-- The other name under which a rule for the same table may stand: full for a bare name, bare for a full one, unless the
+-- bare one means another table, which is enabled.
+CREATE FUNCTION fieldsync.other_name(relid oid, name text) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN c.relname = name THEN n.nspname || '.' || c.relname
+                WHEN NOT EXISTS (SELECT FROM fieldsync.tracked AS t
+                                 WHERE t.table_name = c.relname AND t.relid IS NOT NULL AND t.relid <> c.oid) THEN c.relname END
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relid
+$$;
+
 CREATE FUNCTION fieldsync.conflict_rule_checked() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -52,8 +64,8 @@ BEGIN
         PERFORM fieldsync.require_order(target.relid, NEW.priority_field, 'priority_field');
     END IF;
 
-    IF EXISTS (SELECT FROM sync_control.conflict_rules AS r CROSS JOIN LATERAL fieldsync.look_up_table(r.table_name) AS other
-               WHERE r.table_name <> NEW.table_name AND other.relid = target.relid
+    IF EXISTS (SELECT FROM sync_control.conflict_rules AS r
+               WHERE r.table_name = fieldsync.other_name(target.relid, NEW.table_name)
                  AND (TG_OP = 'INSERT' OR r.table_name <> OLD.table_name)) THEN
         RAISE EXCEPTION 'table % has a rule already, written with % name', target.relid::regclass,
                 CASE WHEN NEW.table_name LIKE '%.%' THEN 'its bare' ELSE 'its full' END
@@ -150,8 +162,8 @@ BEGIN
         PERFORM fieldsync.require_order(target.relid, NEW.field_name, 'strategy ' || NEW.strategy);
     END IF;
 
-    IF EXISTS (SELECT FROM fieldsync.field_rule AS r CROSS JOIN LATERAL fieldsync.look_up_table(r.table_name) AS other
-               WHERE r.table_name <> NEW.table_name AND r.field_name = NEW.field_name AND other.relid = target.relid
+    IF EXISTS (SELECT FROM fieldsync.field_rule AS r
+               WHERE r.table_name = fieldsync.other_name(target.relid, NEW.table_name) AND r.field_name = NEW.field_name
                  AND (TG_OP = 'INSERT' OR r.table_name <> OLD.table_name)) THEN
         RAISE EXCEPTION 'field "%" of table % has a rule already, written with % name', NEW.field_name, target.relid::regclass,
                 CASE WHEN NEW.table_name LIKE '%.%' THEN 'the table''s bare' ELSE 'the table''s full' END

@@ -79,11 +79,10 @@ fn gather<'a, T>(
 
 /// `unnest` over parameters from `$first` on: SQL with the alias `u` and the column names given.
 pub fn unnest(types: &[&str], names: &[String], first: usize) -> String {
-    let arrays: Vec<String> =
-        types.iter().enumerate().map(|(at, name)| format!("${}::{name}[]", first + at)).collect();
-    format!(
-        "pg_catalog.unnest({}) WITH ORDINALITY AS u({}, place)",
-        arrays.join(", "),
-        names.join(", ")
-    )
+    let arrays: Vec<String> = types
+        .iter()
+        .enumerate()
+        .map(|(at, name)| format!("pg_catalog.unnest(${}::{name}[])", first + at))
+        .collect();
+    format!("ROWS FROM ({}) WITH ORDINALITY AS u({}, place)", arrays.join(", "), names.join(", "))
 }

@@ -195,7 +195,7 @@ fn restamp(table: &catalog::Table, version: u64) -> Result<(), SqlError> {
         sql::run_set(
             &format!(
                 "UPDATE ONLY {} t SET fieldsync_clocks = u.clocks
-                 FROM pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.bytea[]) AS u(place, clocks)
+                 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.bytea[])) AS u(place, clocks)
                  WHERE t.ctid OPERATOR(pg_catalog.=) u.place::pg_catalog.tid",
                 table.qualified
             ),

@@ -11,7 +11,6 @@
 use crate::arrays::Array;
 use crate::catalog::Table;
 use crate::catch::SqlError;
-use crate::feed;
 use crate::guards::AsOwner;
 use crate::history::Hub;
 use crate::keys;

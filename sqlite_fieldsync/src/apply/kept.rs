@@ -1,0 +1,119 @@
+//! Rows of the hub that cannot be written yet: their table or a column is not there, or a row that they need is not.
+//!
+//! Invariant: what travelled is either in its table or here; the next apply, or `fs_track`, tries again.
+
+use crate::error::{Error, Result};
+use fieldsync_core::delta::Op;
+use fieldsync_core::reply::{RowChange, TableRows};
+use rusqlite::{Connection, OptionalExtension};
+
+/// What a kept row waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// Its table or column: tried again when the schema changes.
+    Schema,
+    /// Other rows, or a rule of the application: tried at every apply.
+    Rows,
+}
+
+impl WaitsFor {
+    fn word(self) -> &'static str {
+        match self {
+            WaitsFor::Schema => "schema",
+            WaitsFor::Rows => "rows",
+        }
+    }
+}
+
+/// Keeps one row, with the columns that give its fields a meaning. Later fields go over those kept before.
+pub fn keep(db: &Connection, table: &TableRows, row: &RowChange, waits_for: WaitsFor) -> Result<()> {
+    let row_id = row.key.row_id();
+    let mut row = row.clone();
+    if row.op == Op::Update {
+        let before: Option<(i64, Vec<u8>)> = db
+            .prepare_cached(
+                "SELECT later_no, content FROM main.fs_later WHERE table_name = ?1 AND row_id = ?2 AND waits_for = ?3
+                 ORDER BY later_no DESC LIMIT 1",
+            )?
+            .query_row([&table.table, &row_id, waits_for.word()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        if let Some((later_no, content)) = before {
+            let mut kept = from_bytes(&content)?;
+            let same_head = kept.columns == table.columns && kept.kinds == table.kinds;
+            if let (true, Some(known)) = (same_head, kept.rows.pop().filter(|known| known.op != Op::Delete)) {
+                let mut fields = known.fields;
+                for (column, value) in row.fields {
+                    match fields.iter_mut().find(|(at, _)| *at == column) {
+                        Some((_, old)) => *old = value,
+                        None => fields.push((column, value)),
+                    }
+                }
+                fields.sort_by_key(|(column, _)| *column);
+                row = RowChange { op: known.op, key: row.key, fields };
+                db.prepare_cached("DELETE FROM main.fs_later WHERE later_no = ?1")?.execute([later_no])?;
+            }
+        }
+    } else {
+        db.prepare_cached("DELETE FROM main.fs_later WHERE table_name = ?1 AND row_id = ?2")?
+            .execute([&table.table, &row_id])?;
+    }
+    let alone = TableRows { rows: vec![row], ..head(table) };
+    let content = postcard::to_allocvec(&alone).map_err(|error| Error::OwnData(error.to_string()))?;
+    db.prepare_cached("INSERT INTO main.fs_later(table_name, row_id, waits_for, content) VALUES (?1, ?2, ?3, ?4)")?
+        .execute((&table.table, row_id, waits_for.word(), content))?;
+    Ok(())
+}
+
+fn from_bytes(content: &[u8]) -> Result<TableRows> {
+    postcard::from_bytes(content).map_err(|error| Error::OwnData(error.to_string()))
+}
+
+/// A table without its rows.
+pub fn head(table: &TableRows) -> TableRows {
+    TableRows {
+        table: table.table.clone(),
+        columns: table.columns.clone(),
+        kinds: table.kinds.clone(),
+        key_len: table.key_len,
+        sums: table.sums.clone(),
+        rows: Vec::new(),
+    }
+}
+
+/// Takes out what waits for rows in all tracked tables, oldest first. What cannot be written this time is kept again.
+pub fn take_rows(db: &Connection) -> Result<Vec<TableRows>> {
+    take(
+        db,
+        "waits_for = 'rows' AND table_name COLLATE NOCASE IN (SELECT name FROM main.fs_table WHERE state = 'tracked') AND ?1 IS NULL",
+        None,
+    )
+}
+
+/// Takes out everything that is kept for one table, oldest first.
+pub fn take_table(db: &Connection, table: &str) -> Result<Vec<TableRows>> {
+    take(db, "table_name = ?1", Some(table))
+}
+
+fn take(db: &Connection, condition: &str, table: Option<&str>) -> Result<Vec<TableRows>> {
+    let any: bool =
+        db.prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_later)")?.query_row([], |row| row.get(0))?;
+    if !any {
+        return Ok(Vec::new());
+    }
+    let mut statement =
+        db.prepare_cached(&format!("SELECT content FROM main.fs_later WHERE {condition} ORDER BY later_no"))?;
+    let mut rows = statement.query([table])?;
+    let mut taken: Vec<TableRows> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let content: Vec<u8> = row.get(0)?;
+        let one = from_bytes(&content)?;
+        match taken.last_mut() {
+            Some(last) if last.table == one.table && last.columns == one.columns && last.kinds == one.kinds => {
+                last.rows.extend(one.rows);
+            }
+            _ => taken.push(one),
+        }
+    }
+    db.prepare_cached(&format!("DELETE FROM main.fs_later WHERE {condition}"))?.execute([table])?;
+    Ok(taken)
+}

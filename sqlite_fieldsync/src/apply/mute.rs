@@ -1,0 +1,179 @@
+//! Which triggers fire while rows of the hub are written.
+//!
+//! Effects that travel as rows of their own must not happen twice: triggers that write tracked tables do not fire. Derived
+//! local data must stay right: triggers that write only untracked tables (a full-text index) do. Triggers that write nothing
+//! (they can only refuse) do not: the hub has already accepted the row. Capture never sees these writes.
+//!
+//! What a trigger writes is read from its text. The grammar allows that exactly: the statements of a trigger's body begin
+//! with INSERT, REPLACE, UPDATE, DELETE or SELECT, and name their table without a schema. (An authorizer would tell the same, but
+//! the host's own could not be put back.)
+
+use crate::error::Result;
+use crate::schema::tokens;
+use crate::sql::quote;
+use rusqlite::config::DbConfig;
+use rusqlite::Connection;
+use std::collections::HashSet;
+
+/// Triggers and foreign key actions are as this call needs them until it is dropped.
+pub struct Muted<'a> {
+    db: &'a Connection,
+    triggers_were_on: bool,
+    keys_were_on: bool,
+    /// Triggers taken away, to be made again in their order.
+    taken: Vec<Trigger>,
+}
+
+#[derive(Debug, Clone)]
+struct Trigger {
+    schema: &'static str,
+    name: String,
+    sql: String,
+    fires: bool,
+}
+
+impl<'a> Muted<'a> {
+    /// Mutes what must not fire on the tables named (lower case). `tracked` are all tracked tables (lower case).
+    pub fn new(db: &'a Connection, written: &HashSet<String>, tracked: &HashSet<String>) -> Result<Muted<'a>> {
+        let on = |option| db.db_config(option);
+        let mut muted = Muted {
+            db,
+            triggers_were_on: on(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER)?,
+            keys_were_on: on(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?,
+            taken: Vec::new(),
+        };
+        // Foreign keys are checked by ourselves when all rows are there (`references`): the rows come in the hub's order, and an
+        // ON DELETE CASCADE here would take local edits along that nobody has logged.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+        let triggers = triggers(db, written, tracked)?;
+        if triggers.iter().any(|trigger| trigger.fires) && muted.triggers_were_on {
+            for trigger in triggers {
+                if !trigger.fires {
+                    muted.drop_trigger(&trigger)?;
+                }
+                muted.taken.push(trigger);
+            }
+        } else {
+            db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        }
+        Ok(muted)
+    }
+
+    fn drop_trigger(&self, trigger: &Trigger) -> Result<()> {
+        let name = quote(self.db, &trigger.name)?;
+        Ok(self.db.execute_batch(&format!("DROP TRIGGER {}.{name}", trigger.schema))?)
+    }
+
+    /// Puts back what was taken away.
+    pub fn restore(mut self) -> Result<bool> {
+        let taken = std::mem::take(&mut self.taken);
+        for trigger in taken.iter().filter(|trigger| trigger.fires) {
+            self.drop_trigger(trigger)?; // so that all are made again in the order they had
+        }
+        for trigger in &taken {
+            self.db.execute_batch(&trigger.sql)?;
+        }
+        Ok(!taken.is_empty())
+    }
+}
+
+impl Drop for Muted<'_> {
+    fn drop(&mut self) {
+        // Dropped triggers come back with the transaction that is rolled back when this is dropped without `restore`.
+        let _ = self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, self.triggers_were_on);
+        let _ = self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.keys_were_on);
+    }
+}
+
+fn triggers(db: &Connection, written: &HashSet<String>, tracked: &HashSet<String>) -> Result<Vec<Trigger>> {
+    let mut found = Vec::new();
+    let mut all: Vec<(&'static str, String, String, String)> = Vec::new();
+    for (schema, catalog) in [("main", "main.sqlite_master"), ("temp", "sqlite_temp_master")] {
+        let mut statement = db.prepare(&format!(
+            "SELECT name, lower(tbl_name), sql FROM {catalog} WHERE type = 'trigger' AND sql IS NOT NULL ORDER BY rowid"
+        ))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            all.push((schema, row.get(0)?, row.get(1)?, row.get(2)?));
+        }
+    }
+    // A trigger that fires may set off others, on tables that are not in the reply: those that write tracked tables
+    // must be silent as well.
+    for (schema, name, table, sql) in all {
+        let ours = is_ours(&name);
+        let writes = targets(&sql);
+        let to_tracked = writes.iter().any(|target| tracked.contains(target));
+        let on_written = written.contains(&table);
+        let fires = !ours && !writes.is_empty() && !to_tracked;
+        if on_written || (!fires && (ours || to_tracked)) {
+            let sql = match schema {
+                "temp" => sql.replacen("CREATE TRIGGER", "CREATE TEMP TRIGGER", 1),
+                _ => sql,
+            };
+            found.push(Trigger { schema, name, sql, fires: fires && on_written });
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a trigger is one of the capture triggers (`fs_<number>_…`).
+fn is_ours(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("fs_") else { return false };
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(0);
+    digits > 0 && rest[digits..].starts_with('_')
+}
+
+/// The tables that a trigger's statements write, lower case.
+fn targets(sql: &str) -> HashSet<String> {
+    let words = tokens(sql);
+    let is = |at: usize, word: &str| words.get(at).is_some_and(|found| found.eq_ignore_ascii_case(word));
+    let mut found = HashSet::new();
+    let Some(begin) = (0..words.len()).find(|at| is(*at, "begin")) else { return found };
+    let mut start = true;
+    for at in begin + 1..words.len() {
+        if start {
+            // INSERT [OR x] INTO t, REPLACE INTO t, UPDATE [OR x] t, DELETE FROM t
+            let name = if is(at, "update") {
+                Some(if is(at + 1, "or") { at + 3 } else { at + 1 })
+            } else if is(at, "delete") || is(at, "replace") {
+                Some(at + 2)
+            } else if is(at, "insert") {
+                Some(if is(at + 1, "or") { at + 4 } else { at + 2 })
+            } else {
+                None
+            };
+            if let Some(name) = name.and_then(|name| words.get(name)) {
+                found.insert(unquoted(name).to_lowercase());
+            }
+        }
+        start = words[at] == ";";
+    }
+    found
+}
+
+fn unquoted(name: &str) -> String {
+    let mut inner = name.chars();
+    match (inner.next(), inner.next_back()) {
+        (Some('"'), Some('"')) => inner.as_str().replace("\"\"", "\""),
+        (Some('`'), Some('`')) => inner.as_str().replace("``", "`"),
+        (Some('\''), Some('\'')) => inner.as_str().replace("''", "'"),
+        (Some('['), Some(']')) => inner.as_str().to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_of_a_trigger() {
+        let sql = "CREATE TRIGGER x AFTER UPDATE ON t WHEN new.a BEGIN
+            INSERT OR REPLACE INTO \"A\"\"b\"(x) SELECT 1 FROM z; -- UPDATE no
+            UPDATE [c d] SET x = (SELECT 1; 2); DELETE FROM e WHERE 1; REPLACE INTO f VALUES (';'); SELECT 1; END";
+        let mut found: Vec<_> = targets(sql).into_iter().collect();
+        found.sort();
+        assert_eq!(found, ["a\"b", "c d", "e", "f"]);
+        assert!(is_ours("fs_12_insert") && !is_ours("fs_insert") && !is_ours("fs_1x"));
+    }
+}

@@ -1,0 +1,280 @@
+//! Conflicts and rejections on the device, and rows that stepped aside for the hub's.
+//!
+//! Invariant: nothing that a person entered is ever only in a log. A rejected change stays in its row, a row that had to
+//! make room is here whole, and both can be brought back.
+
+use crate::error::{Error, Result};
+use crate::log::{self, LogTable};
+use crate::state;
+use fieldsync_core::coalesce::Logged;
+use fieldsync_core::inspect::fields_to_json;
+use fieldsync_core::reply::ConflictNotice;
+use fieldsync_core::{Hlc, Key, Value};
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashMap;
+
+/// A row as it is kept while it is aside: column names and values, key included.
+pub type KeptRow = Vec<(String, Value)>;
+
+/// A key in the form in which `fs_*` tables hold it.
+pub fn key_to_bytes(key: &Key) -> Result<Vec<u8>> {
+    postcard::to_allocvec(key).map_err(|error| Error::OwnData(error.to_string()))
+}
+
+/// A key from the form in which `fs_*` tables hold it.
+pub fn key_from_bytes(bytes: &[u8]) -> Result<Key> {
+    postcard::from_bytes(bytes).map_err(|error| Error::OwnData(error.to_string()))
+}
+
+/// Rows whose key has a NULL in it: said once per table.
+pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
+    let known: bool = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_conflict WHERE table_name = ?1 AND rule = 'NULL key' AND status = 'open')")?
+        .query_row([table], |row| row.get(0))?;
+    if !known {
+        db.execute(
+            "INSERT INTO main.fs_conflict(table_name, row_id, operation, rule, outcome, status, detail)
+             VALUES (?1, '', 'insert', 'NULL key', 'rejected', 'open',
+                     'rows of this table have no value in their primary key; they stay on this device until they get one')",
+            [table],
+        )?;
+    }
+    Ok(())
+}
+
+/// A parked change travels again, whole, with the first new edit of its row; it was counted before.
+pub fn offer_parked_again(
+    db: &Connection, tables: &HashMap<i64, LogTable>, entries: &mut Vec<Logged>,
+) -> Result<()> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let mut statement = db.prepare_cached(
+        "SELECT t.table_no, c.row_key, min(c.first_clock), max(c.last_clock)
+         FROM main.fs_conflict c JOIN main.fs_table t ON t.name = c.table_name
+         WHERE c.status = 'open' AND c.outcome = 'rejected' AND c.first_clock IS NOT NULL AND c.row_key IS NOT NULL
+         GROUP BY t.table_no, c.row_key",
+    )?;
+    let parked: Vec<(i64, Vec<u8>, i64, i64)> = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    if parked.is_empty() {
+        return Ok(());
+    }
+    let mut firsts: HashMap<(u32, &Key), Hlc> = HashMap::new();
+    for entry in entries.iter() {
+        firsts.entry((entry.table, &entry.key)).or_insert(entry.clock);
+    }
+    let mut again = Vec::new();
+    for (table_no, key, first, last) in parked {
+        let key = key_from_bytes(&key)?;
+        let Some(clock) = firsts.get(&(table_no as u32, &key)).copied() else { continue };
+        let read = log::read(db, tables, Hlc::from_i64(first - 1), Hlc::from_i64(last))?;
+        for entry in read.entries {
+            if i64::from(entry.table) == table_no && entry.key == key && entry.clock < clock {
+                again.push(Logged { clock, count: 0, ..entry });
+            }
+        }
+    }
+    again.append(entries);
+    again.sort_by_key(|entry| entry.clock); // stable: parked ones stay before the edit that takes them along
+    *entries = again;
+    Ok(())
+}
+
+/// The values of a row that had to make room, by slot.
+pub fn row_that_stepped_aside(
+    db: &Connection, tables: &HashMap<i64, LogTable>, table_no: i64, key: &Key,
+) -> Result<Option<Vec<(u16, Value)>>> {
+    let Some(table) = tables.get(&table_no) else { return Ok(None) };
+    let kept: Option<Vec<u8>> = db
+        .prepare_cached(
+            "SELECT kept FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND kept IS NOT NULL
+             ORDER BY conflict_id DESC LIMIT 1",
+        )?
+        .query_row([&table.name, &key.row_id()], |row| row.get(0))
+        .optional()?;
+    let Some(kept) = kept else { return Ok(None) };
+    let row = kept_from_bytes(&kept)?;
+    let mut values = Vec::new();
+    for column in table.fields().iter().filter(|column| column.present) {
+        if let Some((_, value)) = row.iter().find(|(name, _)| name.eq_ignore_ascii_case(&column.name)) {
+            values.push((column.slot as u16, value.clone()));
+        }
+    }
+    values.sort_by_key(|(slot, _)| *slot);
+    Ok(Some(values))
+}
+
+/// A kept row from its stored form.
+pub fn kept_from_bytes(bytes: &[u8]) -> Result<KeptRow> {
+    postcard::from_bytes(bytes).map_err(|error| Error::OwnData(error.to_string()))
+}
+
+/// Keeps a row that makes room for one of the hub's.
+pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason: &str) -> Result<()> {
+    let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
+    let mine = fields_to_json(row.iter().map(|(name, value)| (name.as_str(), value))).to_string();
+    let open: Option<i64> = db
+        .prepare_cached(
+            "SELECT conflict_id FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open'
+             AND outcome IN ('rejected', 'in_the_way') ORDER BY conflict_id DESC LIMIT 1",
+        )?
+        .query_row([table, &key.row_id()], |row| row.get(0))
+        .optional()?;
+    if let Some(open) = open {
+        db.execute("UPDATE main.fs_conflict SET kept = ?2, mine = ?3 WHERE conflict_id = ?1", (open, bytes, mine))?;
+        return Ok(());
+    }
+    db.execute(
+        "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, rule, outcome, status, detail, kept)
+         VALUES (?1, ?2, ?3, 'insert', ?4, 'in the way', 'in_the_way', 'open', ?5, ?6)",
+        (table, key.row_id(), key_to_bytes(key)?, mine, reason, bytes),
+    )?;
+    Ok(())
+}
+
+/// Records what the hub says of a conflict or a rejection, in its latest state.
+pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(Hlc, Hlc)>) -> Result<()> {
+    let row_id = notice.key.row_id();
+    let resolved = notice.status == "resolved";
+    // A row that made room before the hub had judged it has a record of this device's own: the hub's takes it over.
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET hub_id = ?1 WHERE conflict_id =
+           (SELECT conflict_id FROM main.fs_conflict WHERE hub_id IS NULL AND table_name = ?2 AND row_id = ?3
+            AND status = 'open' AND outcome = 'in_the_way' LIMIT 1)
+         AND NOT EXISTS (SELECT 1 FROM main.fs_conflict WHERE hub_id = ?1)",
+    )?
+    .execute((notice.conflict_id as i64, &notice.table, &row_id))?;
+    db.prepare_cached(
+        "INSERT INTO main.fs_conflict(hub_id, table_name, row_id, row_key, operation, base, mine, theirs, rule, outcome, status,
+                                      detail, first_clock, last_clock, resolved_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,
+                 CASE WHEN ?11 = 'resolved' THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') END)
+         ON CONFLICT(hub_id) DO UPDATE SET
+           operation = excluded.operation, base = excluded.base, mine = coalesce(excluded.mine, mine),
+           theirs = excluded.theirs, rule = excluded.rule, outcome = excluded.outcome, status = excluded.status,
+           detail = excluded.detail, first_clock = coalesce(first_clock, excluded.first_clock),
+           last_clock = coalesce(excluded.last_clock, last_clock),
+           kept = CASE WHEN excluded.status = 'resolved' THEN NULL ELSE kept END,
+           resolved_at = coalesce(resolved_at, excluded.resolved_at)",
+    )?
+    .execute(rusqlite::params![
+        notice.conflict_id as i64,
+        notice.table,
+        row_id,
+        key_to_bytes(&notice.key)?,
+        notice.operation,
+        text_or_null(&notice.base),
+        text_or_null(&notice.mine),
+        text_or_null(&notice.theirs),
+        notice.rule,
+        notice.outcome,
+        if resolved { "resolved" } else { "open" },
+        notice.detail,
+        span.map(|(first, _)| first.as_i64()),
+        span.map(|(_, last)| last.as_i64()),
+    ])?;
+    Ok(())
+}
+
+fn text_or_null(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// Changes that the hub rejected and nobody has settled: their fields stay as the person entered them.
+#[derive(Debug, Default)]
+pub struct Pinned {
+    rows: HashMap<(String, String), Pin>,
+}
+
+/// What stays of one row.
+#[derive(Debug, Default)]
+pub struct Pin {
+    /// Field names, lower case.
+    pub fields: Vec<String>,
+    /// The row was made here and the hub does not have it.
+    pub made: bool,
+    /// The row was deleted here and the hub still has it.
+    pub deleted: bool,
+}
+
+impl Pinned {
+    /// Reads them.
+    pub fn load(db: &Connection) -> Result<Pinned> {
+        let mut statement = db.prepare_cached(
+            "SELECT lower(table_name), row_id, operation, mine FROM main.fs_conflict
+             WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL",
+        )?;
+        let mut pinned = Pinned::default();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let operation: String = row.get(2)?;
+            let mine: Option<String> = row.get(3)?;
+            let pin = pinned.rows.entry((row.get(0)?, row.get(1)?)).or_default();
+            pin.made |= operation == "insert";
+            pin.deleted |= operation == "delete";
+            let mine: serde_json::Value = serde_json::from_str(mine.as_deref().unwrap_or("null")).unwrap_or_default();
+            if let Some(fields) = mine.as_object() {
+                pin.fields.extend(fields.keys().map(|name| name.to_lowercase()));
+            }
+        }
+        Ok(pinned)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// What stays of a row.
+    pub fn of(&self, table: &str, key: &Key) -> Option<&Pin> {
+        if self.rows.is_empty() {
+            return None;
+        }
+        self.rows.get(&(table.to_lowercase(), key.row_id()))
+    }
+}
+
+/// The clocks of the logged changes of a row in a range: first and last.
+pub fn span_of(entries: &[Logged], table_no: i64, key: &Key, until: Hlc) -> Option<(Hlc, Hlc)> {
+    let mut clocks = entries
+        .iter()
+        .filter(|entry| i64::from(entry.table) == table_no && entry.key == *key && entry.clock <= until)
+        .map(|entry| entry.clock);
+    let first = clocks.next()?;
+    Some((first, clocks.last().unwrap_or(first)))
+}
+
+/// How many wait for a person.
+pub fn open_count(db: &Connection) -> Result<i64> {
+    if !state::is_initialised(db)? {
+        return Ok(0);
+    }
+    Ok(db.query_row("SELECT count(*) FROM main.fs_conflict WHERE status = 'open'", [], |row| row.get(0))?)
+}
+
+/// A row of the hub that this device's own constraints refuse: it is kept, and a person can see why.
+pub fn refused_here(
+    db: &Connection, table: &fieldsync_core::reply::TableRows, row: &fieldsync_core::reply::RowChange, reason: &str,
+) -> Result<()> {
+    let row_id = row.key.row_id();
+    let known: bool = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND outcome = 'refused_here'
+             AND status = 'open')",
+        )?
+        .query_row([&table.table, &row_id], |row| row.get(0))?;
+    if known {
+        return Ok(());
+    }
+    let theirs = fields_to_json(
+        row.fields.iter().filter_map(|(at, value)| Some((table.columns.get(usize::from(*at))?.as_str(), value))),
+    );
+    db.execute(
+        "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, theirs, rule, outcome, status, detail)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'refused_here', 'open', 'the hub has this row, and a rule of this database refuses it; it is kept and tried again')",
+        (&table.table, &row_id, key_to_bytes(&row.key)?, row.op.word(), theirs.to_string(), reason),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! `fs_purge`: drops what the hub has answered and nobody needs any more.
+//!
+//! Invariants: nothing pending goes, nothing of a rejected change that waits for a person goes, and the log keeps its last
+//! clock.
+
+use crate::call::{self, Function};
+use crate::error::{Error, Result};
+use crate::sql::{atomically, now_ms};
+use crate::state::{self, Standing};
+use crate::track;
+use fieldsync_core::{Hlc, Value};
+use rusqlite::Connection;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+pub(crate) fn register(db: &Connection) -> Result<()> {
+    Function { name: "fs_purge", arities: &[0, 1], writes: true, deterministic: false, body: fs_purge }.register(db)
+}
+
+fn fs_purge(db: &Connection, arguments: &[Value]) -> Result<Value> {
+    let days = call::optional_integer(arguments, 0, "days")?;
+    if days.is_some_and(|days| days < 0) {
+        return Err(Error::argument("days must be 0 or more"));
+    }
+    atomically(db, || {
+        let standing = Standing::load(db)?;
+        track::renew(db)?;
+        let days = days.map_or_else(|| state::integer(db, "retention_days"), Ok)?;
+        let age = now_ms(db)?.saturating_sub(u64::try_from(days).unwrap_or(0).saturating_mul(DAY_MS));
+        // With 0 days everything answered goes, also what a fast clock stamped ahead of now.
+        let until = if days == 0 { standing.watermark } else { standing.watermark.min(Hlc::from_ms(age)) };
+        Ok(Value::Int(purge(db, until)?))
+    })
+}
+
+/// Drops log entries up to a clock, which must not be beyond the watermark.
+pub fn purge(db: &Connection, until: Hlc) -> Result<i64> {
+    let parked: Option<i64> = db.query_row(
+        "SELECT min(first_clock) FROM main.fs_conflict WHERE status = 'open'",
+        [],
+        |row| row.get(0),
+    )?;
+    let mut until = until.as_i64();
+    if let Some(parked) = parked {
+        until = until.min(parked - 1);
+    }
+    // The last clock stays, as a mark where it was a change, so that clocks never go back.
+    let last: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    let count: i64 =
+        db.query_row("SELECT count(*) FROM main.fs_log WHERE clock <= ?1 AND what > 0", [until], |row| row.get(0))?;
+    for known in track::tracked(db)? {
+        let present: bool = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?1)")?
+            .query_row([format!("fs_side_{}", known.table_no)], |row| row.get(0))?;
+        if present {
+            db.execute(&format!("DELETE FROM main.fs_side_{} WHERE clock <= ?1", known.table_no), [until])?;
+        }
+    }
+    db.execute("DELETE FROM main.fs_log WHERE clock <= ?1", [until])?;
+    if last <= until {
+        db.execute("INSERT INTO main.fs_log(clock, what) VALUES (?1, 0)", [last])?;
+    }
+    db.execute(
+        "DELETE FROM main.fs_conflict WHERE status = 'resolved' AND told = 1 AND kept IS NULL
+         AND resolved_at < strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 86400000.0 + 2440587.5)",
+        [(until >> 16) as f64],
+    )?;
+    Ok(count)
+}

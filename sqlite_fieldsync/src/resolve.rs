@@ -1,0 +1,313 @@
+//! `fs_resolve`: settles a conflict by a fresh change.
+//!
+//! Invariant: a choice is an ordinary logged change of the row, or none where the row shows the chosen values already; the hub
+//! learns of both.
+
+use crate::call::{self, Function};
+use crate::conflicts;
+use crate::error::{Error, Result};
+use crate::schema::Table;
+use crate::sql::{atomically, bind, quote};
+use crate::state::Standing;
+use crate::track;
+use crate::triggers::{what, CLOCK};
+use fieldsync_core::{Key, Value};
+use rusqlite::{Connection, OptionalExtension};
+use serde_json::{json, Map, Value as Json};
+
+pub(crate) fn register(db: &Connection) -> Result<()> {
+    Function { name: "fs_resolve", arities: &[2], writes: true, deterministic: false, body: fs_resolve }.register(db)
+}
+
+/// A conflict as it is settled.
+struct Conflict {
+    id: i64,
+    table: String,
+    key: Option<Key>,
+    operation: String,
+    mine: Json,
+    theirs: Json,
+    outcome: String,
+    status: String,
+    kept: Option<conflicts::KeptRow>,
+}
+
+fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
+    let Some(id) = call::optional_integer(arguments, 0, "the conflict's number")? else {
+        return Err(Error::argument("the conflict's number is missing"));
+    };
+    let choice = call::text(arguments, 1, "the choice")?;
+    let given: Option<Map<String, Json>> = match choice {
+        "mine" | "theirs" => None,
+        text => match serde_json::from_str(text) {
+            Ok(Json::Object(fields)) => Some(fields),
+            _ => return Err(Error::argument("the choice must be 'mine', 'theirs' or a JSON object of fields")),
+        },
+    };
+    atomically(db, || {
+        Standing::load(db)?;
+        track::renew(db)?;
+        let conflict = load(db, id)?;
+        let changed = match given {
+            Some(fields) => settle_edited(db, &conflict, fields)?,
+            None if choice == "mine" => settle_mine(db, &conflict)?,
+            None => settle_theirs(db, &conflict)?,
+        };
+        let word = if matches!(choice, "mine" | "theirs") { choice } else { "edited" };
+        // A rejected change that is offered again is closed by the hub when it accepts it; dropping one is told.
+        let stays_open = conflict.outcome == "rejected" && word != "theirs";
+        db.execute(
+            "UPDATE main.fs_conflict SET status = CASE WHEN ?3 THEN status ELSE 'resolved' END, choice = ?2,
+                    kept = NULL, told = CASE WHEN hub_id IS NULL OR ?3 THEN told ELSE 0 END,
+                    resolved_at = CASE WHEN ?3 THEN resolved_at ELSE strftime('%Y-%m-%dT%H:%M:%fZ', 'now') END
+             WHERE conflict_id = ?1",
+            (id, word, stays_open),
+        )?;
+        Ok(Value::Text(json!({ "conflict_id": id, "choice": word, "changed": changed }).to_string()))
+    })
+}
+
+fn load(db: &Connection, id: i64) -> Result<Conflict> {
+    let found = db
+        .query_row(
+            "SELECT table_name, row_key, operation, mine, theirs, outcome, status, kept FROM main.fs_conflict WHERE conflict_id = ?1",
+            [id],
+            |row| {
+                let json = |at: usize| -> rusqlite::Result<Json> {
+                    let text: Option<String> = row.get(at)?;
+                    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+                };
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, Option<Vec<u8>>>(1)?,
+                    row.get::<_, String>(2)?,
+                    json(3)?,
+                    json(4)?,
+                    row.get::<_, String>(5)?,
+                    row.get::<_, String>(6)?,
+                    row.get::<_, Option<Vec<u8>>>(7)?,
+                ))
+            },
+        )
+        .optional()?;
+    let Some((table, key, operation, mine, theirs, outcome, status, kept)) = found else {
+        return Err(Error::argument(format!("there is no conflict {id}")));
+    };
+    Ok(Conflict {
+        id,
+        table,
+        key: key.map(|bytes| conflicts::key_from_bytes(&bytes)).transpose()?,
+        operation,
+        mine,
+        theirs,
+        outcome,
+        status,
+        kept: kept.map(|bytes| conflicts::kept_from_bytes(&bytes)).transpose()?,
+    })
+}
+
+fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    if let Some(kept) = &conflict.kept {
+        return bring_back(db, conflict, kept, &Map::new());
+    }
+    if conflict.operation == "delete" {
+        return delete_row(db, conflict).and_then(|deleted| if deleted { Ok(true) } else { touch(db, conflict) });
+    }
+    let fields = conflict.mine.as_object().cloned().unwrap_or_default();
+    let changed = write_fields(db, conflict, &fields)?;
+    if !changed && conflict.outcome == "rejected" {
+        return touch(db, conflict); // the row shows it already: offer it again
+    }
+    Ok(changed)
+}
+
+fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>) -> Result<bool> {
+    if let Some(kept) = &conflict.kept {
+        return bring_back(db, conflict, kept, &fields);
+    }
+    let changed = write_fields(db, conflict, &fields)?;
+    if !changed && conflict.outcome == "rejected" {
+        return touch(db, conflict);
+    }
+    Ok(changed)
+}
+
+fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    if conflict.kept.is_some() || conflict.outcome == "refused_here" {
+        return Ok(false); // the row that made room stays away
+    }
+    if conflict.outcome == "rejected" {
+        // The person drops the change: the row becomes what the hub has. What that is, the hub tells.
+        return drop_rejected(db, conflict);
+    }
+    let fields = conflict.theirs.as_object().cloned().unwrap_or_default();
+    if fields.is_empty() && conflict.operation != "insert" {
+        return Ok(false);
+    }
+    write_fields(db, conflict, &fields)
+}
+
+/// Undoes a rejected change without logging it, and asks the hub for the row.
+fn drop_rejected(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    let Some(key) = &conflict.key else { return Ok(false) };
+    if conflict.operation == "insert" {
+        // The hub never had the row. Its log entries are answered; the deletion is a change like any other and cancels out.
+        return delete_row(db, conflict);
+    }
+    db.prepare_cached("INSERT OR IGNORE INTO main.fs_want(table_name, row_key) VALUES (?1, ?2)")?
+        .execute((&conflict.table, conflicts::key_to_bytes(key)?))?;
+    Ok(true)
+}
+
+struct Row {
+    table: Table,
+    name: String,
+    condition: String,
+    key: Key,
+}
+
+fn row(db: &Connection, conflict: &Conflict) -> Result<Row> {
+    if conflict.status != "open" && conflict.key.is_none() {
+        return Err(Error::argument(format!("conflict {} has no row", conflict.id)));
+    }
+    let Some(key) = conflict.key.clone() else {
+        return Err(Error::argument(format!("conflict {} is about a whole table; correct its rows instead", conflict.id)));
+    };
+    let Some(table) = Table::read(db, &conflict.table)? else {
+        return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
+    };
+    let condition = table
+        .key()
+        .iter()
+        .enumerate()
+        .map(|(at, part)| Ok(format!("{} = ?{}", quote(db, &part.name)?, at + 1)))
+        .collect::<Result<Vec<_>>>()?
+        .join(" AND ");
+    let name = table.qualified(db)?;
+    Ok(Row { table, name, condition, key })
+}
+
+fn value_of(json: &Json) -> Value {
+    match json {
+        Json::String(text) => match text.strip_prefix("\\x").filter(|digits| digits.len() % 2 == 0) {
+            Some(digits) => (0..digits.len() / 2)
+                .map(|at| digits.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+                .collect::<Option<Vec<u8>>>()
+                .map_or_else(|| Value::Text(text.clone()), Value::Blob),
+            None => Value::Text(text.clone()),
+        },
+        other => Value::from_json(other),
+    }
+}
+
+/// Writes the fields into the row, or makes it; the capture triggers log it.
+fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>) -> Result<bool> {
+    let row = row(db, conflict)?;
+    let mut names = Vec::new();
+    let mut values = Vec::new();
+    for (field, value) in fields {
+        let Some(column) = row.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(field)) else {
+            return Err(Error::argument(format!("table '{}' has no column '{field}'", row.table.name)));
+        };
+        if column.generated || column.key_part > 0 {
+            continue;
+        }
+        names.push(quote(db, &column.name)?);
+        values.push(value_of(value));
+    }
+    let there: bool = {
+        let mut statement = db.prepare(&format!("SELECT 1 FROM {} WHERE {}", row.name, row.condition))?;
+        bind(&mut statement, 1, &row.key.0)?;
+        let found = statement.raw_query().next()?.is_some();
+        found
+    };
+    let before: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    if there {
+        if names.is_empty() {
+            return Ok(false);
+        }
+        let first = row.key.0.len() + 1;
+        let sets: Vec<String> = names.iter().enumerate().map(|(at, name)| format!("{name} = ?{}", first + at)).collect();
+        let mut statement =
+            db.prepare(&format!("UPDATE {} SET {} WHERE {}", row.name, sets.join(", "), row.condition))?;
+        bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
+        statement.raw_execute()?;
+    } else {
+        let mut all = row.table.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
+        all.extend(names);
+        let marks: Vec<String> = (1..=all.len()).map(|at| format!("?{at}")).collect();
+        let mut statement =
+            db.prepare(&format!("INSERT INTO {}({}) VALUES ({})", row.name, all.join(", "), marks.join(", ")))?;
+        bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
+        statement.raw_execute()?;
+    }
+    let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    Ok(after > before)
+}
+
+/// Brings a row that made room back into its table, corrected; a logged insert.
+fn bring_back(
+    db: &Connection, conflict: &Conflict, kept: &conflicts::KeptRow, corrections: &Map<String, Json>,
+) -> Result<bool> {
+    let Some(table) = Table::read(db, &conflict.table)? else {
+        return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
+    };
+    let mut names = Vec::new();
+    let mut values = Vec::new();
+    for (name, value) in kept {
+        if !table.columns.iter().any(|column| !column.generated && column.name.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        let corrected = corrections.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value_of(value));
+        names.push(quote(db, name)?);
+        values.push(corrected.unwrap_or_else(|| value.clone()));
+    }
+    for field in corrections.keys() {
+        if !kept.iter().any(|(name, _)| name.eq_ignore_ascii_case(field)) {
+            return Err(Error::argument(format!("table '{}' has no column '{field}'", table.name)));
+        }
+    }
+    let marks: Vec<String> = (1..=names.len()).map(|at| format!("?{at}")).collect();
+    let mut statement = db.prepare(&format!(
+        "INSERT INTO {}({}) VALUES ({})",
+        table.qualified(db)?,
+        names.join(", "),
+        marks.join(", ")
+    ))?;
+    bind(&mut statement, 1, &values)?;
+    statement.raw_execute()?;
+    Ok(true)
+}
+
+fn delete_row(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    let row = row(db, conflict)?;
+    let mut statement = db.prepare(&format!("DELETE FROM {} WHERE {}", row.name, row.condition))?;
+    bind(&mut statement, 1, &row.key.0)?;
+    Ok(statement.raw_execute()? > 0)
+}
+
+/// A logged change of no field: it takes the parked change along once more.
+fn touch(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    let Some(key) = &conflict.key else { return Ok(false) };
+    let table_no: Option<i64> = db
+        .query_row("SELECT table_no FROM main.fs_table WHERE name = ?1 AND state = 'tracked'", [&conflict.table], |row| row.get(0))
+        .optional()?;
+    let Some(table_no) = table_no else { return Ok(false) };
+    let clock: i64 = db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
+    let simple = key.0.len() == 1;
+    let mut statement = db.prepare("INSERT INTO main.fs_log(clock, what, key) VALUES (?1, ?2, ?3)")?;
+    let none = Value::Null;
+    let part = if simple { &key.0[0] } else { &none };
+    bind(&mut statement, 1, [&Value::Int(clock), &Value::Int(table_no * 8 + what::UPDATE), part])?;
+    statement.raw_execute()?;
+    if !simple {
+        let names: Vec<String> = (1..=key.0.len()).map(|at| format!("k{at}")).collect();
+        let marks: Vec<String> = (2..=key.0.len() + 1).map(|at| format!("?{at}")).collect();
+        let sql = format!("INSERT INTO main.fs_side_{table_no}(clock, {}) VALUES (?1, {})", names.join(", "), marks.join(", "));
+        let mut statement = db.prepare(&sql)?;
+        let clock = Value::Int(clock);
+        bind(&mut statement, 1, std::iter::once(&clock).chain(&key.0))?;
+        statement.raw_execute()?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,388 @@
+//! What a table of the application looks like: columns, key, and everything that makes rows unique.
+
+use crate::error::{Error, Result};
+use crate::sql::quote;
+use rusqlite::{Connection, OptionalExtension};
+
+/// One column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name as declared.
+    pub name: String,
+    /// Its declared type, upper case.
+    pub declared: String,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// 1 and up for the parts of the primary key, 0 otherwise.
+    pub key_part: usize,
+    /// Computed by SQLite: never logged, never sent.
+    pub generated: bool,
+    /// Its default as SQL text.
+    pub default: Option<String>,
+}
+
+/// Something that makes rows unique besides the primary key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unique {
+    /// Its terms, each as SQL over bare column names, with the collation that the index uses.
+    pub terms: Vec<Term>,
+    /// For a partial index: its condition as SQL over bare column names.
+    pub condition: Option<String>,
+}
+
+/// One term of a unique index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// The column's name, or none for an expression.
+    pub column: Option<String>,
+    /// The expression's SQL, or none for a column.
+    pub expression: Option<String>,
+    /// The collation.
+    pub collation: String,
+}
+
+/// How a row can be in the way of another.
+#[derive(Debug, Clone)]
+pub struct InTheWay {
+    /// SQL over the columns of the row and the values of the new one.
+    pub condition: String,
+    /// The quoted columns that it looks at; none: possibly all.
+    pub columns: Option<Vec<String>>,
+}
+
+/// One table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Its name as declared.
+    pub name: String,
+    /// Its columns by position.
+    pub columns: Vec<Column>,
+    /// The key is the rowid (`INTEGER PRIMARY KEY`).
+    pub key_is_rowid: bool,
+    /// Unique indexes other than the primary key's.
+    pub uniques: Vec<Unique>,
+    /// A constraint in the schema itself replaces rows (`ON CONFLICT REPLACE`).
+    pub replaces_by_itself: bool,
+    /// Everything that triggers are made for, as text: two equal texts need no new triggers.
+    pub signature: String,
+}
+
+/// Affinities as SQLite derives them from the declared type (section 3.1 of its page on datatypes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// INT
+    Integer,
+    /// CHAR, CLOB, TEXT
+    Text,
+    /// BLOB or no type
+    Blob,
+    /// REAL, FLOA, DOUB
+    Real,
+    /// anything else
+    Numeric,
+}
+
+impl Column {
+    /// The column's affinity.
+    pub fn affinity(&self) -> Affinity {
+        let has = |part: &str| self.declared.contains(part);
+        if has("INT") {
+            Affinity::Integer
+        } else if has("CHAR") || has("CLOB") || has("TEXT") {
+            Affinity::Text
+        } else if has("BLOB") || self.declared.is_empty() {
+            Affinity::Blob
+        } else if has("REAL") || has("FLOA") || has("DOUB") {
+            Affinity::Real
+        } else {
+            Affinity::Numeric
+        }
+    }
+}
+
+impl Table {
+    /// Reads a table's schema. `None`: there is no such table in the main database.
+    pub fn read(db: &Connection, name: &str) -> Result<Option<Table>> {
+        let found: Option<(String, String, Option<String>)> = db
+            .prepare_cached(
+                "SELECT name, type, sql FROM main.sqlite_master WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE",
+            )?
+            .query_row([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let Some((name, kind, sql)) = found else { return Ok(None) };
+        let sql = sql.unwrap_or_default();
+        let refuse = |reason: &str| Err(Error::Untrackable { table: name.clone(), reason: reason.into() });
+        if kind == "view" {
+            return refuse("it is a view; track the tables under it");
+        }
+        let words = tokens(&sql);
+        if words.get(1).is_some_and(|word| word.eq_ignore_ascii_case("virtual")) {
+            return refuse("it is a virtual table, whose rows SQLite does not show to triggers; track the table that feeds it");
+        }
+        let mut columns = Vec::new();
+        let mut statement = db.prepare_cached(
+            "SELECT name, upper(type), \"notnull\", pk, hidden, dflt_value FROM pragma_table_xinfo(?1, 'main') ORDER BY cid",
+        )?;
+        let mut rows = statement.query([&name])?;
+        while let Some(row) = rows.next()? {
+            let hidden: i64 = row.get(4)?;
+            columns.push(Column {
+                name: row.get(0)?,
+                declared: row.get(1)?,
+                not_null: row.get(2)?,
+                key_part: row.get::<_, i64>(3)? as usize,
+                generated: hidden != 0,
+                default: row.get(5)?,
+            });
+        }
+        let mut table = Table {
+            name,
+            columns,
+            key_is_rowid: true,
+            uniques: Vec::new(),
+            replaces_by_itself: words.windows(3).any(|w| {
+                w[0].eq_ignore_ascii_case("on")
+                    && w[1].eq_ignore_ascii_case("conflict")
+                    && w[2].eq_ignore_ascii_case("replace")
+            }),
+            signature: sql,
+        };
+        table.read_uniques(db)?;
+        Ok(Some(table))
+    }
+
+    fn read_uniques(&mut self, db: &Connection) -> Result<()> {
+        let mut statement = db.prepare_cached(
+            "SELECT l.name, l.origin, l.partial, m.sql FROM pragma_index_list(?1, 'main') l
+             LEFT JOIN main.sqlite_master m ON m.type = 'index' AND m.name = l.name
+             WHERE l.\"unique\" ORDER BY l.name",
+        )?;
+        let mut rows = statement.query([&self.name])?;
+        while let Some(row) = rows.next()? {
+            let (index, origin, partial): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let sql: Option<String> = row.get(3)?;
+            if origin == "pk" {
+                self.key_is_rowid = false;
+                continue;
+            }
+            let sql = sql.unwrap_or_default();
+            let (expressions, condition) = index_parts(&sql);
+            let mut terms = Vec::new();
+            let mut columns = db.prepare_cached(
+                "SELECT cid, name, coll, seqno FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno",
+            )?;
+            let mut parts = columns.query([&index])?;
+            while let Some(part) = parts.next()? {
+                let (cid, name): (i64, Option<String>) = (part.get(0)?, part.get(1)?);
+                let collation: Option<String> = part.get(2)?;
+                let place = part.get::<_, i64>(3)? as usize;
+                let expression = if cid == -2 { expressions.get(place).cloned() } else { None };
+                let name = if cid == -1 { Some("rowid".to_owned()) } else { name };
+                terms.push(Term { column: name, expression, collation: collation.unwrap_or_else(|| "BINARY".into()) });
+            }
+            self.signature.push_str(";\n");
+            self.signature.push_str(&sql);
+            self.uniques.push(Unique { terms, condition: condition.filter(|_| partial) });
+        }
+        Ok(())
+    }
+
+    /// The key's columns, in the key's order.
+    pub fn key(&self) -> Vec<&Column> {
+        let mut key: Vec<&Column> = self.columns.iter().filter(|column| column.key_part > 0).collect();
+        key.sort_by_key(|column| column.key_part);
+        key
+    }
+
+    /// Refuses what cannot be tracked.
+    pub fn check_trackable(&self) -> Result<()> {
+        let refuse = |reason: &str| Err(Error::Untrackable { table: self.name.clone(), reason: reason.into() });
+        let lower = self.name.to_ascii_lowercase();
+        if lower.starts_with("sqlite_") || lower.starts_with("fs_") {
+            return refuse("names that begin with sqlite_ or fs_ belong to SQLite and to fieldsync");
+        }
+        if self.key().is_empty() {
+            return refuse("it has no PRIMARY KEY, so its rows have no identity that the hub could know; give it one");
+        }
+        if self.key().iter().any(|column| column.generated) {
+            return refuse("its PRIMARY KEY is a generated column, which no other database can write");
+        }
+        Ok(())
+    }
+
+    /// Conditions under which a row of the table is in the way of a new one: by the primary key first, then by every other
+    /// unique index. `new` gives the SQL of the new row's value of a (quoted) column.
+    pub fn in_the_way(&self, db: &Connection, new: impl Fn(&str) -> String) -> Result<Vec<InTheWay>> {
+        let key = self.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
+        let same_key: Vec<String> = key.iter().map(|part| format!("{part} = {}", new(part))).collect();
+        let mut found = vec![InTheWay { condition: same_key.join(" AND "), columns: Some(key) }];
+        let all = self.columns.iter().map(|column| quote(db, &column.name)).collect::<Result<Vec<_>>>()?;
+        let new_row: Vec<String> = all.iter().map(|column| format!("{} AS {column}", new(column))).collect();
+        let table = quote(db, &self.name)?;
+        // Expressions name columns without a row: in a subquery of the new row they mean its values.
+        let of_new = |sql: &str| format!("(SELECT {sql} FROM (SELECT {}) AS {table})", new_row.join(", "));
+        for unique in &self.uniques {
+            let mut conditions = Vec::new();
+            let mut columns = Some(Vec::new());
+            for term in &unique.terms {
+                let collation = quote(db, &term.collation)?;
+                match (&term.column, &term.expression) {
+                    (Some(column), _) => {
+                        let column = quote(db, column)?;
+                        conditions.push(format!("{column} = {} COLLATE {collation}", new(&column)));
+                        if let Some(columns) = &mut columns {
+                            columns.push(column);
+                        }
+                    }
+                    (None, expression) => {
+                        let expression = format!("({})", expression.as_deref().unwrap_or("NULL"));
+                        conditions.push(format!("{expression} = {} COLLATE {collation}", of_new(&expression)));
+                        columns = None;
+                    }
+                }
+            }
+            if let Some(condition) = &unique.condition {
+                let condition = format!("({condition}\n)"); // the line ends a comment that the condition may end in
+                conditions.push(condition.clone());
+                conditions.push(of_new(&condition));
+                columns = None;
+            }
+            found.push(InTheWay { condition: conditions.join(" AND "), columns });
+        }
+        Ok(found)
+    }
+
+    /// The table's name, qualified and quoted.
+    pub fn qualified(&self, db: &Connection) -> Result<String> {
+        Ok(format!("main.{}", quote(db, &self.name)?))
+    }
+}
+
+/// SQL as words and punctuation, without comments and white space. Quoted things stay one word, quotes included.
+pub fn tokens(sql: &str) -> Vec<&str> {
+    spans(sql).into_iter().map(|(from, to)| &sql[from..to]).collect()
+}
+
+fn spans(sql: &str) -> Vec<(usize, usize)> {
+    let bytes = sql.as_bytes();
+    let mut found = Vec::new();
+    let mut at = 0;
+    let until = |from: usize, end: &str| sql[from..].find(end).map_or(sql.len(), |place| from + place + end.len());
+    while at < bytes.len() {
+        let from = at;
+        match bytes[at] {
+            b if b.is_ascii_whitespace() => {
+                at += 1;
+                continue;
+            }
+            b'-' if sql[at..].starts_with("--") => {
+                at = until(at, "\n");
+                continue;
+            }
+            b'/' if sql[at..].starts_with("/*") => {
+                at = until(at + 2, "*/");
+                continue;
+            }
+            quote @ (b'"' | b'\'' | b'`') => {
+                at += 1;
+                while at < bytes.len() {
+                    if bytes[at] == quote {
+                        if bytes.get(at + 1) == Some(&quote) {
+                            at += 1;
+                        } else {
+                            break;
+                        }
+                    }
+                    at += 1;
+                }
+                at = (at + 1).min(bytes.len());
+            }
+            b'[' => at = until(at, "]"),
+            b if b == b'_' || b == b'$' || b >= 0x80 || b.is_ascii_alphanumeric() => {
+                while at < bytes.len()
+                    && (bytes[at] == b'_' || bytes[at] == b'$' || bytes[at] >= 0x80 || bytes[at].is_ascii_alphanumeric())
+                {
+                    at += 1;
+                }
+            }
+            _ => at += 1,
+        }
+        found.push((from, at));
+    }
+    found
+}
+
+/// The terms and the condition of a `CREATE INDEX`, as SQL text.
+fn index_parts(sql: &str) -> (Vec<String>, Option<String>) {
+    let spans = spans(sql);
+    let word = |place: usize| spans.get(place).map_or("", |(from, to)| &sql[*from..*to]);
+    let Some(open) = (0..spans.len()).find(|place| word(*place) == "(") else { return (Vec::new(), None) };
+    let mut terms = Vec::new();
+    let mut depth = 0;
+    let mut start = open + 1;
+    let mut place = open;
+    while place < spans.len() {
+        match word(place) {
+            "(" => depth += 1,
+            ")" => depth -= 1,
+            _ => {}
+        }
+        if (depth == 1 && word(place) == ",") || depth == 0 {
+            terms.push(term_text(sql, &spans, start, place));
+            start = place + 1;
+        }
+        if depth == 0 {
+            break;
+        }
+        place += 1;
+    }
+    let condition = (place + 1 < spans.len() && word(place + 1).eq_ignore_ascii_case("where"))
+        .then(|| spans.get(place + 2).map(|(from, _)| sql[*from..].trim().trim_end_matches(';').to_owned()))
+        .flatten();
+    (terms, condition)
+}
+
+/// A term without its ASC or DESC.
+fn term_text(sql: &str, spans: &[(usize, usize)], from: usize, mut to: usize) -> String {
+    if to > from {
+        let last = &sql[spans[to - 1].0..spans[to - 1].1];
+        if last.eq_ignore_ascii_case("asc") || last.eq_ignore_ascii_case("desc") {
+            to -= 1;
+        }
+    }
+    if to > from {
+        sql[spans[from].0..spans[to - 1].1].to_owned()
+    } else {
+        String::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_an_index_are_found() {
+        let (terms, condition) = index_parts(
+            "CREATE UNIQUE INDEX \"i(,\" ON t(lower(a || ',') COLLATE NOCASE DESC, b /* ) */, [c d]) WHERE (a > 1) -- x\n AND b IS NOT ')'",
+        );
+        assert_eq!(terms, ["lower(a || ',') COLLATE NOCASE", "b", "[c d]"]);
+        assert_eq!(condition.as_deref(), Some("(a > 1) -- x\n AND b IS NOT ')'"));
+    }
+
+    #[test]
+    fn a_table_is_read() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(
+            "CREATE TABLE t(a INT, b TEXT COLLATE NOCASE UNIQUE ON /**/ CONFLICT REPLACE, c AS (a + 1), PRIMARY KEY(b, a)) WITHOUT ROWID;
+             CREATE UNIQUE INDEX i ON t(a) WHERE b > 'x';",
+        )
+        .unwrap();
+        let table = Table::read(&db, "T").unwrap().unwrap();
+        assert_eq!(table.key().iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+        assert!(table.columns[2].generated && table.replaces_by_itself && !table.key_is_rowid);
+        assert_eq!(table.uniques.len(), 2);
+        assert_eq!(table.uniques[0].condition.as_deref(), Some("b > 'x'"));
+        assert_eq!(table.uniques[1].terms[0].collation, "NOCASE");
+    }
+}

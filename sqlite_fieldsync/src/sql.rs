@@ -1,0 +1,118 @@
+//! Small helpers around SQL: values, quoting, and the one transaction that every call is.
+
+use crate::error::{Error, Result};
+use fieldsync_core::Value;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{ffi, Connection, Row, Statement, ToSql};
+
+/// A value as SQLite holds it, copied. Text that is not UTF-8 (SQLite does not check) keeps what can be read.
+pub fn value_from(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Int(number),
+        ValueRef::Real(number) => Value::Real(number),
+        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+    }
+}
+
+/// A column of a result row.
+pub fn column(row: &Row<'_>, at: usize) -> Result<Value> {
+    Ok(value_from(row.get_ref(at)?))
+}
+
+/// A value on its way into a statement, borrowed.
+pub struct Bound<'a>(pub &'a Value);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            Value::Null => ValueRef::Null,
+            Value::Int(number) => ValueRef::Integer(*number),
+            Value::Real(number) => ValueRef::Real(*number),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+            Value::Blob(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+/// Binds values to a statement's parameters from number `first` on (numbers start at 1).
+pub fn bind<'a>(
+    statement: &mut Statement<'_>, first: usize, values: impl IntoIterator<Item = &'a Value>,
+) -> Result<()> {
+    for (at, value) in values.into_iter().enumerate() {
+        statement.raw_bind_parameter(first + at, Bound(value))?;
+    }
+    Ok(())
+}
+
+/// An identifier, quoted by SQLite's own function.
+pub fn quote(db: &Connection, name: &str) -> Result<String> {
+    Ok(db.prepare_cached("SELECT printf('\"%w\"', ?1)")?.query_row([name], |row| row.get(0))?)
+}
+
+/// A string literal, quoted by SQLite's own function.
+pub fn literal(db: &Connection, text: &str) -> Result<String> {
+    Ok(db.prepare_cached("SELECT printf('%Q', ?1)")?.query_row([text], |row| row.get(0))?)
+}
+
+/// Milliseconds since 1970 by the host's clock; 0 for a clock before that.
+pub fn now_ms(db: &Connection) -> Result<u64> {
+    let now: i64 = db
+        .prepare_cached("SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER)")?
+        .query_row([], |row| row.get(0))?;
+    Ok(u64::try_from(now).unwrap_or(0))
+}
+
+/// Runs a body as one transaction: all of it, or nothing. In a transaction of the host's it is a savepoint, and the host
+/// decides about the whole.
+pub fn atomically<T>(db: &Connection, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = db.is_autocommit();
+    // A savepoint cannot be opened while a writing statement runs (`INSERT INTO outbox SELECT fs_export_delta()`), and a
+    // transaction opened there could not be committed. Outside a transaction that statement is itself the transaction.
+    if let Err(error) = db.execute_batch("SAVEPOINT fs_call") {
+        if own && is_code(&error, ffi::SQLITE_BUSY) {
+            return body();
+        }
+        return Err(Error::argument(format!(
+            "this cannot run here ({}); inside a transaction call it by a SELECT of its own, not within an INSERT, UPDATE or DELETE",
+            crate::error::words(&error)
+        )));
+    }
+    if own {
+        // Writers queue at the start, where waiting is possible, and not in the middle, where it is not.
+        db.execute_batch("RELEASE fs_call; BEGIN IMMEDIATE")?;
+    }
+    let (keep, undo) =
+        if own { ("COMMIT", "ROLLBACK") } else { ("RELEASE fs_call", "ROLLBACK TO fs_call; RELEASE fs_call") };
+    let mut unfinished = Unfinished { db, undo: Some(undo) };
+    let answer = body()?;
+    db.execute_batch(keep)?;
+    unfinished.undo = None;
+    Ok(answer)
+}
+
+/// Undoes the transaction when an error or a panic leaves it unfinished.
+struct Unfinished<'a> {
+    db: &'a Connection,
+    undo: Option<&'static str>,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // After some errors (full disk, no memory) SQLite has rolled back by itself, and this has nothing left to do.
+        if let (Some(undo), false) = (self.undo, self.db.is_autocommit()) {
+            let _ = self.db.execute_batch(undo);
+        }
+    }
+}
+
+/// Whether the error is SQLite's `code` (its primary one).
+pub fn is_code(error: &rusqlite::Error, code: i32) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code & 0xff == code & 0xff)
+}
+
+/// Whether a constraint stood in the way.
+pub fn is_constraint(error: &rusqlite::Error) -> bool {
+    is_code(error, ffi::SQLITE_CONSTRAINT)
+}

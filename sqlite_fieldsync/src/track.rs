@@ -1,0 +1,374 @@
+//! `fs_track` and `fs_untrack`: starts and stops capture, and keeps it right when the application's schema changes.
+//!
+//! Invariant: after [`renew`] the triggers of every tracked table fit its present schema, and what was written since
+//! the schema changed is in the log. It costs one PRAGMA while nothing has changed.
+
+use crate::call::{self, Function};
+use crate::error::{Error, Result};
+use crate::schema::{Affinity, Table};
+use crate::sql::{atomically, quote};
+use crate::triggers::{what, Plan, CLOCK};
+use crate::{apply, state, views};
+use fieldsync_core::Value;
+use rusqlite::{Connection, OptionalExtension};
+use serde_json::json;
+use std::collections::HashMap;
+
+pub(crate) fn register(db: &Connection) -> Result<()> {
+    Function { name: "fs_track", arities: &[1, 2], writes: true, deterministic: false, body: fs_track }.register(db)?;
+    Function { name: "fs_untrack", arities: &[1], writes: true, deterministic: false, body: fs_untrack }.register(db)
+}
+
+/// A tracked table as `fs_table` knows it.
+#[derive(Debug, Clone)]
+pub struct Tracked {
+    /// Its number in the log.
+    pub table_no: i64,
+    /// Its name.
+    pub name: String,
+    /// tracked, untracked, missing.
+    pub state: String,
+    signature: Option<String>,
+}
+
+fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
+    let name = call::text(arguments, 0, "the table's name")?;
+    let options = options(call::optional_text(arguments, 1, "options")?)?;
+    atomically(db, || {
+        state::Standing::load(db)?;
+        renew(db)?;
+        let Some(table) = Table::read(db, name)? else {
+            return Err(Error::Untrackable { table: name.to_owned(), reason: "there is no such table in the main database".into() });
+        };
+        table.check_trackable()?;
+        let known = tracked(db)?.into_iter().find(|known| known.name.eq_ignore_ascii_case(&table.name));
+        let mut captured = 0;
+        if known.as_ref().is_none_or(|known| known.state != "tracked") {
+            db.prepare_cached(
+                "INSERT INTO main.fs_table(name, options) VALUES (?1, ?2)
+                 ON CONFLICT(name) DO UPDATE SET name = excluded.name, state = 'tracked', options = excluded.options",
+            )?
+            .execute([&table.name, &options.to_string()])?;
+            let table_no = number(db, &table.name)?;
+            let columns = remember(db, &table, table_no)?;
+            let plan = Plan::new(db, &table, table_no, |column| columns.slot(column))?;
+            install(db, &table, table_no, &plan)?;
+            if options["existing"] != "ignore" {
+                captured = capture_existing(db, &table, table_no)?;
+            }
+            views::refresh(db)?;
+            apply::deliver_kept(db, &table.name)?;
+        }
+        settle(db)?;
+        Ok(Value::Text(
+            json!({ "table": table.name, "captured": captured, "warnings": warnings(db, &table)? }).to_string(),
+        ))
+    })
+}
+
+fn fs_untrack(db: &Connection, arguments: &[Value]) -> Result<Value> {
+    let name = call::text(arguments, 0, "the table's name")?;
+    atomically(db, || {
+        state::Standing::load(db)?;
+        renew(db)?;
+        let Some(known) = tracked(db)?.into_iter().find(|known| known.name.eq_ignore_ascii_case(name)) else {
+            return Err(Error::Untrackable { table: name.to_owned(), reason: "it has never been tracked".into() });
+        };
+        drop_triggers(db, known.table_no)?;
+        db.execute_batch(&format!(
+            "DROP TABLE IF EXISTS main.fs_gone_{0}; DROP TABLE IF EXISTS main.fs_probe_{0};",
+            known.table_no
+        ))?;
+        db.execute("UPDATE main.fs_table SET state = 'untracked', sql = NULL WHERE table_no = ?1", [known.table_no])?;
+        settle(db)?;
+        let pending: i64 = db.query_row(
+            "SELECT count(*) FROM main.fs_log WHERE what >> 3 = ?1 AND clock > ?2",
+            [known.table_no, state::integer(db, "watermark")?],
+            |row| row.get(0),
+        )?;
+        Ok(Value::Text(json!({ "table": known.name, "pending": pending }).to_string()))
+    })
+}
+
+fn options(text: Option<&str>) -> Result<serde_json::Value> {
+    let options: serde_json::Value = match text {
+        None => json!({}),
+        Some(text) => serde_json::from_str(text).map_err(|error| Error::argument(format!("options are not JSON: {error}")))?,
+    };
+    let Some(object) = options.as_object() else {
+        return Err(Error::argument("options must be a JSON object, such as {\"existing\": \"ignore\"}"));
+    };
+    for (name, value) in object {
+        match (name.as_str(), value.as_str()) {
+            ("existing", Some("capture" | "ignore")) => {}
+            ("existing", _) => return Err(Error::argument("option 'existing' must be \"capture\" or \"ignore\"")),
+            _ => return Err(Error::argument(format!("there is no option '{name}'; known: existing"))),
+        }
+    }
+    Ok(options)
+}
+
+/// All tables that fieldsync knows, whatever their state.
+pub fn tracked(db: &Connection) -> Result<Vec<Tracked>> {
+    let mut statement = db.prepare_cached("SELECT table_no, name, state, sql FROM main.fs_table ORDER BY table_no")?;
+    let rows = statement.query_map([], |row| {
+        Ok(Tracked { table_no: row.get(0)?, name: row.get(1)?, state: row.get(2)?, signature: row.get(3)? })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn number(db: &Connection, name: &str) -> Result<i64> {
+    Ok(db.query_row("SELECT table_no FROM main.fs_table WHERE name = ?1", [name], |row| row.get(0))?)
+}
+
+/// The columns of a table as the log numbers them.
+#[derive(Debug, Default)]
+pub struct Slots {
+    /// Slot by lower-case name, of the columns that the table has now.
+    by_name: HashMap<String, i64>,
+}
+
+impl Slots {
+    /// The column's number.
+    pub fn slot(&self, column: &str) -> i64 {
+        self.by_name.get(&column.to_lowercase()).copied().unwrap_or(-1)
+    }
+}
+
+/// Brings `fs_column` in line with the table and gives every column its slot, the same as ever for a known one.
+fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
+    let mut slots = Slots::default();
+    let mut highest = -1;
+    let mut known: Vec<(i64, String, Option<i64>)> = Vec::new();
+    let mut statement =
+        db.prepare_cached("SELECT slot, name, position FROM main.fs_column WHERE table_no = ?1 ORDER BY slot")?;
+    let mut rows = statement.query([table_no])?;
+    while let Some(row) = rows.next()? {
+        known.push((row.get(0)?, row.get(1)?, row.get(2)?));
+        highest = highest.max(row.get::<_, i64>(0)?);
+    }
+    let present = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+    db.execute("UPDATE main.fs_column SET position = NULL WHERE table_no = ?1", [table_no])?;
+    for (position, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.generated) {
+        let same_name = known.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(&column.name));
+        // A column that stands where one of another name stood, which is gone: it was renamed.
+        let renamed = || known.iter().find(|(_, name, place)| *place == Some(position as i64) && !present(name));
+        let slot = match same_name.or_else(renamed) {
+            Some((slot, _, _)) => *slot,
+            None => {
+                highest += 1;
+                highest
+            }
+        };
+        db.prepare_cached(
+            "INSERT INTO main.fs_column(table_no, slot, name, key_part, position) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT(table_no, slot) DO UPDATE
+             SET name = excluded.name, key_part = excluded.key_part, position = excluded.position",
+        )?
+        .execute((table_no, slot, &column.name, column.key_part as i64, position as i64))?;
+        slots.by_name.insert(column.name.to_lowercase(), slot);
+    }
+    Ok(slots)
+}
+
+fn drop_triggers(db: &Connection, table_no: i64) -> Result<()> {
+    let mut statement = db.prepare_cached(
+        "SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND name LIKE ?1 ESCAPE '\\'",
+    )?;
+    let names: Vec<String> =
+        statement.query_map([format!("fs\\_{table_no}\\_%")], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for name in names {
+        db.execute_batch(&format!("DROP TRIGGER IF EXISTS main.{}", quote(db, &name)?))?;
+    }
+    Ok(())
+}
+
+fn install(db: &Connection, table: &Table, table_no: i64, plan: &Plan) -> Result<()> {
+    drop_triggers(db, table_no)?;
+    db.execute_batch(&format!("CREATE TABLE IF NOT EXISTS main.fs_side_{table_no}(clock INTEGER PRIMARY KEY)"))?;
+    let mut statement = db.prepare_cached("SELECT name FROM pragma_table_info(?1, 'main')")?;
+    let present: Vec<String> = statement
+        .query_map([format!("fs_side_{table_no}")], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for column in plan.side_columns().iter().filter(|column| !present.contains(column)) {
+        db.execute_batch(&format!("ALTER TABLE main.fs_side_{table_no} ADD COLUMN {column}"))?;
+    }
+    for statement in plan.statements(db)? {
+        db.execute_batch(&statement)?;
+    }
+    db.execute(
+        "UPDATE main.fs_table SET name = ?2, state = 'tracked', sql = ?3 WHERE table_no = ?1",
+        (table_no, &table.name, &table.signature),
+    )?;
+    Ok(())
+}
+
+/// Logs every row of the table as an insert.
+fn capture_existing(db: &Connection, table: &Table, table_no: i64) -> Result<i64> {
+    let key = table.key().iter().map(|column| quote(db, &column.name)).collect::<Result<Vec<_>>>()?;
+    let names: Vec<String> = (1..=key.len()).map(|part| format!("k{part}")).collect();
+    log_rows(db, table, table_no, what::INSERT, &[], &[], &key, &names, "")
+}
+
+/// Logs an operation for every row of the table that fits the condition. `extra` are further columns of the log.
+#[allow(clippy::too_many_arguments)]
+fn log_rows(
+    db: &Connection, table: &Table, table_no: i64, operation: i64, extra: &[&str], values: &[String], key: &[String],
+    names: &[String], condition: &str,
+) -> Result<i64> {
+    let base: i64 = db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
+    let from = table.qualified(db)?;
+    let what = table_no * 8 + operation;
+    let (keys, condition) = (key.join(", "), if condition.is_empty() { "1" } else { condition });
+    let clock = format!("{base} + row_number() OVER (ORDER BY {keys}) - 1");
+    let simple = key.len() == 1;
+    let mut columns = vec!["clock", "what"];
+    let mut picked = vec![clock.clone(), what.to_string()];
+    if simple {
+        columns.push("key");
+        picked.push(key[0].clone());
+    }
+    columns.extend(extra);
+    picked.extend(values.iter().cloned());
+    let count = db.execute(
+        &format!("INSERT INTO main.fs_log({}) SELECT {} FROM {from} WHERE {condition}", columns.join(", "), picked.join(", ")),
+        [],
+    )?;
+    if !simple {
+        db.execute(
+            &format!(
+                "INSERT INTO main.fs_side_{table_no}(clock, {}) SELECT {clock}, {keys} FROM {from} WHERE {condition}",
+                names.join(", ")
+            ),
+            [],
+        )?;
+    }
+    Ok(count as i64)
+}
+
+/// Logs what programs wrote to a column between its ALTER TABLE and now: values that are not its default.
+fn capture_new_column(db: &Connection, table: &Table, table_no: i64, column: &str, slot: i64) -> Result<()> {
+    let Some(found) = table.columns.iter().find(|candidate| candidate.name.eq_ignore_ascii_case(column)) else {
+        return Ok(());
+    };
+    let key = table.key().iter().map(|column| quote(db, &column.name)).collect::<Result<Vec<_>>>()?;
+    let names: Vec<String> = (1..=key.len()).map(|part| format!("k{part}")).collect();
+    let quoted = quote(db, column)?;
+    let default = found.default.clone().unwrap_or_else(|| "NULL".into());
+    let values = [slot.to_string(), format!("({default})"), quoted.clone()];
+    let condition = format!("{quoted} COLLATE BINARY IS NOT ({default})");
+    log_rows(db, table, table_no, what::UPDATE, &["field", "old", "new"], &values, &key, &names, &condition)?;
+    Ok(())
+}
+
+/// Compares the schema with what the triggers were made for, and makes them again where it changed.
+pub fn renew(db: &Connection) -> Result<()> {
+    let version: i64 = db.query_row("PRAGMA main.schema_version", [], |row| row.get(0))?;
+    if state::get(db, "schema_version")? == Value::Int(version) {
+        return Ok(());
+    }
+    let mut changed = false;
+    for mut known in tracked(db)?.into_iter().filter(|known| known.state != "untracked") {
+        let on: Option<String> = db
+            .prepare_cached("SELECT tbl_name FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1")?
+            .query_row([format!("fs_{}_insert", known.table_no)], |row| row.get(0))
+            .optional()?;
+        if let Some(on) = on.as_ref().filter(|on| !on.eq_ignore_ascii_case(&known.name)) {
+            state::note(db, &format!("table '{}' was renamed to '{on}'; the hub still knows it by its old name", known.name))?;
+            db.execute("UPDATE main.fs_table SET name = ?2 WHERE table_no = ?1", (known.table_no, on))?;
+            known.name.clone_from(on);
+            changed = true;
+        }
+        let found = match Table::read(db, &known.name) {
+            Ok(found) => found.filter(|table| table.check_trackable().is_ok()),
+            Err(Error::Untrackable { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        match found {
+            None => {
+                if known.state == "tracked" {
+                    state::note(db, &format!("table '{}' is gone; its unsent changes still travel", known.name))?;
+                    db.execute("UPDATE main.fs_table SET state = 'missing' WHERE table_no = ?1", [known.table_no])?;
+                    changed = true;
+                }
+            }
+            Some(table) => {
+                if known.signature.as_deref() == Some(&table.signature) && on.is_some() {
+                    continue;
+                }
+                renew_table(db, &known, &table, on.is_some())?;
+                changed = true;
+            }
+        }
+    }
+    if changed {
+        views::refresh(db)?;
+    }
+    settle(db)
+}
+
+fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bool) -> Result<()> {
+    let before: Vec<String> = db
+        .prepare_cached("SELECT lower(name) FROM main.fs_column WHERE table_no = ?1 AND position IS NOT NULL")?
+        .query_map([known.table_no], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let highest_before: i64 = db.query_row(
+        "SELECT ifnull(max(slot), -1) FROM main.fs_column WHERE table_no = ?1",
+        [known.table_no],
+        |row| row.get(0),
+    )?;
+    let columns = remember(db, table, known.table_no)?;
+    let plan = Plan::new(db, table, known.table_no, |column| columns.slot(column))?;
+    install(db, table, known.table_no, &plan)?;
+    for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
+        let slot = columns.slot(&column.name);
+        let is_new = !before.contains(&column.name.to_lowercase()) && slot > highest_before;
+        if is_new {
+            capture_new_column(db, table, known.table_no, &column.name, slot)?;
+        }
+    }
+    if !had_triggers {
+        state::note(
+            db,
+            &format!(
+                "table '{}' was made anew by a program; changes made to it before this moment and after that could not be seen",
+                table.name
+            ),
+        )?;
+    }
+    apply::deliver_kept(db, &table.name)
+}
+
+/// Remembers the schema that everything fits now.
+pub fn settle(db: &Connection) -> Result<()> {
+    let version: i64 = db.query_row("PRAGMA main.schema_version", [], |row| row.get(0))?;
+    state::set_integer(db, "schema_version", version)
+}
+
+/// Declared types that damage values at the application's own INSERT, and keys that name no row.
+fn warnings(db: &Connection, table: &Table) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for column in &table.columns {
+        let boolean = column.declared.contains("BOOL");
+        if column.affinity() == Affinity::Numeric && !boolean && column.declared != "ANY" {
+            found.push(format!(
+                "column '{}': SQLite treats the type {} as NUMERIC and alters text that looks like a number ('007' becomes 7, a long decimal becomes a float); declare it TEXT",
+                column.name, column.declared
+            ));
+        }
+    }
+    let nullable: Vec<&str> = table
+        .key()
+        .iter()
+        .filter(|column| !column.not_null && !(table.key_is_rowid && column.key_part == 1))
+        .map(|column| column.name.as_str())
+        .collect();
+    let without_rowid = db.prepare(&format!("SELECT rowid FROM {} LIMIT 0", table.qualified(db)?)).is_err();
+    if !nullable.is_empty() && !without_rowid {
+        found.push(format!(
+            "key column '{}' may be NULL; rows with a NULL in their key have no identity and stay on this device (declare it NOT NULL)",
+            nullable.join("', '")
+        ));
+    }
+    Ok(found)
+}

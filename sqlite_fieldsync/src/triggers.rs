@@ -1,0 +1,528 @@
+//! The capture triggers of one table, as plain SQL.
+//!
+//! Invariants:
+//! * One operation on one row is one row of `fs_log`, whatever conflict clause, cascade or trigger caused it.
+//! * Nothing here needs the extension, and everything that names the application's table is a trigger *on* that table: when a
+//!   program rebuilds a table (create, copy, drop, rename) SQLite drops them with it, and nothing is left that would make
+//!   the rename fail.
+//! * The statements inside inherit the conflict clause of the statement that fires them (SQLite's rule). None of them can
+//!   violate a constraint, except the probe below, which is made for it.
+//!
+//! Rows that INSERT OR REPLACE and UPDATE OR REPLACE remove fire no delete trigger. So a BEFORE trigger looks, by the primary
+//! key and by every other unique index, whether a row is in the way. Only then it finds out whether the statement replaces:
+//! an `INSERT OR IGNORE` into the probe table is ignored, except under OR REPLACE, whose clause it inherits. If it does, the
+//! row in the way is noted in `fs_gone_<n>`, and the AFTER trigger logs what became of it. A note that is not followed by a
+//! replacement (a later trigger said RAISE(IGNORE), an upsert took over) does no harm: a noted row counts as replaced
+//! only if it is gone, and every other way to go removes its note. Under an explicit OR ABORT, OR FAIL or OR ROLLBACK the probe
+//! fails where the statement itself would have failed; the probe's index is named for the message that a person reads then.
+//!
+//! Measured on 100,000 rows (per-row cost in a warm cache, plain insert 2.1 µs): log insert +1.1 µs, of which the clock
+//! 0.5 µs; the look for a row in the way +0.4 µs. Roads not taken: a unique log row per record (an upsert: 4.8 times the
+//! insert), JSON values (2.4 times), one update trigger for all columns (it compares every column even where one
+//! is set: +30 % on a one-column update), logging in BEFORE triggers (they fire for rows that OR IGNORE drops).
+
+use crate::error::Result;
+use crate::schema::{Affinity, Column, Table};
+use crate::sql::quote;
+use rusqlite::Connection;
+
+/// Operations in `fs_log.what`, below the table's number.
+pub mod what {
+    /// A row was made.
+    pub const INSERT: i64 = 1;
+    /// Fields of a row changed.
+    pub const UPDATE: i64 = 2;
+    /// A row went.
+    pub const DELETE: i64 = 3;
+    /// A row's key changed: its old key went, its new key came.
+    pub const REKEY: i64 = 4;
+}
+
+/// The next clock: later than everything logged, and not behind the wall clock.
+pub const CLOCK: &str = "max(ifnull((SELECT max(clock) FROM fs_log), 0) + 1, \
+                         CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER) * 65536)";
+const LATEST: &str = "(SELECT max(clock) FROM fs_log)";
+
+/// Update triggers per table at most; wider tables have several columns per trigger.
+const UPDATE_TRIGGERS_MAX: usize = 16;
+
+/// A column as triggers see it.
+#[derive(Debug)]
+struct Field {
+    quoted: String,
+    slot: i64,
+    /// Holds any type as it is: 1 and 1.0 are then different values that SQLite compares as equal.
+    any_type: bool,
+}
+
+/// What the triggers of one table are made from.
+pub struct Plan {
+    table_no: i64,
+    /// The table, quoted, not qualified: inside triggers SQLite allows no other.
+    table: String,
+    label: String,
+    key: Vec<Field>,
+    fields: Vec<Field>,
+    key_is_rowid: bool,
+    /// Conditions under which a row of the table is in the way of NEW, one per unique thing.
+    in_the_way: Vec<String>,
+    /// Columns whose change can bring a row in the way of another; none: any column.
+    unique_columns: Option<Vec<String>>,
+    replaces_by_itself: bool,
+}
+
+impl Plan {
+    /// Prepares the triggers. `slot` gives a column's number in the log.
+    pub fn new(db: &Connection, table: &Table, table_no: i64, slot: impl Fn(&str) -> i64) -> Result<Plan> {
+        let field = |column: &&Column| -> Result<Field> {
+            Ok(Field {
+                quoted: quote(db, &column.name)?,
+                slot: slot(&column.name),
+                any_type: column.affinity() == Affinity::Blob || column.declared == "ANY",
+            })
+        };
+        let key = table.key().iter().map(field).collect::<Result<Vec<_>>>()?;
+        let fields = table
+            .columns
+            .iter()
+            .filter(|column| column.key_part == 0 && !column.generated)
+            .map(|column| field(&column))
+            .collect::<Result<Vec<_>>>()?;
+        let mut plan = Plan {
+            table_no,
+            table: quote(db, &table.name)?,
+            label: table.name.clone(),
+            key,
+            fields,
+            key_is_rowid: table.key_is_rowid,
+            in_the_way: Vec::new(),
+            unique_columns: None,
+            replaces_by_itself: table.replaces_by_itself,
+        };
+        plan.find_unique_things(db, table)?;
+        Ok(plan)
+    }
+
+    fn find_unique_things(&mut self, db: &Connection, table: &Table) -> Result<()> {
+        let found = table.in_the_way(db, |column| format!("NEW.{column}"))?;
+        self.in_the_way = found.iter().map(|way| way.condition.clone()).collect();
+        let mut columns = Vec::new();
+        for way in &found {
+            match &way.columns {
+                Some(named) => columns.extend(named.iter().cloned()),
+                None => return Ok(()),
+            }
+        }
+        if self.key_is_rowid || columns.iter().any(|column| column == "\"rowid\"") {
+            // The rowid has three more names, by which SET changes the key without naming the key's column.
+            columns.extend(["rowid", "oid", "_rowid_"].map(str::to_owned));
+        }
+        let mut seen = std::collections::HashSet::new();
+        columns.retain(|column| seen.insert(column.clone()));
+        self.unique_columns = Some(columns);
+        Ok(())
+    }
+
+    // Names ---------------------------------------------------------------------------------------------------------
+
+    fn side(&self) -> String {
+        format!("fs_side_{}", self.table_no)
+    }
+
+    fn gone(&self) -> String {
+        format!("fs_gone_{}", self.table_no)
+    }
+
+    fn probe(&self) -> String {
+        format!("fs_probe_{}", self.table_no)
+    }
+
+    fn what(&self, operation: i64) -> i64 {
+        self.table_no * 8 + operation
+    }
+
+    fn composite(&self) -> bool {
+        self.key.len() > 1
+    }
+
+    // Pieces of SQL -------------------------------------------------------------------------------------------------
+
+    /// `k1, k2`
+    fn key_names(&self, prefix: &str) -> Vec<String> {
+        (1..=self.key.len()).map(|part| format!("{prefix}{part}")).collect()
+    }
+
+    /// `OLD."a", OLD."b"`
+    fn key_values(&self, row: &str) -> Vec<String> {
+        self.key.iter().map(|part| format!("{row}.{}", part.quoted)).collect()
+    }
+
+    fn differs(field: &Field) -> String {
+        let name = &field.quoted;
+        if field.any_type {
+            format!("(OLD.{name} COLLATE BINARY IS NOT NEW.{name} OR typeof(OLD.{name}) <> typeof(NEW.{name}))")
+        } else {
+            format!("OLD.{name} COLLATE BINARY IS NOT NEW.{name}")
+        }
+    }
+
+    fn same_key(&self) -> String {
+        let parts: Vec<String> =
+            self.key.iter().map(|part| format!("OLD.{0} COLLATE BINARY IS NEW.{0}", part.quoted)).collect();
+        parts.join(" AND ")
+    }
+
+    /// The row noted in the gone table stands in the table, under exactly this key.
+    fn still_there(&self) -> String {
+        let gone = self.gone();
+        let parts: Vec<String> = self
+            .key
+            .iter()
+            .zip(self.key_names("k"))
+            .map(|(part, name)| format!("{0} = {gone}.{name} AND {0} COLLATE BINARY IS {gone}.{name}", part.quoted))
+            .collect();
+        format!("EXISTS (SELECT 1 FROM {} WHERE {})", self.table, parts.join(" AND "))
+    }
+
+    /// The note's key is the key of `row` (OLD or NEW).
+    fn note_is(&self, row: &str) -> String {
+        let parts: Vec<String> =
+            self.key_names("k").iter().zip(self.key_values(row)).map(|(name, value)| format!("{name} IS {value}")).collect();
+        parts.join(" AND ")
+    }
+
+    /// Log entry with key only; for composite keys the key is in the side table.
+    fn log(&self, operation: i64, row: &str) -> String {
+        let what = self.what(operation);
+        if self.composite() {
+            format!("INSERT INTO fs_log(clock, what) VALUES ({CLOCK}, {what});")
+        } else {
+            format!("INSERT INTO fs_log(clock, what, key) VALUES ({CLOCK}, {what}, {});", self.key_values(row)[0])
+        }
+    }
+
+    /// Side entry for the latest log entry.
+    fn side_entry(&self, columns: &[String], values: &[String], condition: &str) -> String {
+        format!(
+            "INSERT INTO {}(clock, {}) SELECT {LATEST}, {}{condition};",
+            self.side(),
+            columns.join(", "),
+            values.join(", ")
+        )
+    }
+
+    /// Key columns of a side entry: none for simple keys, which are in the log itself.
+    fn side_key(&self, row: &str) -> (Vec<String>, Vec<String>) {
+        if self.composite() {
+            (self.key_names("k"), self.key_values(row))
+        } else {
+            (Vec::new(), Vec::new())
+        }
+    }
+
+    fn old_names(&self) -> Vec<String> {
+        self.fields.iter().map(|field| format!("o{}", field.slot)).collect()
+    }
+
+    fn old_values(&self) -> Vec<String> {
+        self.fields.iter().map(|field| format!("OLD.{}", field.quoted)).collect()
+    }
+
+    // Triggers ------------------------------------------------------------------------------------------------------
+
+    fn trigger(&self, name: &str, when: &str, condition: &str, body: &[String]) -> String {
+        self.trigger_on(&self.table, name, when, condition, body)
+    }
+
+    fn trigger_on(&self, table: &str, name: &str, when: &str, condition: &str, body: &[String]) -> String {
+        let condition = if condition.is_empty() { String::new() } else { format!("\nWHEN {condition}") };
+        format!(
+            "CREATE TRIGGER main.fs_{}_{name} {when} ON {table} FOR EACH ROW{condition}\nBEGIN\n  {}\nEND",
+            self.table_no,
+            body.join("\n  ")
+        )
+    }
+
+    /// Everything, in order. The side table must exist and have a column for every field.
+    pub fn statements(&self, db: &Connection) -> Result<Vec<String>> {
+        let mut all = self.scratch_tables(db)?;
+        all.push(self.on_insert());
+        all.extend(self.on_update());
+        all.push(self.on_delete());
+        all.push(self.on_rekey());
+        all.extend(self.before_replace());
+        all.extend(self.after_replace());
+        Ok(all)
+    }
+
+    fn scratch_tables(&self, db: &Connection) -> Result<Vec<String>> {
+        let (gone, probe) = (self.gone(), self.probe());
+        let mut columns = self.key_names("k");
+        columns.extend(self.old_names());
+        columns.extend(self.fields.iter().map(|field| format!("n{}", field.slot)));
+        let message = quote(db, &format!("{}: a row with this key or unique value is there already", self.label))?;
+        Ok(vec![
+            format!("DROP TABLE IF EXISTS main.{gone}"),
+            format!("DROP TABLE IF EXISTS main.{probe}"),
+            format!("CREATE TABLE main.{gone}({}, fate INTEGER, PRIMARY KEY ({}))", columns.join(", "), self.key_names("k").join(", ")),
+            format!("CREATE TABLE main.{probe}(one INTEGER NOT NULL, replacing INTEGER NOT NULL)"),
+            format!("CREATE UNIQUE INDEX main.{message} ON {probe}(one + 0)"),
+            format!("INSERT INTO main.{probe} VALUES (1, 0)"),
+        ])
+    }
+
+    fn on_insert(&self) -> String {
+        let mut body = vec![self.log(what::INSERT, "NEW")];
+        let (columns, values) = self.side_key("NEW");
+        if self.composite() {
+            body.push(self.side_entry(&columns, &values, ""));
+        }
+        // Rarely a row: then the note's own triggers go on.
+        let mut set = vec![format!(
+            "fate = CASE WHEN {} THEN 2 WHEN {} THEN 0 ELSE 1 END",
+            self.note_is("NEW"),
+            self.still_there()
+        )];
+        set.extend(self.fields.iter().map(|field| format!("n{} = NEW.{}", field.slot, field.quoted)));
+        body.push(format!("UPDATE {} SET {};", self.gone(), set.join(", ")));
+        self.trigger("insert", "AFTER INSERT", "", &body)
+    }
+
+    /// One trigger per group of columns. Where several columns of a row change at once, the first of them logs for all.
+    fn on_update(&self) -> Vec<String> {
+        let size = self.fields.len().div_ceil(UPDATE_TRIGGERS_MAX).max(1);
+        (0..self.fields.len())
+            .step_by(size)
+            .map(|from| {
+                let group = &self.fields[from..(from + size).min(self.fields.len())];
+                let of: Vec<&str> = group.iter().map(|field| field.quoted.as_str()).collect();
+                let any: Vec<String> = group.iter().map(Self::differs).collect();
+                let mut condition = format!("({}) AND {}", any.join(" OR "), self.same_key());
+                for earlier in &self.fields[..from] {
+                    condition.push_str(&format!(" AND NOT ({})", Self::differs(earlier)));
+                }
+                let name = format!("update_{}", from / size + 1);
+                let when = format!("AFTER UPDATE OF {}", of.join(", "));
+                self.trigger(&name, &when, &condition, &self.update_body(from, group))
+            })
+            .collect()
+    }
+
+    fn update_body(&self, from: usize, group: &[Field]) -> Vec<String> {
+        let what = self.what(what::UPDATE);
+        let key = if self.composite() { "NULL".to_owned() } else { self.key_values("NEW")[0].clone() };
+        let rest = if group.len() == 1 { &self.fields[from + 1..] } else { &self.fields[from..] };
+        let mut body = vec![match group {
+            [field] => format!(
+                "INSERT INTO fs_log(clock, what, key, field, old, new) VALUES ({CLOCK}, {what}, {key}, {}, OLD.{name}, NEW.{name});",
+                field.slot,
+                name = field.quoted
+            ),
+            _ => format!("INSERT INTO fs_log(clock, what, key) VALUES ({CLOCK}, {what}, {key});"),
+        }];
+        let (mut columns, mut values) = self.side_key("NEW");
+        for field in rest {
+            let (differs, name) = (Self::differs(field), &field.quoted);
+            columns.extend([format!("o{}", field.slot), format!("n{}", field.slot)]);
+            values.push(format!("CASE WHEN {differs} THEN OLD.{name} END"));
+            values.push(format!("CASE WHEN {differs} THEN NEW.{name} END"));
+        }
+        if !columns.is_empty() {
+            let condition = if self.composite() || group.len() > 1 {
+                String::new()
+            } else {
+                let any: Vec<String> = rest.iter().map(Self::differs).collect();
+                format!(" WHERE {}", any.join(" OR "))
+            };
+            body.push(self.side_entry(&columns, &values, &condition));
+        }
+        body
+    }
+
+    fn on_delete(&self) -> String {
+        let mut body = vec![self.log(what::DELETE, "OLD")];
+        let (mut columns, mut values) = self.side_key("OLD");
+        columns.extend(self.old_names());
+        values.extend(self.old_values());
+        if !columns.is_empty() {
+            body.push(self.side_entry(&columns, &values, ""));
+        }
+        body.push(format!("DELETE FROM {} WHERE {};", self.gone(), self.note_is("OLD")));
+        self.trigger("delete", "AFTER DELETE", "", &body)
+    }
+
+    fn on_rekey(&self) -> String {
+        let mut of: Vec<String> = self.key.iter().map(|part| part.quoted.clone()).collect();
+        if self.key_is_rowid {
+            of.extend(["rowid", "oid", "_rowid_"].map(str::to_owned));
+        }
+        let mut columns = self.key_names("q");
+        let mut values = self.key_values("NEW");
+        let (key_columns, key_values) = self.side_key("OLD");
+        columns.extend(key_columns);
+        values.extend(key_values);
+        columns.extend(self.old_names());
+        values.extend(self.old_values());
+        let body = [
+            // A row that had the new key was replaced: it went first.
+            self.fate_after_update(&format!("OR ({})", self.note_is("NEW"))),
+            format!("DELETE FROM {} WHERE {};", self.gone(), self.note_is("OLD")),
+            self.log(what::REKEY, "OLD"),
+            self.side_entry(&columns, &values, ""),
+        ];
+        let when = format!("AFTER UPDATE OF {}", of.join(", "));
+        self.trigger("rekey", &when, &format!("NOT ({})", self.same_key()), &body)
+    }
+
+    fn fate_after_update(&self, or: &str) -> String {
+        format!("UPDATE {} SET fate = 1 WHERE NOT {} {or};", self.gone(), self.still_there())
+    }
+
+    /// Notes rows that the statement may be about to replace.
+    fn before_replace(&self) -> Vec<String> {
+        let of = self.unique_columns.as_ref().map_or(String::new(), |columns| format!(" OF {}", columns.join(", ")));
+        let not_self = format!(
+            " AND NOT ({})",
+            self.key
+                .iter()
+                .map(|part| format!("{0} COLLATE BINARY IS OLD.{0}", part.quoted))
+                .collect::<Vec<_>>()
+                .join(" AND ")
+        );
+        [("before_insert", "BEFORE INSERT".to_owned(), ""), ("before_update", format!("BEFORE UPDATE{of}"), not_self.as_str())]
+            .into_iter()
+            .map(|(name, when, extra)| {
+                let exists: Vec<String> = self
+                    .in_the_way
+                    .iter()
+                    .map(|condition| format!("EXISTS (SELECT 1 FROM {} WHERE {condition}{extra})", self.table))
+                    .collect();
+                self.trigger(name, &when, &exists.join("\n  OR "), &self.note_body(extra))
+            })
+            .collect()
+    }
+
+    fn note_body(&self, extra: &str) -> Vec<String> {
+        let (gone, probe) = (self.gone(), self.probe());
+        let any: Vec<String> = self.in_the_way.iter().map(|condition| format!("({condition}{extra})")).collect();
+        let any = any.join(" OR ");
+        let keys: Vec<&str> = self.key.iter().map(|part| part.quoted.as_str()).collect();
+        let keys = keys.join(", ");
+        let names: Vec<String> = self.key_names("k").into_iter().chain(self.old_names()).collect();
+        let columns: Vec<&str> =
+            self.key.iter().chain(&self.fields).map(|field| field.quoted.as_str()).collect();
+        let replacing = if self.replaces_by_itself {
+            String::new()
+        } else {
+            format!(" AND (SELECT replacing FROM {probe})")
+        };
+        let forget = format!(
+            "DELETE FROM {gone} WHERE ({}) IN (SELECT {keys} FROM {} WHERE ({any}){replacing});",
+            self.key_names("k").join(", "),
+            self.table
+        );
+        let note = format!(
+            "INSERT INTO {gone}({}) SELECT {} FROM {} WHERE ({any}){replacing};",
+            names.join(", "),
+            columns.join(", "),
+            self.table
+        );
+        if self.replaces_by_itself {
+            vec![forget, note]
+        } else {
+            vec![
+                format!("INSERT OR IGNORE INTO {probe}(one, replacing) VALUES (1, 1);"),
+                forget,
+                note,
+                format!("UPDATE {probe} SET replacing = 0 WHERE replacing;"),
+            ]
+        }
+    }
+
+    /// What became of noted rows.
+    fn after_replace(&self) -> Vec<String> {
+        let gone = self.gone();
+        let of = self.unique_columns.as_ref().map_or(String::new(), |columns| format!(" OF {}", columns.join(", ")));
+        let mut all = vec![self.trigger(
+            "after_update",
+            &format!("AFTER UPDATE{of}"),
+            &format!("EXISTS (SELECT 1 FROM {gone}) AND {}", self.same_key()),
+            &[self.fate_after_update("")],
+        )];
+        if self.replaces_by_itself {
+            // An upsert into such a table leaves a note of the row that it updated.
+            all.push(self.trigger(
+                "upserted",
+                "AFTER UPDATE",
+                &format!("EXISTS (SELECT 1 FROM {gone})"),
+                &[format!("DELETE FROM {gone} WHERE {} AND {};", self.note_is("OLD"), self.still_there())],
+            ));
+        }
+        let note_key = self.key_names("k").iter().map(|name| format!("OLD.{name}")).collect::<Vec<_>>();
+        let this_note = self.key_names("k").iter().map(|name| format!("{name} IS OLD.{name}")).collect::<Vec<_>>();
+        let forget = format!("DELETE FROM {gone} WHERE {};", this_note.join(" AND "));
+        let what_delete = self.what(what::DELETE);
+        let (mut columns, mut values) =
+            if self.composite() { (self.key_names("k"), note_key.clone()) } else { (Vec::new(), Vec::new()) };
+        columns.extend(self.old_names());
+        values.extend(self.fields.iter().map(|field| format!("OLD.o{}", field.slot)));
+        let mut body = vec![if self.composite() {
+            format!("INSERT INTO fs_log(clock, what) VALUES ({CLOCK}, {what_delete});")
+        } else {
+            format!("INSERT INTO fs_log(clock, what, key) VALUES ({CLOCK}, {what_delete}, OLD.k1);")
+        }];
+        if !columns.is_empty() {
+            body.push(self.side_entry(&columns, &values, ""));
+        }
+        body.push(forget.clone());
+        all.push(self.trigger_on(&gone, "gone", "AFTER UPDATE OF fate", "NEW.fate = 1", &body));
+        all.push(self.same_row_again(&forget));
+        all
+    }
+
+    /// A row replaced by one with the same key is an update of what differs: the insert just logged becomes that.
+    fn same_row_again(&self, forget: &str) -> String {
+        let (gone, side) = (self.gone(), self.side());
+        let (insert, update) = (self.what(what::INSERT), self.what(what::UPDATE));
+        let logged = format!("(SELECT clock FROM fs_log WHERE what = {insert} ORDER BY clock DESC LIMIT 1)");
+        let differs = |field: &Field| {
+            let slot = field.slot;
+            if field.any_type {
+                format!("(NEW.o{slot} IS NOT NEW.n{slot} OR typeof(NEW.o{slot}) <> typeof(NEW.n{slot}))")
+            } else {
+                format!("NEW.o{slot} IS NOT NEW.n{slot}")
+            }
+        };
+        let any: Vec<String> = self.fields.iter().map(differs).collect();
+        let any = if any.is_empty() { "0".to_owned() } else { any.join(" OR ") };
+        let mut columns = vec!["clock".to_owned()];
+        let mut values = vec![logged.clone()];
+        if self.composite() {
+            columns.extend(self.key_names("k"));
+            values.extend(self.key_names("k").iter().map(|name| format!("NEW.{name}")));
+        }
+        for field in &self.fields {
+            let slot = field.slot;
+            columns.extend([format!("o{slot}"), format!("n{slot}")]);
+            values.extend(["o", "n"].map(|side| format!("CASE WHEN {} THEN NEW.{side}{slot} END", differs(field))));
+        }
+        let body = [
+            format!("DELETE FROM {side} WHERE clock = {logged};"),
+            format!("INSERT INTO {side}({}) SELECT {} WHERE {any};", columns.join(", "), values.join(", ")),
+            format!("DELETE FROM fs_log WHERE clock = {logged} AND NOT ({any});"),
+            format!("UPDATE fs_log SET what = {update} WHERE clock = {logged} AND ({any});"),
+            forget.to_owned(),
+        ];
+        self.trigger_on(&gone, "again", "AFTER UPDATE OF fate", "NEW.fate = 2", &body)
+    }
+
+    /// Columns that the side table needs, apart from the clock.
+    pub fn side_columns(&self) -> Vec<String> {
+        let mut columns = if self.composite() { self.key_names("k") } else { Vec::new() };
+        columns.extend(self.key_names("q"));
+        for field in &self.fields {
+            columns.extend([format!("o{}", field.slot), format!("n{}", field.slot)]);
+        }
+        columns
+    }
+}

@@ -1,0 +1,136 @@
+//! The relations that people read and operators script against, as plain SQL views over `fs_*`.
+//!
+//! Invariant: no view names a table of the application, so that programs can rebuild and rename theirs.
+
+use crate::error::Result;
+use crate::sql::literal;
+use crate::track;
+use rusqlite::Connection;
+
+/// The views that do not depend on what is tracked.
+const VIEWS: &str = include_str!("../../sql/device/20_views.sql");
+
+/// Makes the views again; after the set of tracked tables or their columns changed.
+pub fn refresh(db: &Connection) -> Result<()> {
+    db.execute_batch("DROP VIEW IF EXISTS main.fs_changelog; DROP VIEW IF EXISTS main.sync_queue; DROP VIEW IF EXISTS main.fs_row_status;")?;
+    db.execute_batch(&changelog(db)?)?;
+    db.execute_batch(VIEWS)?;
+    db.execute_batch(&delete_from_queue(db)?)?;
+    Ok(())
+}
+
+/// A value as JSON text; blobs as `\x` and hexadecimal digits.
+fn json(value: &str) -> String {
+    format!("json_quote(CASE typeof({value}) WHEN 'blob' THEN '\\x' || lower(hex({value})) ELSE {value} END)")
+}
+
+/// A key part as text.
+fn text(value: &str) -> String {
+    format!("CASE typeof({value}) WHEN 'blob' THEN lower(hex({value})) ELSE CAST({value} AS TEXT) END")
+}
+
+/// One SELECT per tracked table, put together.
+fn changelog(db: &Connection) -> Result<String> {
+    let mut parts = Vec::new();
+    for known in track::tracked(db)? {
+        let no = known.table_no;
+        let mut columns = db.prepare_cached(
+            "SELECT slot, name, key_part FROM main.fs_column WHERE table_no = ?1 ORDER BY key_part = 0, key_part, position, slot",
+        )?;
+        let found: Vec<(i64, String, i64)> = columns
+            .query_map([no], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let key_len = found.iter().filter(|(_, _, part)| *part > 0).count();
+        let row_id = if key_len == 1 {
+            text("l.key")
+        } else {
+            let list: Vec<String> = (1..=key_len).map(|part| json(&format!("s.k{part}"))).collect();
+            format!("'[' || {} || ']'", list.join(" || ',' || "))
+        };
+        let mut old = Vec::new();
+        let mut new = Vec::new();
+        for (slot, name, _) in found.iter().filter(|(_, _, part)| *part == 0) {
+            let label = literal(db, &format!(",{}:", serde_json::Value::String(name.clone())))?;
+            let (before, after) = (format!("s.o{slot}"), format!("s.n{slot}"));
+            let changed = format!("l.what & 7 = 2 AND {before} IS NOT {after}");
+            old.push(format!(
+                "CASE WHEN l.field = {slot} THEN {label} || {} WHEN {changed} OR l.what & 7 > 2 THEN {label} || {} ELSE '' END",
+                json("l.old"),
+                json(&before)
+            ));
+            new.push(format!(
+                "CASE WHEN l.field = {slot} THEN {label} || {} WHEN {changed} THEN {label} || {} ELSE '' END",
+                json("l.new"),
+                json(&after)
+            ));
+        }
+        let object = |fields: &[String]| {
+            if fields.is_empty() {
+                "NULL".to_owned()
+            } else {
+                format!("'{{' || substr({}, 2) || '}}'", balanced(fields))
+            }
+        };
+        let new_key = if key_len == 1 {
+            text("s.q1")
+        } else {
+            let list: Vec<String> = (1..=key_len).map(|part| json(&format!("s.q{part}"))).collect();
+            format!("'[' || {} || ']'", list.join(" || ',' || "))
+        };
+        parts.push(format!(
+            "SELECT l.clock, l.what, {} AS table_name, {row_id} AS row_id,
+              CASE WHEN l.what & 7 = 4 THEN {new_key} END AS new_row_id,
+              CASE WHEN l.what & 7 > 1 THEN {} END AS old, CASE WHEN l.what & 7 = 2 THEN {} END AS new
+             FROM fs_log l LEFT JOIN fs_side_{no} s ON s.clock = l.clock WHERE l.what >> 3 = {no}",
+            literal(db, &known.name)?,
+            object(&old),
+            object(&new)
+        ));
+    }
+    if parts.is_empty() {
+        parts.push("SELECT NULL AS clock, NULL AS what, NULL AS table_name, NULL AS row_id, NULL AS new_row_id, NULL AS old, NULL AS new WHERE 0".into());
+    }
+    Ok(format!(
+        "CREATE VIEW main.fs_changelog AS
+         SELECT clock, strftime('%Y-%m-%dT%H:%M:%fZ', (clock >> 16) / 86400000.0 + 2440587.5) AS changed_at,
+                table_name, row_id,
+                CASE what & 7 WHEN 1 THEN 'insert' WHEN 2 THEN 'update' WHEN 3 THEN 'delete' ELSE 'key change' END AS operation,
+                old, new, new_row_id,
+                (SELECT value FROM fs_state WHERE name = 'client_id') AS client_id,
+                CASE WHEN clock > (SELECT ifnull(max(value), 0) FROM fs_state WHERE name = 'watermark') THEN 'pending' ELSE 'acknowledged' END AS status
+         FROM ({})",
+        parts.join("\nUNION ALL ")
+    ))
+}
+
+/// Concatenation as a balanced tree: SQLite limits the depth of expressions.
+fn balanced(parts: &[String]) -> String {
+    match parts {
+        [] => "''".into(),
+        [one] => format!("({one})"),
+        _ => {
+            let (left, right) = parts.split_at(parts.len() / 2);
+            format!("({} || {})", balanced(left), balanced(right))
+        }
+    }
+}
+
+/// `DELETE FROM sync_queue` drops answered entries, whatever their age, and refuses to drop others.
+fn delete_from_queue(db: &Connection) -> Result<String> {
+    let mut sides = String::new();
+    for known in track::tracked(db)? {
+        sides.push_str(&format!("  DELETE FROM fs_side_{} WHERE clock = OLD.queue_id;\n", known.table_no));
+    }
+    Ok(format!(
+        "CREATE TRIGGER main.sync_queue_delete INSTEAD OF DELETE ON sync_queue
+         BEGIN
+           SELECT RAISE(ABORT, 'sync_queue: this change has not been synced, or waits for a decision; deleting it would lose it')
+           WHERE OLD.status <> 'synced';
+         {sides}
+           -- The last entry becomes a mark: the log keeps its clock.
+           UPDATE fs_log SET what = 0, key = NULL, field = NULL, old = NULL, new = NULL
+           WHERE clock = OLD.queue_id AND clock = (SELECT max(clock) FROM fs_log);
+           DELETE FROM fs_log WHERE clock = OLD.queue_id AND what > 0;
+         END"
+    ))
+}

@@ -130,13 +130,17 @@ mod backend {
     }
 
     fn call(
-        function: Function, context: *mut sqlite3_context, values: &[*mut sqlite3_value],
+        function: Function,
+        context: *mut sqlite3_context,
+        values: &[*mut sqlite3_value],
     ) -> std::result::Result<Value, Failure> {
         let arguments: Vec<Value> = values.iter().map(read).collect();
         let handle = api::context_db_handle(context).cast::<rusqlite::ffi::sqlite3>();
         // SAFETY: SQLite gives the open connection that this call runs on; the wrapper does not own it.
-        let db = unsafe { Connection::from_handle(handle) }
-            .map_err(|error| Failure { text: format!("{}: {error}", function.name), code: rusqlite::ffi::SQLITE_ERROR })?;
+        let db = unsafe { Connection::from_handle(handle) }.map_err(|error| Failure {
+            text: format!("{}: {error}", function.name),
+            code: rusqlite::ffi::SQLITE_ERROR,
+        })?;
         function.run(&db, &arguments)
     }
 
@@ -214,5 +218,4 @@ mod backend {
             Value::Blob(bytes) => Sql::Blob(bytes),
         }
     }
-
 }

@@ -43,9 +43,7 @@ pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
 }
 
 /// A parked change travels again, whole, with the first new edit of its row; it was counted before.
-pub fn offer_parked_again(
-    db: &Connection, tables: &HashMap<i64, LogTable>, entries: &mut Vec<Logged>,
-) -> Result<()> {
+pub fn offer_parked_again(db: &Connection, tables: &HashMap<i64, LogTable>, entries: &mut Vec<Logged>) -> Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
@@ -84,7 +82,10 @@ pub fn offer_parked_again(
 
 /// The values of a row that had to make room, by slot.
 pub fn row_that_stepped_aside(
-    db: &Connection, tables: &HashMap<i64, LogTable>, table_no: i64, key: &Key,
+    db: &Connection,
+    tables: &HashMap<i64, LogTable>,
+    table_no: i64,
+    key: &Key,
 ) -> Result<Option<Vec<(u16, Value)>>> {
     let Some(table) = tables.get(&table_no) else { return Ok(None) };
     let kept: Option<Vec<u8>> = db
@@ -256,7 +257,10 @@ pub fn open_count(db: &Connection) -> Result<i64> {
 
 /// A row of the hub that this device's own constraints refuse: it is kept, and a person can see why.
 pub fn refused_here(
-    db: &Connection, table: &fieldsync_core::reply::TableRows, row: &fieldsync_core::reply::RowChange, reason: &str,
+    db: &Connection,
+    table: &fieldsync_core::reply::TableRows,
+    row: &fieldsync_core::reply::RowChange,
+    reason: &str,
 ) -> Result<()> {
     let row_id = row.key.row_id();
     let known: bool = db

@@ -19,7 +19,9 @@ mod loadable {
     /// Only SQLite calls it, with an open connection, a place for an error text, and its API table.
     #[no_mangle]
     pub unsafe extern "C" fn sqlite3_sqlitefieldsync_init(
-        db: *mut ffi::sqlite3, error: *mut *mut c_char, api: *mut ffi::sqlite3_api_routines,
+        db: *mut ffi::sqlite3,
+        error: *mut *mut c_char,
+        api: *mut ffi::sqlite3_api_routines,
     ) -> c_int {
         // SAFETY: as promised by SQLite; see above.
         let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { start(db, api) }));

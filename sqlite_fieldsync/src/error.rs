@@ -69,7 +69,9 @@ impl Error {
     /// The SQLite result code of the error. Exhaustive on purpose: a new variant does not build until it has one.
     pub fn code(&self) -> i32 {
         match self {
-            Error::Sqlite(error) => error.sqlite_error().map_or(rusqlite::ffi::SQLITE_ERROR, |error| error.extended_code),
+            Error::Sqlite(error) => {
+                error.sqlite_error().map_or(rusqlite::ffi::SQLITE_ERROR, |error| error.extended_code)
+            }
             Error::Wire(_) => rusqlite::ffi::SQLITE_ERROR,
             Error::Argument(_) => rusqlite::ffi::SQLITE_ERROR,
             Error::NotInitialised => rusqlite::ffi::SQLITE_ERROR,

@@ -66,12 +66,8 @@ impl Export<'_> {
         loop {
             let body = self.body(cut)?;
             let high = body.high;
-            let delta = Delta {
-                client: self.standing.tag(),
-                history: self.standing.history,
-                device_now_ms: self.now_ms,
-                body,
-            };
+            let delta =
+                Delta { client: self.standing.tag(), history: self.standing.history, device_now_ms: self.now_ms, body };
             let (blob, batch) = encode_delta(&delta, self.standing.key.as_ref());
             if blob.len() <= bytes_max || count <= 1 {
                 return Ok((blob, batch, high));
@@ -190,7 +186,9 @@ impl Export<'_> {
             "SELECT DISTINCT high FROM main.fs_batch WHERE sequence > ?1 AND high > ?2 ORDER BY high",
         )?;
         let rows = statement
-            .query_map([state::integer(self.db, "parent_sequence")?, self.standing.watermark.as_i64()], |row| row.get(0))?;
+            .query_map([state::integer(self.db, "parent_sequence")?, self.standing.watermark.as_i64()], |row| {
+                row.get(0)
+            })?;
         Ok(rows.map(|high| Ok(Hlc::from_i64(high?))).collect::<rusqlite::Result<_>>()?)
     }
 
@@ -199,7 +197,8 @@ impl Export<'_> {
             "SELECT batch FROM main.fs_batch WHERE sequence > max(?1, (SELECT max(sequence) FROM main.fs_batch) - ?2)
              ORDER BY sequence",
         )?;
-        let rows = statement.query_map([state::integer(self.db, "parent_sequence")?, UNANSWERED_MAX], |row| row.get(0))?;
+        let rows =
+            statement.query_map([state::integer(self.db, "parent_sequence")?, UNANSWERED_MAX], |row| row.get(0))?;
         Ok(rows.map(|batch: rusqlite::Result<i64>| Ok(batch? as BatchId)).collect::<rusqlite::Result<_>>()?)
     }
 
@@ -210,9 +209,8 @@ impl Export<'_> {
         let mut bases = Vec::new();
         while let Some(row) = rows.next()? {
             let text: Option<String> = row.get(1)?;
-            let snapshot = text
-                .map(|text| text.parse().map_err(|_| Error::OwnData(format!("base {text}"))))
-                .transpose()?;
+            let snapshot =
+                text.map(|text| text.parse().map_err(|_| Error::OwnData(format!("base {text}")))).transpose()?;
             bases.push(Base { until: Hlc::from_i64(row.get(0)?), snapshot });
         }
         Ok(bases)
@@ -260,9 +258,7 @@ impl Export<'_> {
             .execute((sequence, batch as i64, high.as_i64(), i64::from(self.standing.history)))?;
         self.db.execute("UPDATE main.fs_conflict SET told = -?1 WHERE told = 0 AND hub_id IS NOT NULL", [sequence])?;
         self.db.execute("UPDATE main.fs_want SET asked = ?1 WHERE asked IS NULL", [sequence])?;
-        self.db
-            .prepare_cached("DELETE FROM main.fs_batch WHERE sequence <= ?1")?
-            .execute([sequence - BATCHES_MAX])?;
+        self.db.prepare_cached("DELETE FROM main.fs_batch WHERE sequence <= ?1")?.execute([sequence - BATCHES_MAX])?;
         Ok(())
     }
 }

@@ -17,7 +17,8 @@ const TABLES: &str = include_str!("../../sql/device/10_tables.sql");
 const CLIENT_ID_CHARACTERS_MAX: usize = 64;
 
 pub(crate) fn register(db: &Connection) -> Result<()> {
-    Function { name: "fs_init", arities: &[0, 1, 2], writes: true, deterministic: false, body: fs_init }.register(db)?;
+    Function { name: "fs_init", arities: &[0, 1, 2], writes: true, deterministic: false, body: fs_init }
+        .register(db)?;
     Function { name: "fs_version", arities: &[0], writes: false, deterministic: true, body: fs_version }.register(db)
 }
 

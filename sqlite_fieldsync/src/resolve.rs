@@ -171,7 +171,10 @@ fn row(db: &Connection, conflict: &Conflict) -> Result<Row> {
         return Err(Error::argument(format!("conflict {} has no row", conflict.id)));
     }
     let Some(key) = conflict.key.clone() else {
-        return Err(Error::argument(format!("conflict {} is about a whole table; correct its rows instead", conflict.id)));
+        return Err(Error::argument(format!(
+            "conflict {} is about a whole table; correct its rows instead",
+            conflict.id
+        )));
     };
     let Some(table) = Table::read(db, &conflict.table)? else {
         return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
@@ -227,7 +230,8 @@ fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>
             return Ok(false);
         }
         let first = row.key.0.len() + 1;
-        let sets: Vec<String> = names.iter().enumerate().map(|(at, name)| format!("{name} = ?{}", first + at)).collect();
+        let sets: Vec<String> =
+            names.iter().enumerate().map(|(at, name)| format!("{name} = ?{}", first + at)).collect();
         let mut statement =
             db.prepare(&format!("UPDATE {} SET {} WHERE {}", row.name, sets.join(", "), row.condition))?;
         bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
@@ -247,7 +251,10 @@ fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>
 
 /// Brings a row that made room back into its table, corrected; a logged insert.
 fn bring_back(
-    db: &Connection, conflict: &Conflict, kept: &conflicts::KeptRow, corrections: &Map<String, Json>,
+    db: &Connection,
+    conflict: &Conflict,
+    kept: &conflicts::KeptRow,
+    corrections: &Map<String, Json>,
 ) -> Result<bool> {
     let Some(table) = Table::read(db, &conflict.table)? else {
         return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
@@ -258,7 +265,8 @@ fn bring_back(
         if !table.columns.iter().any(|column| !column.generated && column.name.eq_ignore_ascii_case(name)) {
             continue;
         }
-        let corrected = corrections.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value_of(value));
+        let corrected =
+            corrections.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value_of(value));
         names.push(quote(db, name)?);
         values.push(corrected.unwrap_or_else(|| value.clone()));
     }
@@ -290,10 +298,15 @@ fn delete_row(db: &Connection, conflict: &Conflict) -> Result<bool> {
 fn touch(db: &Connection, conflict: &Conflict) -> Result<bool> {
     let Some(key) = &conflict.key else { return Ok(false) };
     let table_no: Option<i64> = db
-        .query_row("SELECT table_no FROM main.fs_table WHERE name = ?1 AND state = 'tracked'", [&conflict.table], |row| row.get(0))
+        .query_row(
+            "SELECT table_no FROM main.fs_table WHERE name = ?1 AND state = 'tracked'",
+            [&conflict.table],
+            |row| row.get(0),
+        )
         .optional()?;
     let Some(table_no) = table_no else { return Ok(false) };
-    let clock: i64 = db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
+    let clock: i64 =
+        db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
     let simple = key.0.len() == 1;
     let mut statement = db.prepare("INSERT INTO main.fs_log(clock, what, key) VALUES (?1, ?2, ?3)")?;
     let none = Value::Null;
@@ -303,7 +316,11 @@ fn touch(db: &Connection, conflict: &Conflict) -> Result<bool> {
     if !simple {
         let names: Vec<String> = (1..=key.0.len()).map(|at| format!("k{at}")).collect();
         let marks: Vec<String> = (2..=key.0.len() + 1).map(|at| format!("?{at}")).collect();
-        let sql = format!("INSERT INTO main.fs_side_{table_no}(clock, {}) VALUES (?1, {})", names.join(", "), marks.join(", "));
+        let sql = format!(
+            "INSERT INTO main.fs_side_{table_no}(clock, {}) VALUES (?1, {})",
+            names.join(", "),
+            marks.join(", ")
+        );
         let mut statement = db.prepare(&sql)?;
         let clock = Value::Int(clock);
         bind(&mut statement, 1, std::iter::once(&clock).chain(&key.0))?;

@@ -117,7 +117,9 @@ impl Table {
         }
         let words = tokens(&sql);
         if words.get(1).is_some_and(|word| word.eq_ignore_ascii_case("virtual")) {
-            return refuse("it is a virtual table, whose rows SQLite does not show to triggers; track the table that feeds it");
+            return refuse(
+                "it is a virtual table, whose rows SQLite does not show to triggers; track the table that feeds it",
+            );
         }
         let mut columns = Vec::new();
         let mut statement = db.prepare_cached(
@@ -300,7 +302,10 @@ fn spans(sql: &str) -> Vec<(usize, usize)> {
             b'[' => at = until(at, "]"),
             b if b == b'_' || b == b'$' || b >= 0x80 || b.is_ascii_alphanumeric() => {
                 while at < bytes.len()
-                    && (bytes[at] == b'_' || bytes[at] == b'$' || bytes[at] >= 0x80 || bytes[at].is_ascii_alphanumeric())
+                    && (bytes[at] == b'_'
+                        || bytes[at] == b'$'
+                        || bytes[at] >= 0x80
+                        || bytes[at].is_ascii_alphanumeric())
                 {
                     at += 1;
                 }

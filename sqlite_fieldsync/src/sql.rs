@@ -38,7 +38,9 @@ impl ToSql for Bound<'_> {
 
 /// Binds values to a statement's parameters from number `first` on (numbers start at 1).
 pub fn bind<'a>(
-    statement: &mut Statement<'_>, first: usize, values: impl IntoIterator<Item = &'a Value>,
+    statement: &mut Statement<'_>,
+    first: usize,
+    values: impl IntoIterator<Item = &'a Value>,
 ) -> Result<()> {
     for (at, value) in values.into_iter().enumerate() {
         statement.raw_bind_parameter(first + at, Bound(value))?;

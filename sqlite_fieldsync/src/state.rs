@@ -77,9 +77,7 @@ impl Standing {
             return Err(Error::OwnData("client_id".into()));
         };
         let key = match get(db, "mac_key")? {
-            Value::Blob(bytes) => {
-                Some(MacKey(bytes.try_into().map_err(|_| Error::OwnData("mac_key".into()))?))
-            }
+            Value::Blob(bytes) => Some(MacKey(bytes.try_into().map_err(|_| Error::OwnData("mac_key".into()))?)),
             _ => None,
         };
         let cursor = match get(db, "cursor")? {

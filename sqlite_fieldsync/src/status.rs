@@ -38,12 +38,14 @@ fn fs_status(db: &Connection, _: &[Value]) -> Result<Value> {
     while let Some(row) = rows.next()? {
         let changes: i64 = row.get(2)?;
         pending += changes;
-        tables.push(json!({ "table": row.get::<_, String>(0)?, "state": row.get::<_, String>(1)?, "pending": changes }));
+        tables
+            .push(json!({ "table": row.get::<_, String>(0)?, "state": row.get::<_, String>(1)?, "pending": changes }));
     }
-    let mut statement =
-        db.prepare_cached("SELECT noted_at, text FROM main.fs_note ORDER BY note_no DESC LIMIT ?1")?;
+    let mut statement = db.prepare_cached("SELECT noted_at, text FROM main.fs_note ORDER BY note_no DESC LIMIT ?1")?;
     let notes: Vec<serde_json::Value> = statement
-        .query_map([NOTES_SHOWN], |row| Ok(json!({ "at": row.get::<_, String>(0)?, "text": row.get::<_, String>(1)? })))?
+        .query_map([NOTES_SHOWN], |row| {
+            Ok(json!({ "at": row.get::<_, String>(0)?, "text": row.get::<_, String>(1)? }))
+        })?
         .collect::<rusqlite::Result<_>>()?;
     let now: String = db.query_row("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", [], |row| row.get(0))?;
     let next = state::get(db, "next_attempt")?;

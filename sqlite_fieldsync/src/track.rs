@@ -38,7 +38,10 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
         state::Standing::load(db)?;
         renew(db)?;
         let Some(table) = Table::read(db, name)? else {
-            return Err(Error::Untrackable { table: name.to_owned(), reason: "there is no such table in the main database".into() });
+            return Err(Error::Untrackable {
+                table: name.to_owned(),
+                reason: "there is no such table in the main database".into(),
+            });
         };
         table.check_trackable()?;
         let known = tracked(db)?.into_iter().find(|known| known.name.eq_ignore_ascii_case(&table.name));
@@ -93,7 +96,9 @@ fn fs_untrack(db: &Connection, arguments: &[Value]) -> Result<Value> {
 fn options(text: Option<&str>) -> Result<serde_json::Value> {
     let options: serde_json::Value = match text {
         None => json!({}),
-        Some(text) => serde_json::from_str(text).map_err(|error| Error::argument(format!("options are not JSON: {error}")))?,
+        Some(text) => {
+            serde_json::from_str(text).map_err(|error| Error::argument(format!("options are not JSON: {error}")))?
+        }
     };
     let Some(object) = options.as_object() else {
         return Err(Error::argument("options must be a JSON object, such as {\"existing\": \"ignore\"}"));
@@ -172,9 +177,8 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
 }
 
 fn drop_triggers(db: &Connection, table_no: i64) -> Result<()> {
-    let mut statement = db.prepare_cached(
-        "SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND name LIKE ?1 ESCAPE '\\'",
-    )?;
+    let mut statement =
+        db.prepare_cached("SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND name LIKE ?1 ESCAPE '\\'")?;
     let names: Vec<String> =
         statement.query_map([format!("fs\\_{table_no}\\_%")], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     for name in names {
@@ -187,9 +191,8 @@ fn install(db: &Connection, table: &Table, table_no: i64, plan: &Plan) -> Result
     drop_triggers(db, table_no)?;
     db.execute_batch(&format!("CREATE TABLE IF NOT EXISTS main.fs_side_{table_no}(clock INTEGER PRIMARY KEY)"))?;
     let mut statement = db.prepare_cached("SELECT name FROM pragma_table_info(?1, 'main')")?;
-    let present: Vec<String> = statement
-        .query_map([format!("fs_side_{table_no}")], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let present: Vec<String> =
+        statement.query_map([format!("fs_side_{table_no}")], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     for column in plan.side_columns().iter().filter(|column| !present.contains(column)) {
         db.execute_batch(&format!("ALTER TABLE main.fs_side_{table_no} ADD COLUMN {column}"))?;
     }
@@ -213,10 +216,18 @@ fn capture_existing(db: &Connection, table: &Table, table_no: i64) -> Result<i64
 /// Logs an operation for every row of the table that fits the condition. `extra` are further columns of the log.
 #[allow(clippy::too_many_arguments)]
 fn log_rows(
-    db: &Connection, table: &Table, table_no: i64, operation: i64, extra: &[&str], values: &[String], key: &[String],
-    names: &[String], condition: &str,
+    db: &Connection,
+    table: &Table,
+    table_no: i64,
+    operation: i64,
+    extra: &[&str],
+    values: &[String],
+    key: &[String],
+    names: &[String],
+    condition: &str,
 ) -> Result<i64> {
-    let base: i64 = db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
+    let base: i64 =
+        db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
     let from = table.qualified(db)?;
     let what = table_no * 8 + operation;
     let (keys, condition) = (key.join(", "), if condition.is_empty() { "1" } else { condition });
@@ -231,7 +242,11 @@ fn log_rows(
     columns.extend(extra);
     picked.extend(values.iter().cloned());
     let count = db.execute(
-        &format!("INSERT INTO main.fs_log({}) SELECT {} FROM {from} WHERE {condition}", columns.join(", "), picked.join(", ")),
+        &format!(
+            "INSERT INTO main.fs_log({}) SELECT {} FROM {from} WHERE {condition}",
+            columns.join(", "),
+            picked.join(", ")
+        ),
         [],
     )?;
     if !simple {
@@ -274,7 +289,10 @@ pub fn renew(db: &Connection) -> Result<()> {
             .query_row([format!("fs_{}_insert", known.table_no)], |row| row.get(0))
             .optional()?;
         if let Some(on) = on.as_ref().filter(|on| !on.eq_ignore_ascii_case(&known.name)) {
-            state::note(db, &format!("table '{}' was renamed to '{on}'; the hub still knows it by its old name", known.name))?;
+            state::note(
+                db,
+                &format!("table '{}' was renamed to '{on}'; the hub still knows it by its old name", known.name),
+            )?;
             db.execute("UPDATE main.fs_table SET name = ?2 WHERE table_no = ?1", (known.table_no, on))?;
             known.name.clone_from(on);
             changed = true;

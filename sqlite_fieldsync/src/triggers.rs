@@ -186,8 +186,12 @@ impl Plan {
 
     /// The note's key is the key of `row` (OLD or NEW).
     fn note_is(&self, row: &str) -> String {
-        let parts: Vec<String> =
-            self.key_names("k").iter().zip(self.key_values(row)).map(|(name, value)| format!("{name} IS {value}")).collect();
+        let parts: Vec<String> = self
+            .key_names("k")
+            .iter()
+            .zip(self.key_values(row))
+            .map(|(name, value)| format!("{name} IS {value}"))
+            .collect();
         parts.join(" AND ")
     }
 
@@ -264,7 +268,11 @@ impl Plan {
         Ok(vec![
             format!("DROP TABLE IF EXISTS main.{gone}"),
             format!("DROP TABLE IF EXISTS main.{probe}"),
-            format!("CREATE TABLE main.{gone}({}, fate INTEGER, PRIMARY KEY ({}))", columns.join(", "), self.key_names("k").join(", ")),
+            format!(
+                "CREATE TABLE main.{gone}({}, fate INTEGER, PRIMARY KEY ({}))",
+                columns.join(", "),
+                self.key_names("k").join(", ")
+            ),
             format!("CREATE TABLE main.{probe}(one INTEGER NOT NULL, replacing INTEGER NOT NULL)"),
             format!("CREATE UNIQUE INDEX main.{message} ON {probe}(one + 0)"),
             format!("INSERT INTO main.{probe} VALUES (1, 0)"),
@@ -389,17 +397,20 @@ impl Plan {
                 .collect::<Vec<_>>()
                 .join(" AND ")
         );
-        [("before_insert", "BEFORE INSERT".to_owned(), ""), ("before_update", format!("BEFORE UPDATE{of}"), not_self.as_str())]
-            .into_iter()
-            .map(|(name, when, extra)| {
-                let exists: Vec<String> = self
-                    .in_the_way
-                    .iter()
-                    .map(|condition| format!("EXISTS (SELECT 1 FROM {} WHERE {condition}{extra})", self.table))
-                    .collect();
-                self.trigger(name, &when, &exists.join("\n  OR "), &self.note_body(extra))
-            })
-            .collect()
+        [
+            ("before_insert", "BEFORE INSERT".to_owned(), ""),
+            ("before_update", format!("BEFORE UPDATE{of}"), not_self.as_str()),
+        ]
+        .into_iter()
+        .map(|(name, when, extra)| {
+            let exists: Vec<String> = self
+                .in_the_way
+                .iter()
+                .map(|condition| format!("EXISTS (SELECT 1 FROM {} WHERE {condition}{extra})", self.table))
+                .collect();
+            self.trigger(name, &when, &exists.join("\n  OR "), &self.note_body(extra))
+        })
+        .collect()
     }
 
     fn note_body(&self, extra: &str) -> Vec<String> {
@@ -409,13 +420,9 @@ impl Plan {
         let keys: Vec<&str> = self.key.iter().map(|part| part.quoted.as_str()).collect();
         let keys = keys.join(", ");
         let names: Vec<String> = self.key_names("k").into_iter().chain(self.old_names()).collect();
-        let columns: Vec<&str> =
-            self.key.iter().chain(&self.fields).map(|field| field.quoted.as_str()).collect();
-        let replacing = if self.replaces_by_itself {
-            String::new()
-        } else {
-            format!(" AND (SELECT replacing FROM {probe})")
-        };
+        let columns: Vec<&str> = self.key.iter().chain(&self.fields).map(|field| field.quoted.as_str()).collect();
+        let replacing =
+            if self.replaces_by_itself { String::new() } else { format!(" AND (SELECT replacing FROM {probe})") };
         let forget = format!(
             "DELETE FROM {gone} WHERE ({}) IN (SELECT {keys} FROM {} WHERE ({any}){replacing});",
             self.key_names("k").join(", "),

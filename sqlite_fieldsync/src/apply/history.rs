@@ -25,7 +25,10 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             }
             state::set_integer(db, "parent", 0)?;
             state::set_integer(db, "history", i64::from(reply.history))?;
-            format!("this database is a copy of client '{}' and is now client '{client_id}': {reason}", standing.client_id)
+            format!(
+                "this database is a copy of client '{}' and is now client '{client_id}': {reason}",
+                standing.client_id
+            )
         }
         Notice::NewHistory { watermark, last_batch, reason } => {
             state::set_integer(db, "history", i64::from(reply.history))?;

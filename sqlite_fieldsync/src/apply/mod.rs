@@ -179,16 +179,17 @@ impl<'a> Apply<'a> {
     }
 
     fn table_no(&self, conflict: &ConflictNotice) -> Option<i64> {
-        self.tables
-            .values()
-            .find(|table| table.name.eq_ignore_ascii_case(&conflict.table))
-            .map(|table| table.table_no)
+        self.tables.values().find(|table| table.name.eq_ignore_ascii_case(&conflict.table)).map(|table| table.table_no)
     }
 
     fn unanswered(&self, entries: &[Logged]) -> Unanswered {
         let table = |table_no: u32| self.tables.get(&i64::from(table_no));
         let column = |table_no: u32, slot: u16| {
-            table(table_no)?.columns.iter().find(|column| column.slot == i64::from(slot)).map(|column| column.name.as_str())
+            table(table_no)?
+                .columns
+                .iter()
+                .find(|column| column.slot == i64::from(slot))
+                .map(|column| column.name.as_str())
         };
         Unanswered::new(entries, |table_no| table(table_no).map(|table| table.name.as_str()), column)
     }
@@ -226,7 +227,9 @@ impl<'a> Apply<'a> {
         state::set(db, "next_attempt", &Value::Null)?;
         state::set(db, "last_error", &Value::Null)?;
         db.execute(
-            &format!("UPDATE main.fs_table SET last_synced_version = ?1, last_synced_at = {now} WHERE state = 'tracked'"),
+            &format!(
+                "UPDATE main.fs_table SET last_synced_version = ?1, last_synced_at = {now} WHERE state = 'tracked'"
+            ),
             [version as i64],
         )?;
         Ok(())

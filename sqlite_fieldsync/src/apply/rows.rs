@@ -39,7 +39,9 @@ struct PendingRow {
 impl Unanswered {
     /// From log entries in the order of their clocks; `name` gives table and column names.
     pub fn new<'t>(
-        entries: &[Logged], table_name: impl Fn(u32) -> Option<&'t str>, column_name: impl Fn(u32, u16) -> Option<&'t str>,
+        entries: &[Logged],
+        table_name: impl Fn(u32) -> Option<&'t str>,
+        column_name: impl Fn(u32, u16) -> Option<&'t str>,
     ) -> Unanswered {
         let mut unanswered = Unanswered::default();
         for entry in entries {
@@ -123,9 +125,7 @@ enum Offence {
 }
 
 /// Writes rows; `tables` come parents first.
-pub fn write(
-    db: &Connection, mut tables: Vec<TableRows>, unanswered: &Unanswered, pinned: &Pinned,
-) -> Result<Applied> {
+pub fn write(db: &Connection, mut tables: Vec<TableRows>, unanswered: &Unanswered, pinned: &Pinned) -> Result<Applied> {
     let known = track::tracked(db)?;
     let tracked: HashSet<String> =
         known.iter().filter(|known| known.state == "tracked").map(|known| known.name.to_lowercase()).collect();
@@ -208,9 +208,9 @@ fn key_order(writer: &Writer<'_>) -> Option<Vec<usize>> {
     let order: Vec<usize> = key
         .iter()
         .filter_map(|part| {
-            writer.columns[..writer.key_len]
-                .iter()
-                .position(|column| writer.table.columns.get(column.position).is_some_and(|column| column.name == part.name))
+            writer.columns[..writer.key_len].iter().position(|column| {
+                writer.table.columns.get(column.position).is_some_and(|column| column.name == part.name)
+            })
         })
         .collect();
     let straight = order.iter().enumerate().all(|(at, place)| at == *place);
@@ -246,8 +246,9 @@ impl Pass<'_, '_> {
     fn run(&mut self, tables: &[TableRows]) -> Result<()> {
         let quiet = self.unanswered.rows.is_empty() && self.pinned.is_empty();
         for (at, table) in tables.iter().enumerate() {
-            let all_known =
-                self.writers[at].as_ref().is_some_and(|writer| (0..table.columns.len() as u16).all(|c| writer.knows(c)));
+            let all_known = self.writers[at]
+                .as_ref()
+                .is_some_and(|writer| (0..table.columns.len() as u16).all(|c| writer.knows(c)));
             let watched = !self.references.of_child(&table.table).is_empty();
             for (place, row) in table.rows.iter().enumerate() {
                 if self.excluded.contains(&(at, place)) {
@@ -449,7 +450,12 @@ impl Pass<'_, '_> {
 
     /// Values of the columns that a row refers by; none if this write did not touch them.
     fn values(
-        &mut self, place: Place, table: &TableRows, row: &RowChange, fields: &[(u16, Value)], from: &[String],
+        &mut self,
+        place: Place,
+        table: &TableRows,
+        row: &RowChange,
+        fields: &[(u16, Value)],
+        from: &[String],
     ) -> Result<Option<Vec<Value>>> {
         let arriving = |name: &str| -> Option<Value> {
             let column = table.columns.iter().position(|column| column.eq_ignore_ascii_case(name))?;
@@ -460,9 +466,9 @@ impl Pass<'_, '_> {
         };
         let touched = row.op == Op::Insert
             || from.iter().any(|name| {
-                fields
-                    .iter()
-                    .any(|(at, _)| table.columns.get(usize::from(*at)).is_some_and(|column| column.eq_ignore_ascii_case(name)))
+                fields.iter().any(|(at, _)| {
+                    table.columns.get(usize::from(*at)).is_some_and(|column| column.eq_ignore_ascii_case(name))
+                })
             });
         if !touched {
             return Ok(None);
@@ -475,18 +481,26 @@ impl Pass<'_, '_> {
         let stored = writer.read(&row.key)?.unwrap_or_default();
         Ok(from
             .iter()
-            .map(|name| stored.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone()))
+            .map(|name| {
+                stored.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+            })
             .collect())
     }
 
     fn check_children(
-        &mut self, place: Place, parent: &str, before: &[(String, Value)], found: &mut Vec<Offence>,
+        &mut self,
+        place: Place,
+        parent: &str,
+        before: &[(String, Value)],
+        found: &mut Vec<Offence>,
     ) -> Result<()> {
         for at in self.references.of_parent(parent) {
             let (child_name, to) = (self.references.key(at).child.clone(), self.references.key(at).to.clone());
             let values: Option<Vec<Value>> = to
                 .iter()
-                .map(|name| before.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone()))
+                .map(|name| {
+                    before.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+                })
                 .collect();
             let Some(values) = values else { continue };
             // Another write may have brought a row with these values back.

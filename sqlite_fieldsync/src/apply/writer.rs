@@ -66,7 +66,8 @@ impl<'a> Writer<'a> {
         let key_len = usize::from(arriving.key_len).min(arriving.columns.len());
         let mut columns = Vec::new();
         for (at, name) in arriving.columns.iter().enumerate() {
-            let found = table.columns.iter().position(|column| !column.generated && column.name.eq_ignore_ascii_case(name));
+            let found =
+                table.columns.iter().position(|column| !column.generated && column.name.eq_ignore_ascii_case(name));
             let kind = arriving.kinds.get(at).copied().unwrap_or_default();
             columns.push(Matched {
                 quoted: found.map(|place| quote(db, &table.columns[place].name)).transpose()?,
@@ -79,9 +80,9 @@ impl<'a> Writer<'a> {
         }
         let own_key = table.key();
         let same_key = own_key.len() == key_len
-            && columns[..key_len].iter().all(|column| {
-                column.quoted.is_some() && table.columns[column.position].key_part > 0
-            });
+            && columns[..key_len]
+                .iter()
+                .all(|column| column.quoted.is_some() && table.columns[column.position].key_part > 0);
         if !same_key {
             return Ok(None);
         }
@@ -281,9 +282,9 @@ impl<'a> Writer<'a> {
             for (at, column) in self.table.columns.iter().enumerate() {
                 numbers.insert(quote(self.db, &column.name)?, at + 1);
             }
-            let ways = self
-                .table
-                .in_the_way(self.db, |column| numbers.get(column).map_or("NULL".into(), |number| format!("?{number}")))?;
+            let ways = self.table.in_the_way(self.db, |column| {
+                numbers.get(column).map_or("NULL".into(), |number| format!("?{number}"))
+            })?;
             let keys: Vec<&str> = (0..self.key_len as u16).map(|at| self.quoted(at)).collect();
             let statements = ways
                 .iter()
@@ -319,8 +320,11 @@ impl<'a> Writer<'a> {
         let parts = key.0.iter().enumerate().map(|(at, value)| (at, value.clone()));
         let fields = fields.iter().map(|(column, value)| (usize::from(*column), value.clone()));
         for (column, value) in parts.chain(fields) {
-            let Some(name) =
-                self.columns.get(column).and_then(|column| self.table.columns.get(column.position)).map(|column| &column.name)
+            let Some(name) = self
+                .columns
+                .get(column)
+                .and_then(|column| self.table.columns.get(column.position))
+                .map(|column| &column.name)
             else {
                 continue;
             };

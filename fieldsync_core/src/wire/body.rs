@@ -127,7 +127,7 @@ impl Shapers {
 
     fn write(&mut self, out: &mut Out, shape: &Shape, shapes: &Shapes, of_reply: bool) {
         if out.coder.bit(&mut self.known, shapes.knows(shape)) {
-            out.coder.direct(32, u64::from(shape.tag()));
+            out.coder.direct(16, u64::from(shape.tag()));
             return;
         }
         out.pool.text(shape.table.as_bytes());
@@ -151,7 +151,7 @@ impl Shapers {
         of_reply: bool,
     ) -> Result<Shape, WireError> {
         if input.coder.bit(&mut self.known, false) {
-            let tag = input.coder.direct(32, 0) as u32;
+            let tag = input.coder.direct(16, 0) as u16;
             input.coder.check()?;
             let shape = shapes.get(tag).ok_or(WireError::UnknownShape(tag))?;
             input.budget.take(shape.columns.iter().map(|column| column.len() + 32).sum())?;

@@ -27,8 +27,8 @@ pub enum WireError {
     #[error("the blob is not signed, and this client has a key")]
     Unsigned,
     /// A table's names were left out and this end does not know them (restored from a backup, say). Ask for them to be sent.
-    #[error("the blob names a table by the tag {0:08x}, which this end does not know")]
-    UnknownShape(u32),
+    #[error("the blob names a table by the tag {0:04x}, which this end does not know")]
+    UnknownShape(u16),
     /// Larger than what this end accepts. Send smaller parts.
     #[error("the blob has too many {what}: at most {most}")]
     Limit {

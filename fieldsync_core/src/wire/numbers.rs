@@ -53,7 +53,12 @@ impl Plans {
         }
     }
 
-    fn code<C: Coder>(&mut self, coder: &mut C, plan: Plan) -> Plan {
+    /// The plan for a single number is the number.
+    fn code<C: Coder>(&mut self, coder: &mut C, plan: Plan, count: usize) -> Plan {
+        if count == 1 {
+            let base = unzigzag(self.base.code(coder, zigzag(plan.base)));
+            return Plan { kind: UNIFORM, base, step: 1, most: 0 };
+        }
         let kind = self.kind.code(coder, plan.kind, PLANS);
         let based = !matches!(kind, SIGNED | RAW);
         let base = if based { unzigzag(self.base.code(coder, zigzag(plan.base))) } else { 0 };
@@ -74,7 +79,7 @@ impl Plans {
 /// Writes a column's numbers.
 pub(super) fn write(writer: &mut Writer, plans: &mut Plans, numbers: &[i64]) {
     if let Some(plan) = choose(plans, numbers) {
-        let plan = plans.code(writer, plan);
+        let plan = plans.code(writer, plan, numbers.len());
         let mut copy = Numbers::Write(numbers);
         // A writer cannot fail.
         let _ = run(writer, plan, &mut copy, numbers.len());
@@ -86,7 +91,7 @@ pub(super) fn read<C: Coder>(reader: &mut C, plans: &mut Plans, count: usize) ->
     if count == 0 {
         return Ok(Vec::new());
     }
-    let plan = plans.code(reader, Plan { kind: 0, base: 0, step: 1, most: 0 });
+    let plan = plans.code(reader, Plan { kind: 0, base: 0, step: 1, most: 0 }, count);
     let mut numbers = Numbers::Read(Vec::with_capacity(count));
     run(reader, plan, &mut numbers, count)?;
     match numbers {
@@ -256,7 +261,7 @@ fn choose(plans: &Plans, numbers: &[i64]) -> Option<Plan> {
         .map(|plan| {
             let mut scratch = Writer::new();
             let mut header = plans.clone();
-            header.code(&mut scratch, plan);
+            header.code(&mut scratch, plan, numbers.len());
             let header_bits = scratch.bits();
             // In a sample from the middle the first difference would be a jump that the column does not have.
             let sampled = if plan.kind == DELTA { Plan { base: sample[0], ..plan } } else { plan };

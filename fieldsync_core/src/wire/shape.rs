@@ -1,9 +1,12 @@
-//! Shapes: what a table looks like on the wire. A shape that the other end knows travels as four bytes instead of its names.
+//! Shapes: what a table looks like on the wire. A shape that the other end knows travels as two bytes instead of its names.
 //!
 //! Names are most of a small blob. An end may leave them out once it has proof that the other end knows them: a device,
 //! when a batch that carried the names has been answered; a hub, when a delta names the batch as its parent whose answer
-//! carried them. The reader looks the tag up among the shapes that it has kept; a shape it lacks is an error of its own
-//! ([`super::WireError::UnknownShape`]), and the sender starts again with the names.
+//! carried them. The reader looks the tag up among the shapes *of that client and direction* that it has kept; a shape it
+//! lacks is an error of its own ([`super::WireError::UnknownShape`]), and the sender starts again with the names.
+//!
+//! Invariant: both ends of one client and direction hold the same shapes, so two that share a tag are noticed by the sender
+//! ([`Shapes::add`] gives false), and the second one keeps travelling with its names.
 
 use crate::delta::TableChanges;
 use crate::reply::TableRows;
@@ -27,10 +30,10 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The tag that stands for it: xxh3-64 of its postcard form, the lower half.
-    pub fn tag(&self) -> u32 {
+    /// The tag that stands for it: xxh3-64 of its postcard form, the lowest sixteen bits.
+    pub fn tag(&self) -> u16 {
         let bytes = postcard::to_allocvec(self).unwrap_or_default();
-        xxhash_rust::xxh3::xxh3_64(&bytes) as u32
+        xxhash_rust::xxh3::xxh3_64(&bytes) as u16
     }
 
     /// The shape of a delta's table.
@@ -71,7 +74,7 @@ impl Shape {
 
 /// The shapes that both ends know, by their tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Shapes(HashMap<u32, Shape>);
+pub struct Shapes(HashMap<u16, Shape>);
 
 impl Shapes {
     /// None: every table travels with its names.
@@ -86,7 +89,7 @@ impl Shapes {
     }
 
     /// The shape with a tag.
-    pub fn get(&self, tag: u32) -> Option<&Shape> {
+    pub fn get(&self, tag: u16) -> Option<&Shape> {
         self.0.get(&tag)
     }
 

@@ -28,6 +28,7 @@ mod range;
 mod seal;
 mod shape;
 mod table;
+mod text_model;
 
 pub use error::WireError;
 pub use seal::{blob_uuid, peek, BlobKind, Header, HEADER_BYTES, MAC_BYTES};

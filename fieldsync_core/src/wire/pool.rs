@@ -7,6 +7,8 @@ use super::budget::Budget;
 use super::error::WireError;
 use super::model::Number;
 use super::range::{Reader, Writer};
+use super::text_model::{self, TEXT_MODEL_BYTES_MAX};
+use crate::number::{read_varint, write_varint};
 use std::io::Read;
 
 const END: u8 = 0;
@@ -16,8 +18,11 @@ const ESCAPED_END: u8 = 3;
 
 const STORED: u8 = 0;
 const ZSTD: u8 = 1;
+const MODEL: u8 = 2;
 
 const WINDOW_LOG_MAX: u32 = 23;
+/// Shorter pools never gain by it.
+const ZSTD_BYTES_MIN: usize = 256;
 
 /// The writer's side.
 #[derive(Debug)]
@@ -56,20 +61,18 @@ impl PoolWriter {
         self.bytes.len()
     }
 
-    /// The pool as it travels: empty, or a byte for the method and the rest.
+    /// The pool as it travels: empty, or a byte for the method and what that made of it; the shortest of all methods.
     pub(super) fn finish(self) -> Vec<u8> {
         if self.bytes.is_empty() {
             return Vec::new();
         }
-        let mut packed = vec![ZSTD];
-        match compress(&self.bytes) {
-            Some(bytes) if bytes.len() < self.bytes.len() => packed.extend(bytes),
-            _ => {
-                packed[0] = STORED;
-                packed.extend(&self.bytes);
-            }
-        }
-        packed
+        let model = (self.bytes.len() <= TEXT_MODEL_BYTES_MAX).then(|| model(&self.bytes));
+        let zstd = (self.bytes.len() >= ZSTD_BYTES_MIN).then(|| compress(&self.bytes)).flatten();
+        let packed = [(MODEL, model), (ZSTD, zstd), (STORED, Some(self.bytes))];
+        let shortest = packed.into_iter().filter_map(|(method, bytes)| Some((method, bytes?)));
+        let (method, mut bytes) = shortest.min_by_key(|(_, bytes)| bytes.len()).unwrap_or_default();
+        bytes.insert(0, method);
+        bytes
     }
 }
 
@@ -89,6 +92,7 @@ impl PoolReader {
             Some((_, [])) => return Err(WireError::Damaged("its texts are missing")),
             Some((&STORED, bytes)) => bytes.to_vec(),
             Some((&ZSTD, bytes)) => expand(bytes, budget.left())?,
+            Some((&MODEL, bytes)) => predict(bytes)?,
             Some(_) => return Err(WireError::Damaged("its texts are packed in an unknown way")),
         };
         budget.take(bytes.len())?;
@@ -143,6 +147,26 @@ fn unescape(bytes: &[u8]) -> Result<Vec<u8>, WireError> {
         }
     }
     Ok(text)
+}
+
+fn model(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    write_varint(&mut packed, bytes.len() as u64);
+    let mut writer = Writer::new();
+    text_model::code(&mut writer, &mut bytes.to_vec());
+    packed.extend(writer.finish());
+    packed
+}
+
+fn predict(packed: &[u8]) -> Result<Vec<u8>, WireError> {
+    let mut rest = packed;
+    let length = read_varint(&mut rest).and_then(|length| usize::try_from(length).ok());
+    let length = length.filter(|length| (1..=TEXT_MODEL_BYTES_MAX).contains(length));
+    let mut bytes = vec![0; length.ok_or(WireError::Damaged("its texts have a wrong length"))?];
+    let mut reader = Reader::new(rest);
+    text_model::code(&mut reader, &mut bytes);
+    reader.finish()?;
+    Ok(bytes)
 }
 
 fn compress(bytes: &[u8]) -> Option<Vec<u8>> {

@@ -76,6 +76,9 @@ pub(super) trait Coder {
     /// A decision by a model, which learns from it.
     fn bit(&mut self, model: &mut Bit, value: bool) -> bool;
 
+    /// A decision with a share (of 65536) that somebody else knows.
+    fn shared_bit(&mut self, false_share: u32, value: bool) -> bool;
+
     /// One of `size` equally likely values, 1 ≤ size ≤ 65536.
     fn below(&mut self, size: u32, value: u32) -> u32;
 
@@ -174,14 +177,20 @@ impl Coder for Writer {
 
     #[inline(always)]
     fn bit(&mut self, model: &mut Bit, value: bool) -> bool {
-        let bound = (self.range >> 16) * model.false_share();
+        let bit = self.shared_bit(model.false_share(), value);
+        model.learn(bit);
+        bit
+    }
+
+    #[inline(always)]
+    fn shared_bit(&mut self, false_share: u32, value: bool) -> bool {
+        let bound = (self.range >> 16) * false_share;
         if value {
             self.low += u64::from(bound);
             self.range -= bound;
         } else {
             self.range = bound;
         }
-        model.learn(value);
         self.normalise();
         value
     }
@@ -264,8 +273,15 @@ impl Coder for Reader<'_> {
     const READS: bool = true;
 
     #[inline(always)]
-    fn bit(&mut self, model: &mut Bit, _value: bool) -> bool {
-        let bound = (self.range >> 16) * model.false_share();
+    fn bit(&mut self, model: &mut Bit, value: bool) -> bool {
+        let bit = self.shared_bit(model.false_share(), value);
+        model.learn(bit);
+        bit
+    }
+
+    #[inline(always)]
+    fn shared_bit(&mut self, false_share: u32, _value: bool) -> bool {
+        let bound = (self.range >> 16) * false_share;
         let bit = self.code >= bound;
         if bit {
             self.code -= bound;
@@ -273,7 +289,6 @@ impl Coder for Reader<'_> {
         } else {
             self.range = bound;
         }
-        model.learn(bit);
         self.normalise();
         bit
     }

@@ -215,14 +215,17 @@ class TestPurge:
         assert health(old)["pending_changes"] == 1, "what is young stays"
 
     def test_batches(self, old):
-        for status, age in (("committed", "3 years"), ("committed", "2 years"), ("superseded", "2 years"), ("staged", "2 years"),
-                            ("staged", "1 day")):
+        for number, (status, age) in enumerate((("committed", "3 years"), ("committed", "2 years"), ("superseded", "2 years"),
+                                                ("staged", "2 years"), ("staged", "1 day"))):
             old.sql("INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, staged_at, committed_at) "
-                    "SELECT gen_random_uuid(), client_no, 1, %s, '', '{}', now() - %s::interval, "
+                    "SELECT gen_random_uuid(), client_no, %s, %s, 'x', '{\"changes\": [1]}', now() - %s::interval, "
                     "CASE WHEN %s = 'committed' THEN now() - %s::interval END FROM fieldsync.client WHERE client_id = 'north'",
-                    status, age, status, age)
+                    number, status, age, status, age)
         assert self.purge(old)["batches"] == (3, 1, ["north"])
-        assert old.sql("SELECT status FROM fieldsync.batch ORDER BY staged_at") == [("committed",), ("staged",)]
+        # What travelled is gone, but not the ids, by which a copied device is known.
+        assert old.sql("SELECT batch_id, status, delta IS NULL, report ? 'changes' FROM fieldsync.batch ORDER BY 1") == [
+            (0, "committed", True, False), (1, "committed", False, True), (2, "superseded", True, False), (4, "staged", False, True)]
+        assert self.purge(old)["batches"] == (0, 1, ["north"]), "nothing twice"
 
     def test_an_age_that_is_none(self, people, refused):
         error = refused(people.sql, "SELECT * FROM sync_control.purge('-1 day')")

@@ -1,7 +1,7 @@
 -- What may be thrown away, and when. Conflicts are never purged: they hold values that lost.
 
--- Removes feed entries, tombstones, answered and abandoned batches, log entries and settled notifications that are older
--- than this. Nothing goes that a client which isn't shut out still needs for its next sync: such things are kept, and the
+-- Removes feed entries, tombstones, what answered batches held, abandoned batches, log entries and settled notifications that
+-- are older than this. Nothing goes that a client which isn't shut out still needs for its next sync: such things are kept, and the
 -- report names the clients. To let them go, sync those devices, or set their sync_status to 'disabled'.
 --
 -- A tombstone that is gone can't tell a restored device that its row was deleted: older_than is the age of the oldest backup
@@ -45,19 +45,24 @@ BEGIN
     needed_by := CASE WHEN kept > 0 THEN fieldsync.clients_behind((SELECT max(d.version) FROM fieldsync.tombstone AS d WHERE d.deleted_at < before)) END;
     RETURN NEXT;
 
-    -- A client's last committed batch answers a repeat, and the device may still be on its way to ask. A staged batch that was
-    -- never committed holds nothing that its device doesn't still have.
+    -- What travelled in answered batches goes, their ids stay: by them a copied device is told from a lost history. A client's
+    -- last committed batch stays whole, for the device may still be on its way to ask for its answer. A staged batch that was
+    -- never committed goes, because its device still has all that is in it.
     what := 'batches';
     WITH last AS (
         SELECT DISTINCT ON (b.client_no) b.batch FROM fieldsync.batch AS b WHERE b.status = 'committed'
         ORDER BY b.client_no, b.committed_at DESC
+    ), emptied AS (
+        UPDATE fieldsync.batch AS b SET delta = NULL, reply = NULL, report = b.report - 'changes'
+        WHERE b.status <> 'staged' AND COALESCE(b.committed_at, b.staged_at) < before
+          AND (b.delta IS NOT NULL OR b.reply IS NOT NULL) AND b.batch NOT IN (SELECT last.batch FROM last) RETURNING 1
     ), gone AS (
-        DELETE FROM fieldsync.batch AS b
-        WHERE COALESCE(b.committed_at, b.staged_at) < before AND b.batch NOT IN (SELECT last.batch FROM last) RETURNING 1
+        DELETE FROM fieldsync.batch AS b WHERE b.status = 'staged' AND b.staged_at < before RETURNING 1
     )
-    SELECT count(*) INTO removed FROM gone;
+    SELECT (SELECT count(*) FROM emptied) + (SELECT count(*) FROM gone) INTO removed;
     SELECT count(*), array_agg(DISTINCT c.client_id::text ORDER BY c.client_id::text) INTO kept, needed_by
-    FROM fieldsync.batch AS b JOIN fieldsync.client AS c USING (client_no) WHERE COALESCE(b.committed_at, b.staged_at) < before;
+    FROM fieldsync.batch AS b JOIN fieldsync.client AS c USING (client_no)
+    WHERE COALESCE(b.committed_at, b.staged_at) < before AND (b.delta IS NOT NULL OR b.reply IS NOT NULL);
     RETURN NEXT;
 
     what := 'sync_log';

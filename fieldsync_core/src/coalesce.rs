@@ -64,12 +64,15 @@ struct Entry {
 }
 
 /// Folds logged changes, which must come in the order of their clocks. `boundaries` are the last clocks of
-/// earlier unanswered exports, ascending. `row` gives a row's current non-key values by column (`None`: the row is gone).
+/// earlier unanswered exports. `row` gives a row's current non-key values by column (`None`: the row is gone).
 pub fn coalesce<E>(
     log: impl IntoIterator<Item = Logged>,
     boundaries: &[Hlc],
     mut row: impl FnMut(u32, &Key) -> Result<Option<Vec<(u16, Value)>>, E>,
 ) -> Result<Vec<Folded>, E> {
+    // A later export may end earlier than the one before (it was limited in size).
+    let mut boundaries = boundaries.to_vec();
+    boundaries.sort_unstable();
     let mut entries: Vec<Entry> = Vec::new();
     let mut latest: HashMap<(u32, Key), Vec<usize>> = HashMap::new();
     for logged in log {

@@ -187,6 +187,13 @@ impl DeltaBody {
         self.bases.iter().find(|base| clock <= base.until).map_or(self.cursor.as_ref(), |base| base.snapshot.as_ref())
     }
 
+    /// Up to which clock a reply to this delta answers, given what the hub has applied of the client. No further than this
+    /// delta goes: the hub may have applied more (an export whose answer was lost went further), but only for what is in
+    /// here it can tell what differs, so that only that may stop being pending on the device.
+    pub fn answered_up_to(&self, hub_watermark: Hlc) -> Hlc {
+        hub_watermark.min(self.high.max(self.watermark))
+    }
+
     /// Logged changes in here.
     pub fn logged_changes(&self) -> u64 {
         self.tables.iter().flat_map(|table| &table.changes).map(|change| u64::from(change.count)).sum()

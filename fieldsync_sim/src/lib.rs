@@ -4,3 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cases;
+pub mod device;
+pub mod history;
+pub mod hub;
+pub mod schema;

@@ -1,0 +1,528 @@
+//! A device: what its database file holds, and what export and apply do to it.
+//!
+//! The file is a value. A crash is a step that never replaced it; a copy is a clone of it; a backup is an old one.
+
+use crate::schema::{self, Row, RowName, Table, TABLES};
+use fieldsync_core::coalesce::{coalesce, Logged, LoggedField};
+use fieldsync_core::delta::{client_tag, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, TableChanges, Want};
+use fieldsync_core::enrolment::MacKey;
+use fieldsync_core::limits::Limits;
+use fieldsync_core::overlay::{overlay, Action, Pending};
+use fieldsync_core::reply::{Notice, Reply, TableRows};
+use fieldsync_core::{wire, Hlc, Key, Snapshot, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+
+/// One entry of the change log.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What was logged.
+    pub logged: Logged,
+    /// Refused by the hub, kept until a person settles it.
+    pub parked: bool,
+}
+
+/// A device's database.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its identity.
+    pub client_id: String,
+    /// Its key.
+    pub key: MacKey,
+    /// The application's rows, those that stepped aside among them.
+    pub rows: BTreeMap<RowName, Row>,
+    /// Rows that stepped aside for a hub row.
+    pub aside: BTreeSet<RowName>,
+    /// How many columns of each table it knows.
+    pub width: [u16; TABLES.len()],
+    /// Values of columns that it does not know yet.
+    pub later: BTreeMap<(RowName, u16), Value>,
+    /// The change log.
+    pub log: Vec<Entry>,
+    /// The last clock it gave.
+    pub clock: Hlc,
+    /// The hub has answered everything up to here.
+    pub watermark: Hlc,
+    /// What it has seen.
+    pub cursor: Option<Snapshot>,
+    /// Whose history.
+    pub history: HistoryTag,
+    /// Exports so far.
+    pub sequence: u64,
+    /// The last batch whose answer was applied.
+    pub parent: BatchId,
+    /// Batches since, with the last clock in each.
+    pub unanswered: Vec<(BatchId, Hlc)>,
+    /// Where exports ended, above the watermark: the hub may have applied any of them, answered or not.
+    pub ends: BTreeSet<Hlc>,
+    /// What it had seen when it wrote up to a clock.
+    pub bases: Vec<Base>,
+    /// Rows it asks for.
+    pub wants: BTreeSet<RowName>,
+    /// Rows that the hub has deleted and that something here still needs.
+    pub doomed: BTreeSet<RowName>,
+    /// Open rejections by the hub's number.
+    pub rejections: BTreeMap<u64, RowName>,
+}
+
+/// Why a reply was not applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It cannot be read.
+    Damaged,
+    /// It is for somebody else, or of another history.
+    NotMine,
+    /// It answers no batch that waits for an answer, or would take the cursor back.
+    Stale,
+}
+
+/// What an apply did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Rows that came.
+    pub rows: usize,
+    /// Whether the hub has more.
+    pub more: bool,
+}
+
+impl Device {
+    /// A fresh device.
+    pub fn new(client_id: &str, key: MacKey, columns_of_place: u16) -> Device {
+        let mut width = [0; TABLES.len()];
+        (0..TABLES.len()).for_each(|table| width[table] = schema::width(table));
+        width[schema::PLACE] = columns_of_place;
+        Device {
+            client_id: client_id.to_owned(),
+            key,
+            rows: BTreeMap::new(),
+            aside: BTreeSet::new(),
+            width,
+            later: BTreeMap::new(),
+            log: Vec::new(),
+            clock: Hlc::default(),
+            watermark: Hlc::default(),
+            cursor: None,
+            history: 0,
+            sequence: 0,
+            parent: 0,
+            unanswered: Vec::new(),
+            ends: BTreeSet::new(),
+            bases: Vec::new(),
+            wants: BTreeSet::new(),
+            doomed: BTreeSet::new(),
+            rejections: BTreeMap::new(),
+        }
+    }
+
+    /// How blobs name it.
+    pub fn tag(&self) -> ClientTag {
+        client_tag(&self.client_id)
+    }
+
+    /// A row that the application sees.
+    pub fn row(&self, name: &RowName) -> Option<&Row> {
+        self.rows.get(name).filter(|_| !self.aside.contains(name))
+    }
+
+    /// Rows that the application sees.
+    pub fn visible(&self) -> impl Iterator<Item = (&RowName, &Row)> {
+        self.rows.iter().filter(|(name, _)| !self.aside.contains(name))
+    }
+
+    /// Whether anything refers to the row.
+    pub fn is_needed(&self, name: &RowName) -> bool {
+        self.rows.iter().any(|((table, key), row)| {
+            (*table, key) != (name.0, &name.1) && schema::parents_of(*table, row).contains(name)
+        })
+    }
+
+    /// Log entries that the hub has not answered.
+    pub fn pending(&self) -> usize {
+        self.log.iter().filter(|entry| entry.logged.clock > self.watermark).count()
+    }
+
+    // ---- the application writes ------------------------------------------------------------------------------------
+
+    fn log(&mut self, wall_ms: u64, name: &RowName, op: Op, fields: Vec<LoggedField>) {
+        self.clock = self.clock.tick(wall_ms);
+        let logged =
+            Logged { table: name.0 as u32, op, key: name.1.clone(), clock: self.clock, count: 1, fields };
+        self.log.push(Entry { logged, parked: false });
+    }
+
+    /// INSERT.
+    pub fn insert(&mut self, wall_ms: u64, name: &RowName, row: Row) {
+        self.rows.insert(name.clone(), row);
+        self.log(wall_ms, name, Op::Insert, Vec::new());
+    }
+
+    /// UPDATE of some columns; logs those that change.
+    pub fn update(&mut self, wall_ms: u64, name: &RowName, changes: Vec<(u16, Value)>) {
+        let Some(row) = self.rows.get_mut(name) else { return };
+        let mut fields = Vec::new();
+        for (column, new) in changes {
+            let old = std::mem::replace(&mut row[usize::from(column)], new.clone());
+            if old != new {
+                fields.push(LoggedField { column, old, new });
+            }
+        }
+        if !fields.is_empty() {
+            self.log(wall_ms, name, Op::Update, fields);
+        }
+    }
+
+    /// DELETE.
+    pub fn delete(&mut self, wall_ms: u64, name: &RowName) {
+        let Some(row) = self.rows.remove(name) else { return };
+        let fields = (1..=self.width[name.0])
+            .map(|column| LoggedField { column, old: row[usize::from(column)].clone(), new: Value::Null })
+            .collect();
+        self.log(wall_ms, name, Op::Delete, fields);
+    }
+
+    /// ALTER TABLE place ADD COLUMN extra: what came before the column is shown.
+    pub fn add_column(&mut self) {
+        self.width[schema::PLACE] = schema::width(schema::PLACE);
+        for ((name, column), value) in std::mem::take(&mut self.later) {
+            if let Some(row) = self.rows.get_mut(&name) {
+                row[usize::from(column)] = value;
+            }
+        }
+    }
+
+    // ---- export ----------------------------------------------------------------------------------------------------
+
+    /// fs_export_delta. With `most`: no more than so many log entries.
+    pub fn export(&mut self, wall_ms: u64, most: Option<usize>) -> (Vec<u8>, usize) {
+        let fresh: Vec<&Entry> = self.log.iter().filter(|entry| entry.logged.clock > self.watermark).collect();
+        let taken = most.map_or(fresh.len(), |most| most.min(fresh.len()));
+        let more = taken < fresh.len();
+        let high = fresh[..taken].last().map_or(self.watermark, |entry| entry.logged.clock);
+        let edited: BTreeSet<RowName> =
+            fresh[..taken].iter().map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
+        // A rejected change goes again when its row is edited again, so that the hub gets all of it.
+        let offered = self.log.iter().filter(|entry| {
+            let logged = &entry.logged;
+            let fresh = logged.clock > self.watermark && logged.clock <= high;
+            fresh || (entry.parked && edited.contains(&(logged.table as usize, logged.key.clone())))
+        });
+        let log: Vec<Logged> = offered
+            .map(|entry| {
+                let mut logged = entry.logged.clone();
+                if entry.parked {
+                    logged.count = 0;
+                }
+                logged
+            })
+            .collect();
+        let boundaries: Vec<Hlc> =
+            self.ends.iter().copied().chain(more.then_some(high)).collect();
+        // Rows as they were at `high`: a part of the log must not tell what was written after it.
+        let after: Vec<&Logged> =
+            self.log.iter().map(|entry| &entry.logged).filter(|logged| logged.clock > high).collect();
+        let folded = coalesce(log, &boundaries, |table, key| {
+            let name = (table as usize, key.clone());
+            Ok::<_, Infallible>(self.row_before(&name, &after))
+        })
+        .unwrap_or_else(|never| match never {});
+        let mut tables: Vec<TableChanges> = Vec::new();
+        let rows = folded.len();
+        for folded in folded {
+            let table = folded.table as usize;
+            let name = TABLES[table].name;
+            let at = tables.iter().position(|changes| changes.table == name).unwrap_or_else(|| {
+                tables.push(TableChanges {
+                    table: name.to_owned(),
+                    columns: schema::names(table, self.width[table]),
+                    key_len: 1,
+                    changes: Vec::new(),
+                });
+                tables.len() - 1
+            });
+            tables[at].changes.push(folded.change);
+        }
+        self.sequence += 1;
+        let body = DeltaBody {
+            sequence: self.sequence,
+            parent: self.parent,
+            unanswered: self.unanswered.iter().map(|(batch, _)| *batch).collect(),
+            cursor: self.cursor.clone(),
+            bases: self.bases.clone(),
+            watermark: self.watermark,
+            high,
+            more,
+            wants: self
+                .wants
+                .iter()
+                .map(|(table, key)| Want { table: TABLES[*table].name.to_owned(), key: key.clone() })
+                .collect(),
+            settled: Vec::new(),
+            recovery: None,
+            tables,
+        };
+        let delta = Delta { client: self.tag(), history: self.history, device_now_ms: wall_ms, body };
+        let (blob, batch) = wire::encode_delta(&delta, Some(&self.key));
+        self.unanswered.push((batch, high));
+        self.ends.insert(high);
+        (blob, rows)
+    }
+
+    /// A row's values before some later log entries.
+    fn row_before(&self, name: &RowName, after: &[&Logged]) -> Option<Vec<(u16, Value)>> {
+        let mut row = self.rows.get(name).cloned();
+        for logged in after.iter().rev().filter(|logged| (logged.table as usize, &logged.key) == (name.0, &name.1)) {
+            match logged.op {
+                Op::Insert => row = None,
+                Op::Delete => {
+                    let mut before = vec![Value::Null; TABLES[name.0].columns.len() + 1];
+                    for field in &logged.fields {
+                        before[usize::from(field.column)] = field.old.clone();
+                    }
+                    row = Some(before);
+                }
+                _ => {
+                    if let Some(row) = &mut row {
+                        for field in &logged.fields {
+                            row[usize::from(field.column)] = field.old.clone();
+                        }
+                    }
+                }
+            }
+        }
+        row.map(|row| (1..=self.width[name.0]).map(|column| (column, row[usize::from(column)].clone())).collect())
+    }
+
+    // ---- apply -----------------------------------------------------------------------------------------------------
+
+    /// fs_apply_delta: all or nothing.
+    pub fn apply(&mut self, blob: &[u8]) -> Result<Report, Refusal> {
+        let reply =
+            wire::decode_reply(blob, Some(&self.key), &Limits::default()).map_err(|_| Refusal::Damaged)?;
+        if reply.client != self.tag() {
+            return Err(Refusal::NotMine);
+        }
+        let place = self.unanswered.iter().position(|(batch, _)| *batch == reply.body.batch);
+        let place = place.ok_or(Refusal::Stale)?;
+        let mut next = self.clone();
+        if let Some(new_id) = reply.body.notices.iter().find_map(|notice| match notice {
+            Notice::NewIdentity { client_id, .. } => Some(client_id),
+            _ => None,
+        }) {
+            next.key = self.key.derive(new_id);
+            next.client_id = new_id.clone();
+            next.parent = 0;
+            next.unanswered.clear();
+            *self = next;
+            return Ok(Report { rows: 0, more: true });
+        }
+        if let Some(watermark) = reply.body.notices.iter().find_map(|notice| match notice {
+            Notice::NewHistory { watermark, .. } => Some(*watermark),
+            _ => None,
+        }) {
+            next.begin_new_history(reply.history, watermark);
+            *self = next;
+            return Ok(Report { rows: 0, more: true });
+        }
+        if self.history != 0 && reply.history != self.history {
+            return Err(Refusal::NotMine);
+        }
+        if self.cursor.as_ref().is_some_and(|cursor| !reply.body.cursor.covers(cursor)) {
+            return Err(Refusal::Stale);
+        }
+        next.history = reply.history;
+        let rows = next.take(&reply, place);
+        *self = next;
+        Ok(Report { rows, more: reply.body.more })
+    }
+
+    /// The hub forgot: everything above what it still knows is pending again, and nothing has been seen.
+    fn begin_new_history(&mut self, history: HistoryTag, watermark: Hlc) {
+        self.history = history;
+        self.watermark = watermark;
+        self.cursor = None;
+        self.parent = 0;
+        self.unanswered.clear();
+        self.bases.clear();
+    }
+
+    fn take(&mut self, reply: &Reply, place: usize) -> usize {
+        let body = &reply.body;
+        self.parent = body.batch;
+        self.unanswered.drain(..=place);
+        self.watermark = self.watermark.max(body.watermark);
+        self.ends.retain(|end| *end > self.watermark);
+        self.hear(&body.notices);
+        let mut rows = 0;
+        let before_all = self.clone();
+        for table in &body.tables {
+            rows += table.rows.len();
+            self.take_rows(&before_all, table);
+        }
+        for table in body.tables.iter().rev() {
+            self.take_deletions(&before_all, table);
+        }
+        self.settle_doomed();
+        self.make_way();
+        self.remember_base();
+        self.cursor = Some(body.cursor.clone());
+        self.clock = self.clock.max(body.clock);
+        rows
+    }
+
+    /// What was written so far was written under the old cursor.
+    fn remember_base(&mut self) {
+        let oldest = self
+            .log
+            .iter()
+            .filter(|entry| entry.parked || entry.logged.clock > self.watermark)
+            .map(|entry| entry.logged.clock)
+            .min();
+        let until = self.log.last().map_or(Hlc::default(), |entry| entry.logged.clock);
+        let Some(oldest) = oldest else { return self.bases.clear() };
+        if self.bases.last().is_none_or(|last| last.until < until) {
+            self.bases.push(Base { until, snapshot: self.cursor.clone() });
+        }
+        self.bases.retain(|base| base.until >= oldest);
+    }
+
+    fn hear(&mut self, notices: &[Notice]) {
+        for notice in notices {
+            let Notice::Conflict(conflict) = notice else { continue };
+            let Some(table) = TABLES.iter().position(|shape| shape.name == conflict.table) else { continue };
+            let name = (table, conflict.key.clone());
+            if conflict.outcome != "rejected" {
+                continue;
+            }
+            let of_row = |entry: &Entry| {
+                (entry.logged.table as usize, &entry.logged.key) == (name.0, &name.1) && entry.logged.clock <= conflict.clock
+            };
+            if conflict.status == "open" {
+                self.log.iter_mut().filter(|entry| of_row(entry)).for_each(|entry| entry.parked |= entry.logged.clock > Hlc::default());
+                self.rejections.insert(conflict.conflict_id, name);
+            } else {
+                self.log.iter_mut().filter(|entry| of_row(entry)).for_each(|entry| entry.parked = false);
+                self.rejections.remove(&conflict.conflict_id);
+            }
+        }
+    }
+
+    fn pending_of(&self, name: &RowName) -> Pending {
+        let mut pending = Pending::default();
+        for entry in &self.log {
+            let logged = &entry.logged;
+            if (logged.table as usize, &logged.key) != (name.0, &name.1)
+                || !(entry.parked || logged.clock > self.watermark)
+            {
+                continue;
+            }
+            pending.made |= logged.op == Op::Insert;
+            pending.last = Some(logged.op);
+            pending.fields.extend(logged.fields.iter().map(|field| (field.column, field.old.clone(), field.new.clone())));
+        }
+        pending
+    }
+
+    fn is_own(&self, name: &RowName) -> bool {
+        self.pending_of(name).last.is_some()
+    }
+
+    fn take_rows(&mut self, _before: &Device, table: &TableRows) {
+        let Some(number) = TABLES.iter().position(|shape| shape.name == table.table) else { return };
+        for arriving in table.rows.iter().filter(|row| row.op != Op::Delete) {
+            let name: RowName = (number, arriving.key.clone());
+            self.doomed.remove(&name);
+            if arriving.op == Op::Insert {
+                self.wants.remove(&name);
+            }
+            let (known, later): (Vec<_>, Vec<_>) =
+                arriving.fields.iter().cloned().partition(|(column, _)| *column <= self.width[number]);
+            for (column, value) in later {
+                self.later.insert((name.clone(), column), value);
+            }
+            let pending = self.pending_of(&name);
+            let Action::Write(fields) = overlay(arriving.op, &known, &pending, &table.sums, &table.kinds) else { continue };
+            match self.rows.get_mut(&name) {
+                Some(row) => fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value),
+                None if arriving.op == Op::Insert => {
+                    let mut row = vec![Value::Null; TABLES[number].columns.len() + 1];
+                    fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value);
+                    self.rows.insert(name.clone(), row);
+                }
+                None => {
+                    self.wants.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    fn take_deletions(&mut self, _before: &Device, table: &TableRows) {
+        let Some(number) = TABLES.iter().position(|shape| shape.name == table.table) else { return };
+        for arriving in table.rows.iter().filter(|row| row.op == Op::Delete) {
+            let name: RowName = (number, arriving.key.clone());
+            self.wants.remove(&name);
+            self.later.retain(|(row, _), _| *row != name);
+            if overlay(Op::Delete, &[], &self.pending_of(&name), &table.sums, &table.kinds) == Action::Delete {
+                self.doomed.insert(name);
+            }
+        }
+    }
+
+    /// Deletes what the hub has deleted, as far as nothing here needs it.
+    fn settle_doomed(&mut self) {
+        loop {
+            let free = self.doomed.iter().find(|name| !self.is_needed(name) || !self.rows.contains_key(*name)).cloned();
+            let Some(name) = free else { break };
+            self.doomed.remove(&name);
+            if !self.is_own(&name) {
+                self.rows.remove(&name);
+            }
+        }
+    }
+
+    /// Rows of the hub come first: local rows in their way, and what refers to those, step aside. Rows of the hub whose
+    /// parents are deleted here wait outside, and are asked for again.
+    fn make_way(&mut self) {
+        self.aside.clear();
+        loop {
+            let mut step = Vec::new();
+            let shown: BTreeMap<&RowName, &Row> = self.visible().collect();
+            for (name, row) in &shown {
+                let twins = schema::code_of(name.0, row).into_iter().flat_map(|code| {
+                    shown.iter().filter(move |(other, twin)| ***other != **name && schema::code_of(other.0, twin) == Some(code))
+                });
+                for (other, _) in twins {
+                    match (self.is_own(name), self.is_own(other)) {
+                        (true, false) => step.push((*name).clone()),
+                        // Both are the device's own: one was there first, and the application has seen to it.
+                        (true, true) if name > other => step.push((*name).clone()),
+                        _ => {}
+                    }
+                }
+                if schema::parents_of(name.0, row).iter().any(|parent| !shown.contains_key(parent)) {
+                    step.push((*name).clone());
+                }
+            }
+            if step.is_empty() {
+                break;
+            }
+            self.aside.extend(step);
+        }
+        // Not the device's own and aside: it waits for its parent on the hub's word.
+        let waiting: Vec<RowName> = self.aside.iter().filter(|name| !self.is_own(name)).cloned().collect();
+        for name in waiting {
+            self.aside.remove(&name);
+            self.rows.remove(&name);
+            self.wants.insert(name);
+        }
+    }
+
+    /// Key of a row as a text.
+    pub fn describe(name: &RowName) -> String {
+        format!("{}/{}", TABLES[name.0].name, name.1.row_id())
+    }
+
+    /// A table's rows that the application sees.
+    pub fn keys(&self, table: Table) -> Vec<Key> {
+        self.visible().filter(|((at, _), _)| *at == table).map(|((_, key), _)| key.clone()).collect()
+    }
+}

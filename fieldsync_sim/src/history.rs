@@ -1,0 +1,674 @@
+//! One history: a few devices, a hub, a network that does everything wrong, and what must hold nevertheless.
+
+use crate::device::{self, Device};
+use crate::hub::{self, Hub};
+use crate::schema::{self, pick, Row, RowName, TABLES};
+use fastrand::Rng;
+use fieldsync_core::enrolment::MacKey;
+use fieldsync_core::{wire, Key, Snapshot, Value};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const YEAR_MS: i64 = 365 * 86_400_000;
+
+/// What a history may contain.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many steps.
+    pub steps: usize,
+    /// Copied and restored devices.
+    pub copies: bool,
+    /// A hub that loses its last days.
+    pub restored_hub: bool,
+    /// Prints every step.
+    pub trace: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding(pub String);
+
+/// Figures of a history.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Figures {
+    /// Edits on devices.
+    pub edits: u64,
+    /// Deltas that the hub merged.
+    pub syncs: u64,
+    /// Collisions and rejections on record.
+    pub records: u64,
+}
+
+enum Letter {
+    ToHub { from: usize, blob: Vec<u8> },
+    ToDevice { to: usize, blob: Vec<u8> },
+}
+
+struct Phone {
+    file: Device,
+    backup: Option<Device>,
+    offset_ms: i64,
+    cursor: Option<Snapshot>,
+}
+
+struct World {
+    rng: Rng,
+    options: Options,
+    now_ms: u64,
+    hub: Hub,
+    hub_backup: Option<Hub>,
+    phones: Vec<Phone>,
+    network: Vec<Letter>,
+    archive: Vec<(usize, Vec<u8>)>,
+    syncs_open: VecDeque<(u64, usize)>,
+    writers_open: Vec<u64>,
+    unique: i64,
+    stock: BTreeMap<Key, i64>,
+    stock_exact: bool,
+    /// The last value that a device gave a field, unless it deleted the row after: (client, row, column) → value.
+    last_edits: BTreeMap<(usize, RowName, u16), Value>,
+    figures: Figures,
+}
+
+/// Runs one history.
+pub fn run(seed: u64, options: Options) -> Result<Figures, Finding> {
+    let mut world = World::new(seed, options);
+    for step in 0..options.steps {
+        world.step(step)?;
+        world.hold(step)?;
+    }
+    world.quiesce()?;
+    Ok(world.figures)
+}
+
+fn fail<T>(what: impl Into<String>) -> Result<T, Finding> {
+    Err(Finding(what.into()))
+}
+
+impl World {
+    fn new(seed: u64, options: Options) -> World {
+        let mut rng = Rng::with_seed(seed);
+        let rules = schema::rules(&mut rng);
+        let late = if rng.bool() { schema::EXTRA - 1 } else { schema::EXTRA };
+        let mut hub = Hub::new(rules, late);
+        let mut phones = Vec::new();
+        for at in 0..rng.usize(2..5) {
+            let key = MacKey([at as u8 + 1; 32]);
+            let id = format!("phone{}", (at * 7 + 3) % 10);
+            hub.register(&id, key.clone());
+            let offset_ms = if rng.u8(..3) == 0 { rng.i64(-3_600_000..3_600_000) } else { 0 };
+            phones.push(Phone { file: Device::new(&id, key, late), backup: None, offset_ms, cursor: None });
+        }
+        let mut world = World {
+            rng,
+            options,
+            now_ms: 1_790_000_000_000,
+            hub,
+            hub_backup: None,
+            phones,
+            network: Vec::new(),
+            archive: Vec::new(),
+            syncs_open: VecDeque::new(),
+            writers_open: Vec::new(),
+            unique: 0,
+            stock: BTreeMap::new(),
+            stock_exact: true,
+            last_edits: BTreeMap::new(),
+            figures: Figures::default(),
+        };
+        let xid = world.hub.begin();
+        for name in ["flour", "oil"] {
+            let key = Key(vec![name.into()]);
+            world.hub.write(xid, world.now_ms, &(schema::STOCK, key.clone()), Some(vec![Value::Null, Value::Int(100)]));
+            world.stock.insert(key, 100);
+        }
+        world.hub.commit(xid);
+        world
+    }
+
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{}", what());
+        }
+    }
+
+    fn wall(&self, phone: usize) -> u64 {
+        u64::try_from(self.now_ms as i64 + self.phones[phone].offset_ms).unwrap_or(0)
+    }
+
+    fn fresh(&mut self) -> i64 {
+        self.unique += 1;
+        self.unique
+    }
+
+    // ---- steps -----------------------------------------------------------------------------------------------------
+
+    fn step(&mut self, step: usize) -> Result<(), Finding> {
+        self.now_ms += self.rng.u64(1..5_000);
+        let phone = self.rng.usize(..self.phones.len());
+        let roll = self.rng.u32(..100);
+        match roll {
+            0..=34 => self.edit(phone),
+            35..=49 => self.export(phone),
+            50..=69 => self.deliver()?,
+            70..=74 => self.finish_a_sync(),
+            75..=86 => self.portal(),
+            87 => self.lose_letters(),
+            88 => self.replay()?,
+            89 => self.now_ms += self.rng.u64(1..91) * 86_400_000,
+            90 => {
+                let jump = pick(&mut self.rng, &[-30 * YEAR_MS, 30 * YEAR_MS, -3_600_000, 3_600_000, 0]);
+                self.phones[phone].offset_ms = jump;
+                self.trace(|| format!("{step}: clock of {phone} is off by {jump} ms"));
+            }
+            91 => {
+                self.hub.add_column();
+            }
+            92 => {
+                if self.hub.width[schema::PLACE] == schema::EXTRA {
+                    self.phones[phone].file.add_column();
+                }
+            }
+            93 if self.options.copies => self.copy(phone),
+            94 if self.options.copies => {
+                self.phones[phone].backup = Some(self.phones[phone].file.clone());
+            }
+            95 if self.options.copies => self.restore(phone),
+            96 if self.options.restored_hub && self.hub_backup.is_none() => self.hub_backup = Some(self.hub.clone()),
+            97 if self.options.restored_hub => self.restore_hub(),
+            _ => self.crash(phone),
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, table: usize, column: u16, before: &Value) -> Value {
+        let number = self.fresh();
+        if self.rng.u8(..12) == 0 && !(table == schema::VISIT && column == 1) {
+            return Value::Null;
+        }
+        match (table, column) {
+            (schema::PERSON, schema::CODE) => Value::Text(format!("c{}", self.rng.u8(..6))),
+            (schema::PERSON, 3) | (schema::PLACE, schema::EXTRA) => Value::Int(self.rng.i64(0..50)),
+            (schema::PERSON, 4) => {
+                let tags: Vec<String> = (0..5).filter(|_| self.rng.bool()).map(|tag| format!("\"t{tag}\"")).collect();
+                Value::Text(format!("[{}]", tags.join(", ")))
+            }
+            (schema::VISIT, schema::AMOUNT) => Value::Text(format!("{}.{:02}", self.rng.u16(..30), self.rng.u8(..100))),
+            _ if self.rng.u8(..40) == 0 && (column == 1 || column == 3) && table != schema::PLACE => schema::REFUSED.into(),
+            _ if self.rng.u8(..10) == 0 => before.clone(),
+            _ => Value::Text(format!("v{number}")),
+        }
+    }
+
+    /// A row's fields for an insert or an update, with parents from what the writer sees.
+    fn draw(&mut self, name: &RowName, width: u16, before: &Row, parents: &dyn Fn(usize) -> Vec<Key>) -> Option<Vec<(u16, Value)>> {
+        let (table, _) = *name;
+        let whole = before.is_empty();
+        let mut fields = Vec::new();
+        for column in 1..=width {
+            if !whole && self.rng.u8(..3) > 0 {
+                continue;
+            }
+            let parent = TABLES[table].parents.iter().find(|(child, _)| *child == column).map(|(_, parent)| *parent);
+            let value = match parent {
+                Some(parent) => {
+                    let known: Vec<Key> =
+                        parents(parent).into_iter().filter(|key| table != parent || key < &name.1).collect();
+                    match (known.is_empty(), table) {
+                        (true, schema::VISIT) => return None,
+                        (true, _) => Value::Null,
+                        _ => pick(&mut self.rng, &known).0[0].clone(),
+                    }
+                }
+                None => {
+                    let before = before.get(usize::from(column)).cloned().unwrap_or_default();
+                    self.value(table, column, &before)
+                }
+            };
+            fields.push((column, value));
+        }
+        Some(fields)
+    }
+
+    fn draw_key(&mut self, table: usize) -> Key {
+        Key(vec![match table {
+            schema::VISIT => Value::Int(self.rng.i64(1..7)),
+            schema::PERSON => Value::Text(format!("p{}", self.rng.u8(..6))),
+            _ => Value::Text(format!("l{}", self.rng.u8(..6))),
+        }])
+    }
+
+    fn edit(&mut self, phone: usize) {
+        for _ in 0..self.rng.usize(1..4) {
+            let wall = self.wall(phone) + self.rng.u64(..1_000);
+            let table = self.rng.usize(..TABLES.len());
+            if table == schema::STOCK {
+                self.count(phone, wall);
+                continue;
+            }
+            let name: RowName = (table, self.draw_key(table));
+            let file = &self.phones[phone].file;
+            let width = file.width[table];
+            let there = file.row(&name).cloned();
+            let hidden = there.is_none() && file.rows.contains_key(&name);
+            if hidden {
+                continue; // stepped aside: the application cannot write it
+            }
+            let needed = file.is_needed(&name);
+            let known: Vec<Vec<Key>> = (0..TABLES.len()).map(|table| file.keys(table)).collect();
+            let parents = move |table: usize| known[table].clone();
+            self.figures.edits += 1;
+            match there {
+                Some(_) if self.rng.u8(..5) == 0 => {
+                    if needed {
+                        continue;
+                    }
+                    self.trace(|| format!("phone {phone}: delete {}", Device::describe(&name)));
+                    self.phones[phone].file.delete(wall, &name);
+                    self.last_edits.retain(|(editor, row, _), _| *editor != phone || *row != name);
+                }
+                before => {
+                    let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else { continue };
+                    let mut row = before.clone().unwrap_or_else(|| vec![Value::Null; TABLES[table].columns.len() + 1]);
+                    fields.iter().for_each(|(column, value)| row[usize::from(*column)] = value.clone());
+                    let taken = schema::code_of(table, &row).is_some_and(|code| {
+                        self.phones[phone].file.visible().any(|(other, twin)| {
+                            *other != name && schema::code_of(other.0, twin) == Some(code)
+                        })
+                    });
+                    if taken {
+                        continue;
+                    }
+                    self.trace(|| format!("phone {phone} ({wall}): write {} {fields:?}", Device::describe(&name)));
+                    let changed: Vec<(u16, Value)> = fields
+                        .iter()
+                        .filter(|(column, value)| before.as_ref().is_none_or(|before| before[usize::from(*column)] != *value))
+                        .cloned()
+                        .collect();
+                    for (column, value) in changed {
+                        self.last_edits.insert((phone, name.clone(), column), value);
+                    }
+                    if before.is_some() {
+                        self.phones[phone].file.update(wall, &name, fields);
+                    } else {
+                        self.phones[phone].file.insert(wall, &name, row);
+                    }
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, phone: usize, wall: u64) {
+        let keys = self.phones[phone].file.keys(schema::STOCK);
+        if keys.is_empty() {
+            return;
+        }
+        let key = pick(&mut self.rng, &keys);
+        let name = (schema::STOCK, key.clone());
+        let difference = self.rng.i64(-9..10);
+        let Some(Value::Int(before)) = self.phones[phone].file.row(&name).map(|row| row[1].clone()) else { return };
+        self.trace(|| format!("phone {phone} ({wall}): {} {before} {difference:+}", Device::describe(&name)));
+        self.phones[phone].file.update(wall, &name, vec![(schema::QUANTITY, Value::Int(before + difference))]);
+        *self.stock.entry(key).or_default() += difference;
+        self.figures.edits += 1;
+    }
+
+    fn export(&mut self, phone: usize) {
+        let wall = self.wall(phone);
+        let most = (self.rng.u8(..4) == 0).then(|| self.rng.usize(..4));
+        let (blob, _) = self.phones[phone].file.export(wall, most);
+        self.trace(|| format!("phone {phone}: export"));
+        self.archive.push((phone, blob.clone()));
+        self.network.push(Letter::ToHub { from: phone, blob });
+    }
+
+    fn deliver(&mut self) -> Result<(), Finding> {
+        if self.network.is_empty() {
+            return Ok(());
+        }
+        let at = if self.rng.u8(..3) == 0 { self.rng.usize(..self.network.len()) } else { 0 };
+        let twice = self.rng.u8(..8) == 0;
+        let letter = self.network.remove(at);
+        match letter {
+            Letter::ToHub { from, mut blob } => {
+                if twice {
+                    self.network.push(Letter::ToHub { from, blob: blob.clone() });
+                }
+                self.damage(&mut blob);
+                self.hear_of(from, &blob)
+            }
+            Letter::ToDevice { to, mut blob } => {
+                if twice {
+                    self.network.push(Letter::ToDevice { to, blob: blob.clone() });
+                }
+                self.damage(&mut blob);
+                self.apply(to, &blob)
+            }
+        }
+    }
+
+    fn damage(&mut self, blob: &mut Vec<u8>) {
+        match self.rng.u8(..40) {
+            0 => blob.truncate(self.rng.usize(..blob.len().max(1))),
+            1 if !blob.is_empty() => {
+                let at = self.rng.usize(..blob.len());
+                blob[at] ^= 1 << self.rng.u8(..8);
+            }
+            _ => {}
+        }
+    }
+
+    /// A delta reaches the hub; the commit may come later, or never.
+    fn hear_of(&mut self, from: usize, blob: &[u8]) -> Result<(), Finding> {
+        match self.hub.sync(blob, self.now_ms) {
+            Ok(Ok(xid)) => {
+                self.trace(|| self.told(xid, from, blob));
+                match self.rng.u8(..10) {
+                    0 => self.hub.abort(xid),
+                    1 | 2 => self.syncs_open.push_back((xid, from)),
+                    _ => self.commit_sync(xid, from),
+                }
+            }
+            Ok(Err(reply)) => self.network.push(Letter::ToDevice { to: from, blob: reply }),
+            Err(refusal) => {
+                self.trace(|| format!("hub refuses: {refusal:?}"));
+                if !matches!(refusal, hub::Refusal::Damaged) {
+                    return fail(format!("the hub refused phone {from}: {refusal:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A sync in words, for a trace.
+    fn told(&self, xid: u64, from: usize, blob: &[u8]) -> String {
+        let limits = fieldsync_core::limits::Limits::default();
+        let mut text = format!("hub: sync {xid} of phone {from}");
+        for table in wire::decode_delta(blob, None, &limits).into_iter().flat_map(|delta| delta.body.tables) {
+            for change in table.changes {
+                text += &format!("\n    {}/{} {change:?}", table.table, change.key.row_id());
+            }
+        }
+        let Some(own) = self.hub.running.get(&xid) else { return text };
+        for (name, state) in &own.writes {
+            text += &format!("\n    -> {} {state:?}", Device::describe(name));
+        }
+        for record in own.records.values() {
+            text += &format!("\n    !! {} {} {} open={} {:?}", Device::describe(&record.row), record.outcome, record.rule, record.open, record.values);
+        }
+        for table in wire::decode_reply(&own.reply, None, &limits).into_iter().flat_map(|reply| reply.body.tables) {
+            for row in table.rows {
+                text += &format!("\n    <- {}/{} {:?} {:?}", table.table, row.key.row_id(), row.op, row.fields);
+            }
+        }
+        text
+    }
+
+    fn commit_sync(&mut self, xid: u64, to: usize) {
+        let reply = self.hub.running.get(&xid).map(|own| own.reply.clone());
+        self.hub.commit(xid);
+        self.figures.syncs += 1;
+        if let Some(blob) = reply {
+            self.network.push(Letter::ToDevice { to, blob });
+        }
+    }
+
+    fn finish_a_sync(&mut self) {
+        if let Some((xid, from)) = self.syncs_open.pop_front() {
+            if self.rng.u8(..4) == 0 {
+                self.hub.abort(xid);
+            } else {
+                self.commit_sync(xid, from);
+            }
+        }
+    }
+
+    fn apply(&mut self, to: usize, blob: &[u8]) -> Result<(), Finding> {
+        if self.rng.u8(..20) == 0 {
+            return Ok(()); // it died before the commit: nothing happened
+        }
+        let outcome = self.phones[to].file.apply(blob);
+        self.trace(|| format!("phone {to}: apply {outcome:?} watermark {:?}", self.phones[to].file.watermark));
+        if outcome == Err(device::Refusal::NotMine) || outcome == Err(device::Refusal::Stale) {
+            return Ok(());
+        }
+        let file = &self.phones[to].file;
+        let back = match (&self.phones[to].cursor, &file.cursor) {
+            (Some(before), Some(now)) => !now.covers(before),
+            _ => false,
+        };
+        if back {
+            return fail(format!("the cursor of phone {to} went back"));
+        }
+        self.phones[to].cursor = self.phones[to].file.cursor.clone();
+        Ok(())
+    }
+
+    /// The hub's own application writes, slowly.
+    fn portal(&mut self) {
+        if self.writers_open.len() < 2 && self.rng.bool() {
+            let xid = self.hub.begin();
+            self.writers_open.push(xid);
+        }
+        if self.writers_open.is_empty() {
+            return;
+        }
+        let at = self.rng.usize(..self.writers_open.len());
+        let xid = self.writers_open[at];
+        if !self.hub.running.contains_key(&xid) {
+            self.writers_open.remove(at); // somebody waited for it
+            return;
+        }
+        match self.rng.u8(..6) {
+            0 | 1 => {
+                self.hub.commit(xid);
+                self.writers_open.remove(at);
+            }
+            2 => {
+                self.hub.abort(xid);
+                self.writers_open.remove(at);
+            }
+            _ => {
+                let table = self.rng.usize(..3);
+                let name: RowName = (table, self.draw_key(table));
+                let width = self.hub.width[table];
+                let before = self.hub.row(&name);
+                let known: Vec<Vec<Key>> = (0..TABLES.len()).map(|table| self.hub.keys(table)).collect();
+                let parents = move |table: usize| known[table].clone();
+                let wanted = if before.is_some() && self.rng.u8(..4) == 0 {
+                    None
+                } else {
+                    let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else { return };
+                    let mut row = before.unwrap_or_else(|| vec![Value::Null; TABLES[table].columns.len() + 1]);
+                    fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value);
+                    Some(row)
+                };
+                let done = self.hub.write(xid, self.now_ms, &name, wanted.clone());
+                self.trace(|| format!("portal {xid}: {} {wanted:?} {done}", Device::describe(&name)));
+            }
+        }
+    }
+
+    fn lose_letters(&mut self) {
+        let keep = self.rng.usize(..self.network.len() + 1);
+        self.network.truncate(keep);
+    }
+
+    fn replay(&mut self) -> Result<(), Finding> {
+        if self.archive.is_empty() {
+            return Ok(());
+        }
+        let (from, blob) = self.archive[self.rng.usize(..self.archive.len())].clone();
+        self.trace(|| format!("an old blob of phone {from} again"));
+        self.hear_of(from, &blob)
+    }
+
+    fn crash(&mut self, phone: usize) {
+        // Exported, and the blob never left.
+        let wall = self.wall(phone);
+        let _ = self.phones[phone].file.export(wall, None);
+    }
+
+    fn copy(&mut self, phone: usize) {
+        if self.phones.len() > 5 {
+            return;
+        }
+        let file = self.phones[phone].file.clone();
+        // What waits in both files counts once; which of the two tells first is open.
+        self.stock_exact &= file.pending() == 0;
+        self.trace(|| format!("phone {phone} is copied to {}", self.phones.len()));
+        let cursor = file.cursor.clone();
+        self.phones.push(Phone { file, backup: None, offset_ms: 0, cursor });
+    }
+
+    fn restore(&mut self, phone: usize) {
+        if let Some(backup) = self.phones[phone].backup.take() {
+            self.trace(|| format!("phone {phone} is restored"));
+            self.stock_exact = false;
+            self.phones[phone].cursor = backup.cursor.clone();
+            self.phones[phone].file = backup;
+            // What was edited since is gone with the phone.
+            self.last_edits.retain(|(editor, _, _), _| *editor != phone);
+        }
+    }
+
+    fn restore_hub(&mut self) {
+        if let Some(backup) = self.hub_backup.take() {
+            self.hub = Hub::restored_from(&backup);
+            self.stock_exact = false;
+            self.syncs_open.clear();
+            self.writers_open.clear();
+            for phone in &mut self.phones {
+                phone.cursor = None;
+            }
+        }
+    }
+
+    // ---- what holds at every step ----------------------------------------------------------------------------------
+
+    fn hold(&self, step: usize) -> Result<(), Finding> {
+        if let Some((constraint, rows)) = self.hub.violations(&BTreeMap::new()).first() {
+            return fail(format!("step {step}: the hub breaks {constraint}: {rows:?}"));
+        }
+        for (at, phone) in self.phones.iter().enumerate() {
+            let shown: BTreeMap<&RowName, &Row> = phone.file.visible().collect();
+            let mut codes = BTreeSet::new();
+            for (name, row) in &shown {
+                if let Some(parent) = schema::parents_of(name.0, row).iter().find(|parent| !shown.contains_key(parent)) {
+                    return fail(format!("step {step}: phone {at} has {} without {}", Device::describe(name), Device::describe(parent)));
+                }
+                if schema::code_of(name.0, row).is_some_and(|code| !codes.insert(code)) {
+                    return fail(format!("step {step}: phone {at} has a code twice: {}", Device::describe(name)));
+                }
+            }
+        }
+        for client in self.hub.clients.values() {
+            if client.outcomes.total() != client.acknowledged {
+                return fail(format!("step {step}: the ledger of {} does not add up: {client:?}", client.client_id));
+            }
+        }
+        Ok(())
+    }
+
+    // ---- the end ---------------------------------------------------------------------------------------------------
+
+    fn exchange(&mut self, phone: usize) -> Result<usize, Finding> {
+        let mut moved = 0;
+        for _ in 0..40 {
+            self.now_ms += 1_000;
+            let wall = self.wall(phone);
+            let (blob, changes) = self.phones[phone].file.export(wall, None);
+            let reply = match self.hub.sync(&blob, self.now_ms) {
+                Ok(Ok(xid)) => {
+                    self.trace(|| self.told(xid, phone, &blob));
+                    self.hub.commit(xid)
+                }
+                Ok(Err(reply)) => reply,
+                Err(refusal) => return fail(format!("at the end the hub refuses phone {phone}: {refusal:?}")),
+            };
+            self.figures.syncs += 1;
+            let report = match self.phones[phone].file.apply(&reply) {
+                Ok(report) => report,
+                Err(refusal) => return fail(format!("at the end phone {phone} refuses its answer: {refusal:?}")),
+            };
+            self.trace(|| format!("end: phone {phone} sent {changes} and got {}", report.rows));
+            moved += changes + report.rows;
+            if !report.more {
+                return Ok(moved);
+            }
+        }
+        fail(format!("phone {phone} never stops"))
+    }
+
+    fn quiesce(&mut self) -> Result<(), Finding> {
+        let open: Vec<u64> = self.hub.running.keys().copied().collect();
+        open.into_iter().for_each(|xid| {
+            self.hub.commit(xid);
+        });
+        self.hub.add_column();
+        for phone in &mut self.phones {
+            phone.file.add_column();
+        }
+        for round in 0..12 {
+            let mut moved = 0;
+            for phone in 0..self.phones.len() {
+                moved += self.exchange(phone)?;
+                self.hold(1_000_000 + round)?;
+            }
+            let dropped = self.hub.drop_rejections();
+            self.trace(|| format!("end: round {round} moved {moved}, {dropped} rejections dropped"));
+            if moved == 0 && dropped == 0 {
+                return self.judge();
+            }
+        }
+        fail("it does not come to rest in twelve rounds")
+    }
+
+    fn judge(&mut self) -> Result<(), Finding> {
+        self.figures.records = self.hub.records.len() as u64;
+        let hub = self.hub.live_rows();
+        for (at, phone) in self.phones.iter().enumerate() {
+            let file = &phone.file;
+            let shown: BTreeMap<RowName, Row> = file.visible().map(|(name, row)| (name.clone(), row.clone())).collect();
+            if shown != hub {
+                let names: BTreeSet<&RowName> = hub.keys().chain(shown.keys()).collect();
+                let wrong = names.into_iter().find(|name| hub.get(*name) != shown.get(*name));
+                let wrong = wrong.map(|name| {
+                    format!("{}: hub {:?}, phone {:?}", Device::describe(name), hub.get(name), shown.get(name))
+                });
+                return fail(format!("phone {at} differs: {}", wrong.unwrap_or_default()));
+            }
+            let rest = (file.pending(), file.wants.len(), file.doomed.len(), file.aside.len(), file.rejections.len());
+            if rest != (0, 0, 0, 0, 0) {
+                return fail(format!("phone {at} has work left: pending, wants, doomed, aside, rejected = {rest:?}"));
+            }
+        }
+        if self.stock_exact {
+            for (key, expected) in &self.stock {
+                let name = (schema::STOCK, key.clone());
+                let found = hub.get(&name).map(|row| row[usize::from(schema::QUANTITY)].clone());
+                if found != Some(Value::Int(*expected)) {
+                    return fail(format!("{} is {found:?} and should be {expected}", Device::describe(&name)));
+                }
+            }
+        }
+        if !self.options.restored_hub {
+            self.every_edit_is_somewhere()?;
+        }
+        Ok(())
+    }
+
+    /// The last value that a device gave a field was written on the hub at some time, or is on record.
+    fn every_edit_is_somewhere(&self) -> Result<(), Finding> {
+        let recorded: BTreeSet<&Value> = self.hub.records.values().flat_map(|record| &record.values).collect();
+        for ((phone, name, column), value) in &self.last_edits {
+            let unique = matches!(value, Value::Text(text) if text.starts_with('v'));
+            if unique && !self.hub.ever.contains(value) && !recorded.contains(value) {
+                return fail(format!(
+                    "{value:?}, which phone {phone} wrote into column {column} of {}, is nowhere",
+                    Device::describe(name)
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -117,6 +117,7 @@ CREATE TABLE fieldsync.conflict (
     raised_by   uuid,                            -- the batch
     change      jsonb,                           -- the client's change, whole, so that resolve can apply it
     told        bigint NOT NULL DEFAULT 0,       -- version under which the device learns of the latest state of this entry
+    raised_version bigint NOT NULL DEFAULT 0,    -- version under which the entry was made
     created_at  timestamptz NOT NULL DEFAULT now(),
     resolved_at timestamptz,
     resolved_by text,

@@ -18,20 +18,25 @@ SELECT live.table_id, live.relid, live.schema_name, live.table_name, live.soft_d
        CASE WHEN pg_catalog.count(*) OVER (PARTITION BY live.table_name) = 1 THEN live.table_name::text
             ELSE live.schema_name || '.' || live.table_name END AS display_name
 FROM (
-    SELECT DISTINCT ON (tracked.table_id)
-           tracked.table_id, class.oid AS relid, tracked.soft_delete,
-           COALESCE(space.nspname, tracked.schema_name) AS schema_name,
-           COALESCE(class.relname, tracked.table_name) AS table_name
-    FROM fieldsync.tracked_table AS tracked
-    LEFT JOIN (pg_catalog.pg_class AS class JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace)
-        ON class.relkind IN ('r', 'p')
-        AND (class.oid = tracked.relid OR (space.nspname = tracked.schema_name AND class.relname = tracked.table_name))
-        AND ((class.oid = tracked.relid AND space.nspname = tracked.schema_name AND class.relname = tracked.table_name)
-             OR EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = class.oid AND tgname = '~fieldsync_row'))
-    WHERE tracked.enabled
-    ORDER BY tracked.table_id,
-             (class.oid = tracked.relid AND space.nspname = tracked.schema_name AND class.relname = tracked.table_name) DESC,
-             (class.relname = tracked.table_name AND space.nspname = tracked.schema_name) DESC
+    SELECT found.table_id, found.relid, found.soft_delete,
+           CASE WHEN found.relid = found.own_oid THEN found.own_schema ELSE found.schema_name END AS schema_name,
+           CASE WHEN found.relid = found.own_oid THEN found.own_name ELSE found.table_name END AS table_name
+    FROM (
+        SELECT tracked.table_id, tracked.soft_delete, tracked.schema_name, tracked.table_name,
+               own.oid AS own_oid, own.relname AS own_name, own_space.nspname AS own_schema,
+               CASE WHEN own.relname = tracked.table_name AND own_space.nspname = tracked.schema_name THEN own.oid
+                    WHEN EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = named.oid AND t.tgname = '~fieldsync_row')
+                    THEN named.oid
+                    WHEN EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = own.oid AND t.tgname = '~fieldsync_row')
+                    THEN own.oid END AS relid
+        FROM fieldsync.tracked_table AS tracked
+        LEFT JOIN pg_catalog.pg_class AS own ON own.oid = tracked.relid AND own.relkind IN ('r', 'p')
+        LEFT JOIN pg_catalog.pg_namespace AS own_space ON own_space.oid = own.relnamespace
+        LEFT JOIN pg_catalog.pg_namespace AS named_space ON named_space.nspname = tracked.schema_name
+        LEFT JOIN pg_catalog.pg_class AS named
+            ON named.relnamespace = named_space.oid AND named.relname = tracked.table_name AND named.relkind IN ('r', 'p')
+        WHERE tracked.enabled
+    ) AS found
 ) AS live;
 
 -- What a table is called where it is shown, also when it isn't enabled any more (conflicts stay as a

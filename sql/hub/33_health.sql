@@ -39,6 +39,48 @@ JOIN fieldsync.tracked AS t USING (table_id)
 LEFT JOIN LATERAL fieldsync.feed_row_ids(f.table_id, f.keys) AS k(row_id) ON f.keys <> ''
 WHERE c.seen IS NOT NULL AND t.relid IS NOT NULL;
 
+-- The same, counted per client, for all clients at once: the feed is taken apart only once. A row is unseen by a client if
+-- its latest entry lies beyond the cursor (found by bisection in the sorted versions), or if one of its entries was still
+-- being written when the cursor was made.
+CREATE FUNCTION fieldsync.count_waiting_down() RETURNS TABLE (client_no integer, changes bigint)
+LANGUAGE sql STABLE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+    WITH cursors AS MATERIALIZED (
+        SELECT c.client_no, pg_snapshot_xmin(c.seen::pg_snapshot)::text::bigint AS xmin,
+               pg_snapshot_xmax(c.seen::pg_snapshot)::text::bigint AS xmax,
+               ARRAY(SELECT x::text::bigint FROM pg_snapshot_xip(c.seen::pg_snapshot) AS x) AS in_progress
+        FROM fieldsync.client AS c WHERE c.seen IS NOT NULL
+    ), unseen AS MATERIALIZED (
+        SELECT f.version, f.table_id, f.keys FROM fieldsync.feed AS f
+        WHERE f.version >= (SELECT min(c.xmin) FROM cursors AS c)
+          AND f.table_id IN (SELECT t.table_id FROM fieldsync.tracked AS t WHERE t.relid IS NOT NULL)
+    ), rows AS MATERIALIZED (
+        SELECT u.table_id, k.row_id, max(u.version) AS latest
+        FROM unseen AS u CROSS JOIN LATERAL fieldsync.feed_row_ids(u.table_id, u.keys) AS k(row_id)
+        WHERE u.keys <> '' GROUP BY u.table_id, k.row_id
+    ), tables AS MATERIALIZED (
+        SELECT table_id, versions.sorted, whole.versions AS whole,
+               CASE WHEN whole.versions IS NOT NULL THEN (SELECT l.live_rows FROM fieldsync.live_rows(table_id) AS l) END AS live_rows
+        FROM (SELECT r.table_id, array_agg(r.latest ORDER BY r.latest) AS sorted FROM rows AS r GROUP BY r.table_id) AS versions
+        FULL JOIN (SELECT u.table_id, array_agg(u.version) AS versions FROM unseen AS u WHERE u.keys = '' GROUP BY u.table_id) AS whole
+            USING (table_id)
+    ), late AS (
+        SELECT c.client_no, u.table_id, count(DISTINCT k.row_id) AS changes
+        FROM cursors AS c
+        JOIN unseen AS u ON u.version = ANY (c.in_progress) AND u.keys <> ''
+        CROSS JOIN LATERAL fieldsync.feed_row_ids(u.table_id, u.keys) AS k(row_id)
+        JOIN rows AS r ON r.table_id = u.table_id AND r.row_id = k.row_id AND r.latest < c.xmax
+        GROUP BY c.client_no, u.table_id
+    )
+    SELECT c.client_no, sum(CASE
+               WHEN EXISTS (SELECT FROM unnest(t.whole) AS w WHERE w >= c.xmax OR w = ANY (c.in_progress)) THEN t.live_rows
+               ELSE COALESCE(cardinality(t.sorted) - width_bucket(c.xmax - 1, t.sorted), 0) + COALESCE(late.changes, 0) END)::bigint
+    FROM cursors AS c CROSS JOIN tables AS t LEFT JOIN late ON late.client_no = c.client_no AND late.table_id = t.table_id
+    GROUP BY c.client_no
+$$;
+
 -- Changes that prepare staged and commit has not merged yet.
 CREATE VIEW fieldsync.waiting_up AS
 SELECT b.client_no, b.batch, b.staged_at, c.change
@@ -61,16 +103,7 @@ LEFT JOIN (
     FROM fieldsync.batch AS b CROSS JOIN LATERAL pg_catalog.jsonb_each_text(b.report -> 'outcomes') AS o
     WHERE b.status = 'staged' GROUP BY b.client_no
 ) AS staged USING (client_no)
-LEFT JOIN (
-    SELECT each.client_no, pg_catalog.sum(each.changes) AS changes
-    FROM (
-        SELECT w.client_no, CASE WHEN pg_catalog.bool_or(w.row_id IS NULL)
-                                 THEN (SELECT l.live_rows FROM fieldsync.live_rows(w.table_id) AS l)
-                                 ELSE pg_catalog.count(*) END AS changes
-        FROM fieldsync.waiting_down AS w GROUP BY w.client_no, w.table_id
-    ) AS each
-    GROUP BY each.client_no
-) AS down USING (client_no)
+LEFT JOIN fieldsync.count_waiting_down() AS down USING (client_no)
 LEFT JOIN (
     SELECT o.client_no, pg_catalog.count(*) AS open FROM fieldsync.conflict AS o WHERE o.status = 'open' GROUP BY o.client_no
 ) AS conflicts USING (client_no);

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -19,6 +20,12 @@ from kit.hub import Hub, carry, carry_in_two_phases  # noqa: E402
 from kit.private_hub import CHECKOUT, PrivateHub  # noqa: E402
 
 NUMBERS = itertools.count(1)
+
+# Random tests: always the same ones where a result must be repeatable, new ones on a developer's machine.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(CHECKOUT / ".hub" / "hypothesis"))
+hypothesis.settings.register_profile("ci", derandomize=True, print_blob=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

@@ -372,9 +372,10 @@ impl Plan {
         columns.extend(self.old_names());
         values.extend(self.old_values());
         let body = [
+            // The moved row is not one that was replaced, whatever an earlier statement noted.
+            format!("DELETE FROM {} WHERE {};", self.gone(), self.note_is("OLD")),
             // A row that had the new key was replaced: it went first.
             self.fate_after_update(&format!("OR ({})", self.note_is("NEW"))),
-            format!("DELETE FROM {} WHERE {};", self.gone(), self.note_is("OLD")),
             self.log(what::REKEY, "OLD"),
             self.side_entry(&columns, &values, ""),
         ];

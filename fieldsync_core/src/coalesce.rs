@@ -188,18 +188,15 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
                 logged.fields.into_iter().map(|field| FieldChange::made(field.column, field.new)).collect();
         }
         // A row deleted and made again is the same row with other values; told in `tell_open_inserts` when the values are known.
+        // All fields travel, also those that are as before: what arrived in between for them was not written here.
         (Op::Delete, Op::Insert) => {
-            let known = !logged.fields.is_empty();
             entry.change.op = Op::Update;
-            entry.open = !known;
+            entry.open = logged.fields.is_empty();
             for field in logged.fields {
                 put(&mut entry.change.fields, field.column, |slot| match slot {
                     Some(field_change) => field_change.new = field.new,
                     None => *slot = Some(FieldChange::made(field.column, field.new)),
                 });
-            }
-            if known {
-                entry.change.fields.retain(|field| field.old.as_ref() != Some(&field.new));
             }
         }
         _ => return Some(logged),
@@ -283,9 +280,6 @@ fn tell_open_inserts<E>(
                 Some(_) => {}
                 None => *slot = Some(field),
             });
-        }
-        if remade {
-            entry.change.fields.retain(|field| field.old.as_ref() != Some(&field.new));
         }
         entry.open = false;
     }

@@ -6,7 +6,7 @@ use crate::snapshot::Snapshot;
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
 
-/// Names a client in eight bytes: xxh3-64 of its id.
+/// Names a client in five bytes: the lower forty bits of xxh3-64 of its id.
 pub type ClientTag = u64;
 /// Names a hub's history in four bytes: of hub id and epoch. 0: the device has never heard from a hub.
 pub type HistoryTag = u32;
@@ -15,7 +15,7 @@ pub type BatchId = u64;
 
 /// The tag of a client id.
 pub fn client_tag(client_id: &str) -> ClientTag {
-    xxhash_rust::xxh3::xxh3_64(client_id.as_bytes())
+    xxhash_rust::xxh3::xxh3_64(client_id.as_bytes()) & ((1 << 40) - 1)
 }
 
 /// The tag of a history; never 0.
@@ -192,6 +192,13 @@ impl DeltaBody {
     /// here it can tell what differs, so that only that may stop being pending on the device.
     pub fn answered_up_to(&self, hub_watermark: Hlc) -> Hlc {
         hub_watermark.min(self.high.max(self.watermark))
+    }
+
+    /// Whether everything that the hub has applied of the client is in here or confirmed. If not (an earlier export, whose
+    /// answer was lost, went further than this one), the hub answers without rows and leaves the cursor where it is: it could
+    /// not tell the device what differs, and a cursor must not claim to have seen what pending changes still hide.
+    pub fn reaches(&self, hub_watermark: Hlc) -> bool {
+        hub_watermark <= self.high.max(self.watermark)
     }
 
     /// Logged changes in here.

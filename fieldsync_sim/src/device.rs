@@ -364,7 +364,7 @@ impl Device {
         self.settle_doomed();
         self.make_way();
         self.remember_base();
-        self.cursor = Some(body.cursor.clone());
+        self.cursor = (body.cursor.xmax > 0).then(|| body.cursor.clone());
         self.clock = self.clock.max(body.clock);
         rows
     }

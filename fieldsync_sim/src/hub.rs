@@ -733,6 +733,16 @@ impl Hub {
         outcomes: Outcomes,
     ) -> Reply {
         let cursor = delta.body.cursor.as_ref();
+        if !delta.body.reaches(client.watermark) {
+            let body = ReplyBody {
+                batch,
+                watermark: delta.body.answered_up_to(client.watermark),
+                cursor: cursor.cloned().unwrap_or_default(),
+                more: true,
+                ..ReplyBody::default()
+            };
+            return Reply { client: delta.client, history: self.history(), hub_now_ms: now_ms, body };
+        }
         let unseen = |version: u64| cursor.is_none_or(|cursor| !cursor.visible(version));
         let finals = finals(changes);
         let own = self.running.get(&xid);
@@ -774,9 +784,14 @@ impl Hub {
                         Some((Op::Insert, fields.collect()))
                     } else {
                         let made = unseen(row.clocks.insert.version);
-                        let echo = |column: &u16, value: &Value| sent.is_some_and(|sent| sent.fields.get(column) == Some(value));
+                        // A counter is rebased on the device without a log entry: what was logged is not what it shows.
+                        let sums = &tables[name.0].sums;
+                        let echo = |column: &u16, value: &Value| {
+                            !sums.contains(column) && sent.is_some_and(|sent| sent.fields.get(column) == Some(value))
+                        };
                         let differs = |column: &u16, value: &Value| {
-                            !refused(name) && sent.is_some_and(|sent| sent.fields.get(column).is_some_and(|other| other != value))
+                            let said = sent.and_then(|sent| sent.fields.get(column));
+                            !refused(name) && said.is_some_and(|said| sums.contains(column) || said != value)
                         };
                         let mut suppressed = false;
                         let fields: Vec<(u16, Value)> = fields
@@ -797,7 +812,9 @@ impl Hub {
                 }
                 Some(State::Gone(_, deletion)) => {
                     let echo = sent.is_some_and(|sent| sent.deleted);
-                    let travels = (cursor.is_some() && unseen(deletion.version)) || (said_alive && !refused(name)) || all;
+                    // A device that never was answered has nothing to delete. One that was may have got an earlier answer meanwhile.
+                    let fresh = cursor.is_none() && client.batches.is_empty();
+                    let travels = (!fresh && unseen(deletion.version)) || (said_alive && !refused(name)) || all;
                     clock = if travels { clock.max(deletion.clock) } else { clock };
                     (travels && !echo).then_some((Op::Delete, Vec::new()))
                 }

@@ -4,10 +4,10 @@ use crate::catch::SqlError;
 use crate::state;
 use crate::types::instant_text;
 use crate::work::{Item, Merged, TableWork};
-use fieldsync_core::clocks::{Origin, RowClocks};
+use fieldsync_core::clocks::{Origin, RowClocks, Stamp};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{
-    decide, Answer, Context, HubRow, HubState, Incoming, Outcome, Rejection, Write,
+    decide, Answer, Collision, Context, HubRow, HubState, Incoming, Outcome, Rejection, Winner, Write,
 };
 use fieldsync_core::{Hlc, Value};
 use std::collections::HashMap;
@@ -62,6 +62,9 @@ pub fn table(work: &mut TableWork, only: Option<&[usize]>, deciding: &Deciding<'
     }
     Ok(())
 }
+
+/// The rule under which a second record of one integer key waits.
+pub const SEPARATE: &str = "on_same_key/separate";
 
 /// Where a table's `priority_field` is found on each side.
 enum Priority {
@@ -118,6 +121,30 @@ fn row(
     let mut current = before.clone();
     let mut merged = Merged { parked_by_strict: item.merged.parked_by_strict, ..Merged::default() };
     for (place, change) in item.changes.iter().enumerate() {
+        if change.of_parked && change.op != Op::Cancelled {
+            merged.outcomes.push(Outcome::Conflict);
+            let stamp = match &current {
+                HubState::Live(row) => row.clocks.insert,
+                HubState::Deleted { deletion, .. } => *deletion,
+                HubState::Absent => Stamp::default(),
+            };
+            let fields = change.fields.iter().map(|field| Collision {
+                number: Some(field.number),
+                base: field.old.clone(),
+                client: field.new.clone(),
+                server: match &current {
+                    HubState::Live(row) => row.value(field.number),
+                    _ => Value::Null,
+                },
+                server_stamp: stamp,
+                winner: Winner::Person,
+                rule: SEPARATE.to_owned(),
+                quiet: false,
+            });
+            merged.collisions.extend(fields.map(|collision| (place, collision)));
+            merged.whole = true;
+            continue;
+        }
         let incoming = Incoming {
             op: change.op,
             origin: deciding.origin,

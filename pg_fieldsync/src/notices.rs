@@ -10,6 +10,15 @@ use fieldsync_core::reply::{ConflictNotice, Notice};
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
 use std::rc::Rc;
 
+/// What there is to tell.
+pub struct News {
+    /// The notices.
+    pub notices: Vec<Notice>,
+    /// Rows whose entries were settled after they were raised: by table number and key. The device has values of its own
+    /// there, seen by nobody's cursor; it gets the row as the hub has it, or drops it where the hub has none.
+    pub settled: Vec<(i32, Key)>,
+}
+
 /// Conflicts of this client whose latest state its cursor has not seen. A device without a cursor hears of what is open,
 /// and of what this transaction settled.
 pub fn conflicts(
@@ -17,12 +26,13 @@ pub fn conflicts(
     tables: &[Rc<Table>],
     cursor: Option<&Snapshot>,
     own: u64,
-) -> Result<Vec<Notice>, SqlError> {
+) -> Result<News, SqlError> {
     let rows = {
         let _owner = AsOwner::new();
         sql::read_set(
             "SELECT c.conflict_id, c.told, t.table_id, t.table_name::text, c.row_id, c.operation, c.base::text, c.client::text,
-                    c.server::text, c.rule, c.outcome, c.detail, c.status, c.client_clock
+                    c.server::text, c.rule, c.outcome, c.detail, c.status, c.client_clock,
+                    c.raised_version
              FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
              WHERE c.client_no = $1 AND (c.told >= $2 OR ($3 AND c.status = 'open')) ORDER BY c.conflict_id",
             &[
@@ -33,6 +43,7 @@ pub fn conflicts(
         )?
     };
     let mut notices = Vec::new();
+    let mut settled = Vec::new();
     for row in &rows.rows {
         if cursor.is_some_and(|cursor| cursor.visible(row.int(1) as u64)) {
             continue;
@@ -42,6 +53,9 @@ pub fn conflicts(
         let key = table
             .and_then(|table| key_from_row_id(table, row_id))
             .unwrap_or_else(|| Key(vec![Value::Text(row_id.to_owned())]));
+        if row.text(12) == "resolved" && row.int(1) != row.int(14) {
+            settled.push((row.int(2) as i32, key.clone()));
+        }
         notices.push(Notice::Conflict(Box::new(ConflictNotice {
             conflict_id: row.int(0) as u64,
             table: row.text(3).to_owned(),
@@ -57,5 +71,5 @@ pub fn conflicts(
             clock: Hlc::from_i64(row.int(13)),
         })));
     }
-    Ok(notices)
+    Ok(News { notices, settled })
 }

@@ -72,10 +72,10 @@ pub struct Asked<'a> {
     pub work: &'a Work,
     /// Rows that it asks for whole.
     pub wants: &'a [Want],
+    /// Rows of which an entry in the conflicts has been settled: the device gets them whole, or drops them.
+    pub settled: &'a [(i32, Key)],
     /// Tables that this client gets nothing of.
     pub no_pull: &'a dyn Fn(&str) -> bool,
-    /// The version under which this transaction wrote.
-    pub own: u64,
 }
 
 /// What a pull gives.
@@ -110,7 +110,7 @@ pub fn pull(
         if (asked.no_pull)(&table.name) {
             continue;
         }
-        let sent = Sent::of(table, asked);
+        let sent = Sent::of(table, rules, asked);
         let scope = scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(BTreeSet::new()));
         let rows = match scope {
             Scope::Whole => whole(table, asked, &sent, &mut pulled.clock)?,
@@ -176,14 +176,25 @@ fn scopes(
 /// What the device sent of one table.
 struct Sent<'a> {
     items: HashMap<&'a Key, &'a Item>,
+    /// Columns under a `sum` rule: the device rebases them without a log entry, so what it sent is not what it shows.
+    sums: HashSet<u16>,
+    settled: HashSet<&'a Key>,
     wanted: HashSet<&'a Key>,
     /// Rows that were written exactly as sent: nothing to look at.
     exact: HashSet<&'a Key>,
 }
 
 impl<'a> Sent<'a> {
-    fn of(table: &Table, asked: &Asked<'a>) -> Sent<'a> {
-        let mut sent = Sent { items: HashMap::new(), wanted: HashSet::new(), exact: HashSet::new() };
+    fn of(table: &Table, rules: &TableRules, asked: &Asked<'a>) -> Sent<'a> {
+        let sums = rules.fields.iter().filter(|(_, rule)| **rule == FieldStrategy::Sum).map(|(number, _)| *number);
+        let settled = asked.settled.iter().filter(|(table_id, _)| *table_id == table.table_id).map(|(_, key)| key);
+        let mut sent = Sent {
+            items: HashMap::new(),
+            sums: sums.collect(),
+            settled: settled.collect(),
+            wanted: HashSet::new(),
+            exact: HashSet::new(),
+        };
         let wanted = asked.wants.iter().filter(|want| want.table == table.name && want.key.0.len() == table.key.len());
         sent.wanted.extend(wanted.map(|want| &want.key));
         for work in asked.work.tables.iter().filter(|work| work.table.oid == table.oid) {
@@ -206,9 +217,9 @@ impl<'a> Sent<'a> {
             }
         }
         let exact = &mut sent.exact;
-        sent.wanted.iter().for_each(|key| {
+        for key in sent.wanted.iter().chain(&sent.settled) {
             exact.remove(key);
-        });
+        }
         sent
     }
 
@@ -219,6 +230,7 @@ impl<'a> Sent<'a> {
             .filter(|(key, item)| item.merged.rejected.is_none() && !self.exact.contains(*key))
             .map(|(key, _)| (*key).clone())
             .chain(self.wanted.iter().map(|key| (*key).clone()))
+            .chain(self.settled.iter().map(|key| (*key).clone()))
     }
 }
 
@@ -421,15 +433,22 @@ fn deletions(
         )?
     };
     let mut rows = Vec::new();
+    let mut told: HashSet<&Key> = HashSet::new();
     for row in &buried.rows {
-        let Some(key) = by_row_id.get(row.text(0)) else { continue };
-        let item = sent.items.get(*key);
+        let Some(key) = by_row_id.get(row.text(0)).copied() else { continue };
+        let item = sent.items.get(key);
         let knows = item.is_some_and(|item| item.last_op == Op::Delete && item.merged.rejected.is_none());
         let unseen = asked.cursor.map_or(asked.deletions_too, |cursor| !cursor.visible(row.int(1) as u64));
         // A row that the device has just written, and that stays deleted, goes from the device as well.
         let returns = item.is_some_and(|item| item.merged.rejected.is_none() && !item.changes.is_empty());
-        if !knows && (unseen || returns || sent.wanted.contains(*key)) {
+        if !knows && (unseen || returns || sent.wanted.contains(key) || sent.settled.contains(key)) {
             *clock = (*clock).max(Hlc::from_i64(row.int(2)));
+            rows.push(RowChange { op: Op::Delete, key: key.clone(), fields: Vec::new() });
+            told.insert(key);
+        }
+    }
+    for key in keys {
+        if sent.settled.contains(*key) && !told.contains(*key) && !sent.items.contains_key(*key) {
             rows.push(RowChange { op: Op::Delete, key: (*key).clone(), fields: Vec::new() });
         }
     }
@@ -446,7 +465,7 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
         let knows = accepted.is_some_and(|item| item.last_op == Op::Delete);
         let tells = asked.cursor.is_some() || asked.deletions_too;
         let returns = accepted.is_some_and(|item| !item.changes.is_empty());
-        if knows || !((tells && unseen(deletion.version)) || returns || sent.wanted.contains(&row.key)) {
+        if knows || !((tells && unseen(deletion.version)) || returns || sent.wanted.contains(&row.key) || sent.settled.contains(&row.key)) {
             return None;
         }
         *clock = (*clock).max(deletion.clock);
@@ -457,6 +476,7 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
         || row.clocks.stamped().any(|(number, stamp)| number == table.deleted_number && unseen(stamp.version));
     let has_whole = accepted.is_some_and(|item| item.inserted && item.last_op != Op::Delete);
     let wants_whole = sent.wanted.contains(&row.key)
+        || sent.settled.contains(&row.key)
         || accepted.is_some_and(|item| item.merged.whole || (item.last_op == Op::Delete && !item.changes.is_empty()));
     let whole = wants_whole || (inserted_unseen && !has_whole);
     let mut fields = Vec::new();
@@ -465,6 +485,7 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
         let echoed = accepted.and_then(|item| item.echo.get(&number));
         let travels = match echoed {
             _ if whole => true,
+            Some(_) if sent.sums.contains(&number) => true,
             Some(echoed) => *echoed != value,
             None => unseen(stamp.version),
         };

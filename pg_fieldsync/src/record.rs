@@ -8,6 +8,7 @@
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
+use crate::decide::SEPARATE;
 use crate::guards::AsOwner;
 use crate::sql::{self, Cells, Param};
 use crate::types::uuid_text;
@@ -154,7 +155,7 @@ pub fn verdicts(work: &Work) -> (Outcomes, Vec<Verdict>) {
 /// Writes what a merge leaves behind: conflicts and rejections.
 pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
-    let mut open = open_rejections(client)?;
+    let mut open = open_entries(client)?;
     let mut entries = Vec::new();
     let mut corrected = Vec::new();
     for homeless in &work.homeless {
@@ -167,8 +168,15 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
                 Some(error) => entries.push(rejection(table, item, row_id, error)),
                 None => {
                     let changes = item.changes.iter().any(|change| change.op != Op::Cancelled);
-                    if let Some(id) = open.remove(&(table.table.table_id, row_id.clone())).filter(|_| changes) {
-                        corrected.push(Some(id));
+                    let place = (table.table.table_id, row_id.clone(), Waiting::Rejected);
+                    if let Some(entry) = changes.then(|| open.remove(&place)).flatten() {
+                        corrected.push(Some(entry.id));
+                    }
+                    // A record that waited beside the hub's, and that its device has deleted.
+                    let place = (table.table.table_id, row_id.clone(), Waiting::Separate);
+                    let deleted = item.changes.iter().any(|change| change.of_parked && change.op == Op::Delete);
+                    if let Some(entry) = deleted.then(|| open.remove(&place)).flatten() {
+                        corrected.push(Some(entry.id));
                     }
                     collisions(table, item, &row_id, &mut entries);
                 }
@@ -183,37 +191,119 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
             &[Param::Ints(&corrected), Param::Int(version as i64)],
         )?;
     }
-    let mut replaced = Vec::new();
-    for entry in &entries {
-        if entry.outcome == "rejected" {
-            if let Some(id) = open.remove(&(entry.table_id, entry.row_id.clone())) {
-                replaced.push(Some(id));
-            }
+    let mut fresh = Vec::new();
+    for entry in entries {
+        let waiting = match () {
+            () if entry.outcome == "rejected" => Some(Waiting::Rejected),
+            () if entry.is_open && entry.rule == SEPARATE => Some(Waiting::Separate),
+            () => None,
+        };
+        match waiting.and_then(|waiting| open.remove(&(entry.table_id, entry.row_id.clone(), waiting))) {
+            Some(known) => add_to(&known, &entry, version, batch)?,
+            None => fresh.push(entry),
         }
     }
-    if !replaced.is_empty() {
-        sql::run_set(
-            "UPDATE fieldsync.conflict SET status = 'resolved', resolved_at = clock_timestamp(), told = $2,
-                    resolved_by = 'correction', resolution = '{\"choice\": \"superseded\"}',
-                    detail = concat_ws(' ', detail, '(sent again, and rejected again: see the later entry)')
-             WHERE conflict_id = ANY ($1::bigint[])",
-            &[Param::Ints(&replaced), Param::Int(version as i64)],
-        )?;
-    }
+    let entries = fresh;
     for portion in entries.chunks(2_000) {
         insert(portion, client, version, batch)?;
     }
     Ok(())
 }
 
-/// Open rejections of a client by table and row.
-fn open_rejections(client: &Client) -> Result<HashMap<(i32, String), i64>, SqlError> {
+/// What an entry of a row waits for. A client has at most one of each per row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Waiting {
+    /// The hub could not take it.
+    Rejected,
+    /// It is a record of its own under a key that the hub has given to another.
+    Separate,
+}
+
+/// An entry that waits, with the values in it.
+struct Open {
+    id: i64,
+    operation: String,
+    base: Json,
+    client: Json,
+    change: Json,
+}
+
+/// Open entries of a client that later changes of the same row belong to.
+fn open_entries(client: &Client) -> Result<HashMap<(i32, String, Waiting), Open>, SqlError> {
     let rows = sql::run(
-        "SELECT table_id, row_id, max(conflict_id) FROM fieldsync.conflict
-         WHERE client_no = $1 AND status = 'open' AND outcome = 'rejected' GROUP BY 1, 2",
-        &[Param::Int(i64::from(client.number))],
+        "SELECT table_id, row_id, outcome = 'rejected', conflict_id, operation, base::text, client::text, change::text
+         FROM fieldsync.conflict
+         WHERE client_no = $1 AND status = 'open' AND (outcome = 'rejected' OR rule = $2) ORDER BY conflict_id",
+        &[Param::Int(i64::from(client.number)), Param::Text(SEPARATE)],
     )?;
-    Ok(rows.rows.iter().map(|row| ((row.int(0) as i32, row.text(1).to_owned()), row.int(2))).collect())
+    let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| json!({}));
+    Ok(rows
+        .rows
+        .iter()
+        .map(|row| {
+            let waiting = if row.truth(2) { Waiting::Rejected } else { Waiting::Separate };
+            let open = Open {
+                id: row.int(3),
+                operation: row.text(4).to_owned(),
+                base: json(row.text(5)),
+                client: json(row.text(6)),
+                change: json(row.text(7)),
+            };
+            ((row.int(0) as i32, row.text(1).to_owned(), waiting), open)
+        })
+        .collect())
+}
+
+/// Records of this client that wait beside the hub's record of the same key, with the version under which the client was told.
+pub fn separate_records(client: &Client) -> Result<HashMap<(i32, String), u64>, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT table_id, row_id, raised_version FROM fieldsync.conflict
+         WHERE client_no = $1 AND status = 'open' AND rule = $2",
+        &[Param::Int(i64::from(client.number)), Param::Text(SEPARATE)],
+    )?;
+    Ok(rows.rows.iter().map(|row| ((row.int(0) as i32, row.text(1).to_owned()), row.int(2) as u64)).collect())
+}
+
+/// Adds what came later to an entry that waits: nothing in it is lost, the later value of a field stands.
+fn add_to(known: &Open, entry: &Entry, version: u64, batch: &[u8; 16]) -> Result<(), SqlError> {
+    let over = |under: &Json, over: &Json| -> Json {
+        let mut all = under.as_object().cloned().unwrap_or_default();
+        all.extend(over.as_object().cloned().unwrap_or_default());
+        Json::Object(all)
+    };
+    let operation = match (known.operation.as_str(), entry.operation) {
+        ("insert", "update") => "insert",
+        (_, later) => later,
+    };
+    let mut change = entry.change.clone();
+    change["op"] = json!(operation);
+    change["fields"] = over(&known.change["fields"], &entry.change["fields"]);
+    sql::run(
+        "UPDATE fieldsync.conflict SET operation = $2, base = $3::text::jsonb, client = $4::text::jsonb,
+                server = server || $5::text::jsonb, rule = $6, detail = $7, change = $8::text::jsonb, told = $9,
+                client_clock = $10, raised_by = $11::text::uuid
+         WHERE conflict_id = $1",
+        &[
+            Param::Int(known.id),
+            Param::Text(operation),
+            Param::Text(&text(&over(&entry.base, &known.base))),
+            Param::Text(&text(&over(&known.client, &entry.client))),
+            Param::Text(&text(&entry.server)),
+            Param::Text(&entry.rule),
+            Param::MaybeText(entry.detail.as_deref()),
+            Param::Text(&text(&change)),
+            Param::Int(version as i64),
+            Param::Int(entry.client_clock),
+            Param::Text(&uuid_text(batch)),
+        ],
+    )?;
+    Ok(())
+}
+
+/// JSON text that jsonb takes: it knows no NUL.
+fn text(json: &Json) -> String {
+    json.to_string().replace("\\u0000", "\\ufffd")
 }
 
 fn rule_of(error: &SqlError) -> String {
@@ -448,14 +538,13 @@ fn insert(entries: &[Entry], client: &Client, version: u64, batch: &[u8; 16]) ->
             })
         })
         .collect();
-    // NUL is no character of jsonb's; a value that holds one was refused before it came here, a key may not have been.
-    let text = Json::Array(lines).to_string().replace("\\u0000", "\u{fffd}");
+    let text = text(&Json::Array(lines));
     let batch = uuid_text(batch);
     sql::run(
         "INSERT INTO fieldsync.conflict (client_no, table_id, row_id, operation, base, client, server, client_clock,
-                server_clock, server_origin, rule, outcome, detail, status, raised_by, change, told, resolved_at)
+                server_clock, server_origin, rule, outcome, detail, status, raised_by, change, told, raised_version, resolved_at)
          SELECT $2, e.table_id, e.row_id, e.operation, e.base, e.client, e.server, e.client_clock, e.server_clock,
-                e.server_origin, e.rule, e.outcome, e.detail, e.status, $3::text::uuid, e.change, $4,
+                e.server_origin, e.rule, e.outcome, e.detail, e.status, $3::text::uuid, e.change, $4, $4,
                 CASE WHEN e.status = 'resolved' THEN clock_timestamp() END
          FROM jsonb_to_recordset($1::text::jsonb) AS e(table_id integer, row_id text, operation text, base jsonb,
                 client jsonb, server jsonb, client_clock bigint, server_clock bigint, server_origin integer, rule text,

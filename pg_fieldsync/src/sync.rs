@@ -246,6 +246,10 @@ fn merge_delta(received: &mut Received, schema: &Schema, version: u64) -> Result
     // In the order of the schema: parents first.
     let place = |table: &Table| schema.tables.iter().position(|(known, _, _)| known.oid == table.oid);
     work.tables.sort_by_key(|table| place(&table.table));
+    let separate = record::separate_records(client)?;
+    for table in &mut work.tables {
+        table.mark_separate(&separate);
+    }
     let names = client::names()?;
     let deciding = Deciding { origin: client.number, version, names: &names };
     applying::write_for(Some(&client.client_id));
@@ -416,12 +420,39 @@ fn merged(received: &mut Received, hub: &Hub, blob: &[u8], started: u64) -> Resu
     record::ledger(&received.client, &outcome.outcomes)?;
     log_push(received, &outcome, started)?;
     let watermark = received.client.watermark.max(received.delta.body.high);
-    let (reply, cursor, pulled) = answer(received, hub, &schema, &outcome.work, outcome.outcomes, watermark, version)?;
+    let outcomes = with_unanswered(received, outcome.outcomes)?;
+    let answered = received.delta.body.answered_up_to(watermark);
+    let (reply, cursor, pulled) = answer(received, hub, &schema, &outcome.work, outcomes, answered, version)?;
     log_pull(received, &pulled, started)?;
     let reply = wire::encode_reply(&reply, received.client.key.as_ref());
     close(received, blob, &outcome, &reply, watermark, &cursor)?;
     history::remember_version(version)?;
     Ok(reply)
+}
+
+/// Verdicts of this batch and of those whose answers were lost on the way: the device has not heard of either.
+fn with_unanswered(received: &Received, mut outcomes: Outcomes) -> Result<Outcomes, SqlError> {
+    let unanswered: Vec<Option<i64>> =
+        received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
+    if unanswered.is_empty() {
+        return Ok(outcomes);
+    }
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT (report -> 'outcomes')::text FROM fieldsync.batch
+         WHERE client_no = $1 AND status = 'committed' AND batch_id = ANY ($2)",
+        &[Param::Int(i64::from(received.client.number)), Param::Ints(&unanswered)],
+    )?;
+    for row in &rows.rows {
+        let counted: Json = serde_json::from_str(row.text(0)).unwrap_or(Json::Null);
+        let count = |name: &str| counted[name].as_u64().unwrap_or(0);
+        outcomes.applied += count("applied");
+        outcomes.merged += count("merged");
+        outcomes.superseded += count("superseded");
+        outcomes.conflict += count("conflict");
+        outcomes.rejected += count("rejected");
+    }
+    Ok(outcomes)
 }
 
 /// A batch that comes late: nothing in it is news, and it answers like a repeat.
@@ -430,7 +461,7 @@ fn superseded(received: &mut Received, hub: &Hub, blob: &[u8], started: u64) -> 
     let version = feed::own_version();
     received.delta.body.tables.clear();
     let work = Work { tables: Vec::new(), homeless: Vec::new() };
-    let watermark = received.client.watermark;
+    let watermark = received.delta.body.answered_up_to(received.client.watermark);
     let (reply, _, pulled) = answer(received, hub, &schema, &work, Outcomes::default(), watermark, version)?;
     log_pull(received, &pulled, started)?;
     let reply = wire::encode_reply(&reply, received.client.key.as_ref());
@@ -462,17 +493,18 @@ fn answer(
         schema.tables.iter().map(|(table, rules, _)| (Rc::clone(table), Rc::clone(rules))).collect();
     // A device whose cursor is older than the deletions that are still known must compare everything.
     let asked_cursor = body.cursor.as_ref().filter(|cursor| cursor.xmin >= hub.tombstone_floor);
+    let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
+    let news = notices::conflicts(&received.client, &known, body.cursor.as_ref(), version)?;
     let asked = Asked {
+        settled: &news.settled,
         cursor: asked_cursor,
         deletions_too: received.delta.history != 0,
         work,
         wants: &body.wants,
         no_pull: &|table| matches!(schema.direction(table), "push" | "none"),
-        own: version,
     };
     let mut pulled = pull::pull(&tables, hub, &asked)?;
-    let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
-    let mut notices = notices::conflicts(&received.client, &known, body.cursor.as_ref(), version)?;
+    let mut notices = news.notices;
     drop(reading);
     let unknown: HashSet<&str> = work.homeless.iter().map(|homeless| homeless.table.as_str()).collect();
     notices.extend(unknown.into_iter().map(|table| {

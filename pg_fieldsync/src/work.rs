@@ -70,6 +70,8 @@ pub struct Prepared {
     pub base: Option<Snapshot>,
     /// Logged changes in it.
     pub count: u32,
+    /// Whether it belongs to a record of the device's own that waits in the conflicts under this key, beside the hub's.
+    pub of_parked: bool,
     /// Whether it was found by comparing after a lost history.
     pub recovered: bool,
     /// The fields.
@@ -370,6 +372,7 @@ fn read_table(
             raw_clock: change.clock,
             base: if recovery.is_some() { None } else { body.base_of(change.first_clock).cloned() },
             count: change.count,
+            of_parked: false,
             recovered: recovery.is_some(),
             fields,
         });
@@ -470,6 +473,19 @@ impl TableWork {
             known.last_op = item.last_op;
             known.inserted |= item.inserted;
             known.refused = known.refused.take().or(item.refused);
+        }
+    }
+
+    /// Marks changes that a device made to its own record of a key before it learnt that the record waits in the conflicts.
+    pub fn mark_separate(&mut self, parked: &HashMap<(i32, String), u64>) {
+        if parked.is_empty() {
+            return;
+        }
+        for item in &mut self.items {
+            let Some(told) = parked.get(&(self.table.table_id, self.table.row_id(&item.key))) else { continue };
+            for change in &mut item.changes {
+                change.of_parked = change.base.as_ref().is_none_or(|base| !base.visible(*told));
+            }
         }
     }
 

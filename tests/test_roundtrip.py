@@ -372,7 +372,7 @@ class TestTables:
     def test_copy_and_truncate_are_tracked(self, programme, team, sync):
         north = team("north")
         sync(north, programme)
-        programme.psql("COPY programme.households FROM STDIN (FORMAT csv);\nh7,C-7,Gao\nh8,C-8,Gao\n\\.\n")
+        programme.psql("COPY programme.households (id, code, village) FROM STDIN (FORMAT csv);\nh7,C-7,Gao\nh8,C-8,Gao\n\\.\n")
         sync(north, programme)
         assert_equal(programme, north)
         programme.sql("TRUNCATE programme.members, programme.households")

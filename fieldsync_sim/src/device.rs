@@ -20,6 +20,8 @@ pub struct Entry {
     pub logged: Logged,
     /// Refused by the hub, kept until a person settles it.
     pub parked: bool,
+    /// Refused under an identity that this database no longer has: it goes again, counted before.
+    pub again: bool,
 }
 
 /// A device's database.
@@ -138,7 +140,11 @@ impl Device {
 
     /// Log entries that the hub has not answered.
     pub fn pending(&self) -> usize {
-        self.log.iter().filter(|entry| entry.logged.clock > self.watermark).count()
+        self.log.iter().filter(|entry| self.is_pending(entry)).count()
+    }
+
+    fn is_pending(&self, entry: &Entry) -> bool {
+        entry.again || entry.logged.clock > self.watermark
     }
 
     // ---- the application writes ------------------------------------------------------------------------------------
@@ -147,7 +153,7 @@ impl Device {
         self.clock = self.clock.tick(wall_ms);
         let logged =
             Logged { table: name.0 as u32, op, key: name.1.clone(), clock: self.clock, count: 1, fields };
-        self.log.push(Entry { logged, parked: false });
+        self.log.push(Entry { logged, parked: false, again: false });
     }
 
     /// INSERT.
@@ -194,22 +200,22 @@ impl Device {
 
     /// fs_export_delta. With `most`: no more than so many log entries.
     pub fn export(&mut self, wall_ms: u64, most: Option<usize>) -> (Vec<u8>, usize) {
-        let fresh: Vec<&Entry> = self.log.iter().filter(|entry| entry.logged.clock > self.watermark).collect();
+        let fresh: Vec<&Entry> = self.log.iter().filter(|entry| self.is_pending(entry)).collect();
         let taken = most.map_or(fresh.len(), |most| most.min(fresh.len()));
         let more = taken < fresh.len();
-        let high = fresh[..taken].last().map_or(self.watermark, |entry| entry.logged.clock);
+        let high = fresh[..taken].last().map_or(self.watermark, |entry| entry.logged.clock.max(self.watermark));
         let edited: BTreeSet<RowName> =
             fresh[..taken].iter().map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
         // A rejected change goes again when its row is edited again, so that the hub gets all of it.
         let offered = self.log.iter().filter(|entry| {
             let logged = &entry.logged;
-            let fresh = logged.clock > self.watermark && logged.clock <= high;
+            let fresh = self.is_pending(entry) && logged.clock <= high;
             fresh || (entry.parked && edited.contains(&(logged.table as usize, logged.key.clone())))
         });
         let log: Vec<Logged> = offered
             .map(|entry| {
                 let mut logged = entry.logged.clone();
-                if entry.parked {
+                if entry.parked || entry.again {
                     logged.count = 0;
                 }
                 logged
@@ -312,6 +318,12 @@ impl Device {
             next.client_id = new_id.clone();
             next.parent = 0;
             next.unanswered.clear();
+            // The hub will speak of its rejections to whoever goes on under the old name.
+            next.rejections.clear();
+            for entry in next.log.iter_mut().filter(|entry| entry.parked) {
+                entry.parked = false;
+                entry.again = true;
+            }
             *self = next;
             return Ok(Report { rows: 0, more: true });
         }
@@ -351,6 +363,7 @@ impl Device {
         self.unanswered.drain(..=place);
         self.watermark = self.watermark.max(body.watermark);
         self.ends.retain(|end| *end > self.watermark);
+        self.log.iter_mut().filter(|entry| entry.logged.clock <= body.watermark).for_each(|entry| entry.again = false);
         self.hear(&body.notices);
         let mut rows = 0;
         let before_all = self.clone();
@@ -374,7 +387,7 @@ impl Device {
         let oldest = self
             .log
             .iter()
-            .filter(|entry| entry.parked || entry.logged.clock > self.watermark)
+            .filter(|entry| entry.parked || self.is_pending(entry))
             .map(|entry| entry.logged.clock)
             .min();
         let until = self.log.last().map_or(Hlc::default(), |entry| entry.logged.clock);
@@ -411,7 +424,7 @@ impl Device {
         for entry in &self.log {
             let logged = &entry.logged;
             if (logged.table as usize, &logged.key) != (name.0, &name.1)
-                || !(entry.parked || logged.clock > self.watermark)
+                || !(entry.parked || self.is_pending(entry))
             {
                 continue;
             }

@@ -11,7 +11,7 @@ use fieldsync_core::wire::{self, Shape, Shapes};
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn deltas_come_back(delta in support::deltas(), signed in any::<bool>(), some_known in any::<u8>()) {

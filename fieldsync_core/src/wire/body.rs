@@ -11,7 +11,7 @@
 use super::budget::{self, Budget, VALUE_BYTES};
 use super::column::{In, Out, Shared};
 use super::error::WireError;
-use super::model::{Number, Symbol};
+use super::model::{Number, Signed, Symbol};
 use super::pool::PoolReader;
 use super::range::{Bit, Coder, Reader};
 use super::seal::Header;
@@ -20,7 +20,7 @@ use super::table::{self, Clocks, Row, Rows};
 use crate::clock::Hlc;
 use crate::delta::{Base, BatchId, Change, DeltaBody, Recovery, Settled, TableChanges, Want};
 use crate::limits::Limits;
-use crate::number::{read_varint, unzigzag, write_varint, zigzag};
+use crate::number::{read_varint, write_varint};
 use crate::reply::{Notice, Outcomes, ReplyBody, RowChange, TableRows};
 use crate::snapshot::Snapshot;
 use crate::value::Kind;
@@ -38,36 +38,52 @@ const RARE_BYTES_PER_BYTE: usize = 32;
 
 /// Models of the numbers at the front.
 struct Front {
-    has: [Bit; 10],
+    has: [Bit; 6],
+    long_batch: Bit,
+    seen_nothing: Bit,
     sequence: Number,
     count: Number,
-    xid: Number,
+    table: Bit,
+    xid: Signed,
     xid_gap: Number,
     clock: Clocks,
     high: Clocks,
 }
 
 impl Front {
-    fn new() -> Front {
+    /// With what is expected of the flags, in 1/256 of a "no".
+    fn new(flags: [u32; 6]) -> Front {
         Front {
-            has: [Bit::expecting_false(128); 10],
-            sequence: Number::modest(),
+            has: flags.map(Bit::expecting_false),
+            long_batch: Bit::expecting_false(250),
+            seen_nothing: Bit::expecting_false(250),
+            sequence: Number::value(),
             count: Number::small(),
-            xid: Number::modest(),
+            table: Bit::default(),
+            xid: Signed::new(Number::modest(), Bit::expecting_false(200)),
             xid_gap: Number::small(),
             clock: Clocks::new(),
             high: Clocks::new(),
         }
     }
 
+    fn another_table(&mut self, input: &mut In<'_>, read: usize, limits: &Limits) -> Result<bool, WireError> {
+        let another = input.coder.bit(&mut self.table, false);
+        input.coder.check()?;
+        if another && read == limits.tables_max {
+            return Err(WireError::Limit { what: "tables", most: limits.tables_max });
+        }
+        Ok(another)
+    }
+
     /// A batch's name: thirty-two bits where that is enough, as it is in this format.
     fn batch<C: Coder>(&mut self, coder: &mut C, batch: u64) -> u64 {
-        let long = coder.bit(&mut self.has[8], u32::try_from(batch).is_err());
+        let long = coder.bit(&mut self.long_batch, u32::try_from(batch).is_err());
         coder.direct(if long { 64 } else { 32 }, batch)
     }
 
     fn write_snapshot(&mut self, out: &mut Out, snapshot: &Snapshot, from: u64) {
-        self.xid.code(&mut out.coder, zigzag(snapshot.xmin.wrapping_sub(from) as i64));
+        self.xid.code(&mut out.coder, snapshot.xmin.wrapping_sub(from) as i64);
         self.xid_gap.code(&mut out.coder, snapshot.xmax.wrapping_sub(snapshot.xmin));
         if snapshot.xmax == snapshot.xmin {
             return;
@@ -82,7 +98,7 @@ impl Front {
     }
 
     fn read_snapshot(&mut self, input: &mut In<'_>, from: u64) -> Result<Snapshot, WireError> {
-        let xmin = from.wrapping_add(unzigzag(self.xid.code(&mut input.coder, 0)) as u64);
+        let xmin = from.wrapping_add(self.xid.code(&mut input.coder, 0) as u64);
         let xmax = xmin.wrapping_add(self.xid_gap.code(&mut input.coder, 0));
         let mut snapshot = Snapshot { xmin, xmax, xip: Vec::new() };
         if xmax != xmin {
@@ -117,7 +133,7 @@ struct Shapers {
 impl Shapers {
     fn new() -> Shapers {
         Shapers {
-            known: Bit::default(),
+            known: Bit::expecting_false(64),
             columns: Number::modest(),
             key_len: Number::small(),
             kind: Symbol::new(),
@@ -224,6 +240,11 @@ fn assert_fits<R: Row>(shape: &Shape, rows: &[R]) {
     }
 }
 
+/// Has a parent, a cursor, more to send; unanswered batches, bases, something rare.
+const DELTA_FLAGS: [u32; 6] = [40, 40, 230, 200, 200, 240];
+/// Answers a batch, has more to send, notices, outcomes.
+const REPLY_FLAGS: [u32; 6] = [20, 230, 220, 100, 128, 128];
+
 /// What of a delta is rare: postcard, in this order. A field that is added goes to the end, under a new format version.
 type RareOfDelta = (Option<Recovery>, Vec<Want>, Vec<Settled>);
 
@@ -244,7 +265,7 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
         tables,
     } = body;
     let mut out = Out::new();
-    let mut front = Front::new();
+    let mut front = Front::new(DELTA_FLAGS);
     let now = Hlc::from_ms(now_ms);
     let rare = recovery.is_some() || !wants.is_empty() || !settled.is_empty();
     let flags = [*parent != 0, cursor.is_some(), *more, !unanswered.is_empty(), !bases.is_empty(), rare];
@@ -273,10 +294,9 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
         let mut last = *watermark;
         for base in bases {
             last = front.clock.code(&mut out.coder, base.until, last);
-            if out.coder.bit(&mut front.has[9], base.snapshot.is_some()) {
-                if let Some(snapshot) = &base.snapshot {
-                    front.write_snapshot(&mut out, snapshot, from);
-                }
+            out.coder.bit(&mut front.seen_nothing, base.snapshot.is_none());
+            if let Some(snapshot) = &base.snapshot {
+                front.write_snapshot(&mut out, snapshot, from);
             }
         }
     }
@@ -285,13 +305,14 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
     }
     let mut rows = Rows::new(now);
     let mut shapers = Shapers::new();
-    front.count.code(&mut out.coder, tables.len() as u64);
     for table in tables {
+        out.coder.bit(&mut front.table, true);
         let shape = Shape::of_changes(table);
         assert_fits(&shape, &table.changes);
         shapers.write(&mut out, &shape, shapes, false);
         table::write(&mut out, &mut rows, &table.changes, usize::from(table.key_len), table.columns.len());
     }
+    out.coder.bit(&mut front.table, false);
     front.high.code(&mut out.coder, *high, latest(tables, *watermark));
     pack(out)
 }
@@ -303,7 +324,7 @@ pub(super) fn read_delta(
     limits: &Limits,
 ) -> Result<DeltaBody, WireError> {
     let mut input = unpack(bytes, header, limits)?;
-    let mut front = Front::new();
+    let mut front = Front::new(DELTA_FLAGS);
     let now = Hlc::from_ms(header.now_ms);
     let mut flags = [false; 6];
     for (model, flag) in front.has.iter_mut().zip(&mut flags) {
@@ -329,8 +350,8 @@ pub(super) fn read_delta(
         for _ in 0..=front.count.code(&mut input.coder, 0) {
             input.budget.take(VALUE_BYTES)?;
             last = front.clock.code(&mut input.coder, Hlc::default(), last);
-            let some = input.coder.bit(&mut front.has[9], false);
-            let snapshot = if some { Some(front.read_snapshot(&mut input, from)?) } else { None };
+            let nothing = input.coder.bit(&mut front.seen_nothing, false);
+            let snapshot = if nothing { None } else { Some(front.read_snapshot(&mut input, from)?) };
             input.coder.check()?;
             bases.push(Base { until: last, snapshot });
         }
@@ -341,7 +362,7 @@ pub(super) fn read_delta(
     let mut shapers = Shapers::new();
     let mut rows_left = limits.rows_max;
     let mut tables: Vec<TableChanges> = Vec::new();
-    for _ in 0..table_count(&mut front, &mut input, limits)? {
+    while front.another_table(&mut input, tables.len(), limits)? {
         let Shape { table, columns, key_len, .. } = shapers.read(&mut input, shapes, limits, false)?;
         let changes: Vec<Change> =
             table::read(&mut input, &mut rows, usize::from(key_len), columns.len(), &mut rows_left, limits.rows_max)?;
@@ -374,7 +395,7 @@ fn latest(tables: &[TableChanges], watermark: Hlc) -> Hlc {
 pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Packed {
     let ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables } = body;
     let mut out = Out::new();
-    let mut front = Front::new();
+    let mut front = Front::new(REPLY_FLAGS);
     let now = Hlc::from_ms(now_ms);
     let counted = *outcomes != Outcomes::default();
     let flags = [*batch != 0, *more, !notices.is_empty(), counted];
@@ -397,14 +418,15 @@ pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Pac
     }
     let mut rows = Rows::new(now);
     let mut shapers = Shapers::new();
-    front.count.code(&mut out.coder, tables.len() as u64);
     for table in tables {
+        out.coder.bit(&mut front.table, true);
         let shape = Shape::of_rows(table);
         assert_fits(&shape, &table.rows);
         assert!(table.kinds.len() == table.columns.len(), "table {}: a column has no kind", table.table);
         shapers.write(&mut out, &shape, shapes, true);
         table::write(&mut out, &mut rows, &table.rows, usize::from(table.key_len), table.columns.len());
     }
+    out.coder.bit(&mut front.table, false);
     pack(out)
 }
 
@@ -415,7 +437,7 @@ pub(super) fn read_reply(
     limits: &Limits,
 ) -> Result<ReplyBody, WireError> {
     let mut input = unpack(bytes, header, limits)?;
-    let mut front = Front::new();
+    let mut front = Front::new(REPLY_FLAGS);
     let now = Hlc::from_ms(header.now_ms);
     let mut flags = [false; 4];
     for (model, flag) in front.has.iter_mut().zip(&mut flags) {
@@ -437,7 +459,7 @@ pub(super) fn read_reply(
     let mut shapers = Shapers::new();
     let mut rows_left = limits.rows_max;
     let mut tables: Vec<TableRows> = Vec::new();
-    for _ in 0..table_count(&mut front, &mut input, limits)? {
+    while front.another_table(&mut input, tables.len(), limits)? {
         let Shape { table, columns, key_len, kinds, sums } = shapers.read(&mut input, shapes, limits, true)?;
         let rows: Vec<RowChange> =
             table::read(&mut input, &mut models, usize::from(key_len), columns.len(), &mut rows_left, limits.rows_max)?;
@@ -450,15 +472,6 @@ pub(super) fn read_reply(
 
 fn counts(outcomes: &Outcomes) -> [u64; 5] {
     [outcomes.applied, outcomes.merged, outcomes.superseded, outcomes.conflict, outcomes.rejected]
-}
-
-fn table_count(front: &mut Front, input: &mut In<'_>, limits: &Limits) -> Result<u64, WireError> {
-    let count = front.count.code(&mut input.coder, 0);
-    input.coder.check()?;
-    if count > limits.tables_max as u64 {
-        return Err(WireError::Limit { what: "tables", most: limits.tables_max });
-    }
-    Ok(count)
 }
 
 fn write_rare<T: Serialize>(out: &mut Out, rare: &T) {

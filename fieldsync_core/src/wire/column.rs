@@ -26,7 +26,8 @@ impl Shared {
     pub(super) fn new() -> Shared {
         Shared {
             class_count: Number::small(),
-            class: Symbol::new(),
+            // Neither instants, nor times, nor decimals, but one of the first eight classes.
+            class: Symbol::expecting(&[(1, 232), (2, 246), (4, 250), (8, 216)]),
             scale: Symbol::new(),
             plans: Plans::new(),
             differences: Plans::new(),
@@ -154,7 +155,7 @@ pub(super) fn write(out: &mut Out, values: &[&Value], scale: u8, are_keys: bool)
         return done;
     }
     let list: Vec<Class> = groups.iter().map(|group| group.class).collect();
-    code_classes(&mut out.coder, &mut out.shared, &list, scale);
+    code_classes(&mut out.coder, &mut out.shared, &list, scale, values.len());
     code_members(&mut out.coder, groups.len(), &mut members);
     let _ = out.budget.take_many(values.len(), VALUE_BYTES);
     for group in &groups {
@@ -185,7 +186,7 @@ pub(super) fn read(input: &mut In<'_>, count: usize, are_keys: bool) -> Result<(
         return Ok((Vec::new(), done));
     }
     input.budget.take_many(count, VALUE_BYTES)?;
-    let (list, scale) = read_classes(input)?;
+    let (list, scale) = read_classes(input, count)?;
     done.scale = scale;
     let mut members = vec![0; count];
     code_members(&mut input.coder, list.len(), &mut members);
@@ -241,8 +242,9 @@ fn text_bytes(class: Class) -> usize {
     }
 }
 
-fn code_classes<C: Coder>(coder: &mut C, shared: &mut Shared, list: &[Class], scale: u8) -> (Vec<Class>, u8) {
-    let count = shared.class_count.code(coder, list.len() as u64 - 1);
+fn code_classes<C: Coder>(coder: &mut C, shared: &mut Shared, list: &[Class], scale: u8, values: usize) -> (Vec<Class>, u8) {
+    // One value has one class.
+    let count = if values == 1 { 0 } else { shared.class_count.code(coder, list.len() as u64 - 1) };
     let count = count.min(u64::from(classes::CLASSES)) as usize + 1;
     let list: Vec<Class> = (0..count)
         .map(|at| shared.class.code(coder, list.get(at).copied().unwrap_or(0), classes::CLASSES))
@@ -255,8 +257,8 @@ fn code_classes<C: Coder>(coder: &mut C, shared: &mut Shared, list: &[Class], sc
     (list, scale)
 }
 
-fn read_classes(input: &mut In<'_>) -> Result<(Vec<Class>, u8), WireError> {
-    let (list, scale) = code_classes(&mut input.coder, &mut input.shared, &[0], 0);
+fn read_classes(input: &mut In<'_>, values: usize) -> Result<(Vec<Class>, u8), WireError> {
+    let (list, scale) = code_classes(&mut input.coder, &mut input.shared, &[0], 0, values);
     input.coder.check()?;
     let known = list.iter().enumerate().all(|(at, class)| classes::is_known(*class) && !list[..at].contains(class));
     if known {
@@ -307,14 +309,21 @@ fn read_bits(input: &mut In<'_>, count: usize) -> Result<Vec<u64>, WireError> {
 
 /// Models of a column of UUIDs.
 struct Sixteens {
-    known: [Bit; 2],
+    ordered: Bit,
+    known: Bit,
     version: Symbol,
     variant: Symbol,
 }
 
 impl Sixteens {
     fn new() -> Sixteens {
-        Sixteens { known: [Bit::expecting_false(250), Bit::default()], version: Symbol::new(), variant: Symbol::new() }
+        Sixteens {
+            ordered: Bit::expecting_false(230),
+            known: Bit::default(),
+            // Version 4, perhaps 7; variant 2 (RFC 9562).
+            version: Symbol::expecting(&[(1, 236), (2, 20), (5, 190), (10, 236)]),
+            variant: Symbol::expecting(&[(1, 20), (3, 236)]),
+        }
     }
 
     /// The sixty-four and sixteen bits behind the first forty-eight. Version and variant are the same in all UUIDs of one making.
@@ -331,7 +340,9 @@ impl Sixteens {
 
 fn write_sixteens(out: &mut Out, sixteens: &[[u8; 16]], are_keys: bool) {
     let repeats = has_repeats(sixteens.iter());
-    out.coder.bit(&mut out.shared.repeats[0], repeats);
+    if sixteens.len() > 1 {
+        out.coder.bit(&mut out.shared.repeats[0], repeats);
+    }
     let mut index = Index::new();
     let mut known: HashMap<[u8; 16], usize> = HashMap::new();
     if !are_keys && out.index_of_sixteen.len() != out.shared.sixteens.len() {
@@ -361,14 +372,25 @@ fn write_sixteens(out: &mut Out, sixteens: &[[u8; 16]], are_keys: bool) {
     let size = out.shared.sixteens.len();
     if !are_keys && size > 0 {
         for reference in &references {
-            out.coder.bit(&mut models.known[1], reference.is_some());
+            out.coder.bit(&mut models.known, reference.is_some());
             if let Some(at) = reference {
                 code_below(&mut out.coder, size as u64, u64::from(*at));
             }
         }
     }
+    // UUIDs that begin with the time (version 7) come in order; the others' first bits are as random as the rest.
     let firsts: Vec<i64> = fresh.iter().map(first_six).collect();
-    numbers::write(&mut out.coder, &mut out.shared.plans, &firsts);
+    let ordered = firsts.len() > 1 && firsts.is_sorted() && firsts[firsts.len() - 1] - firsts[0] < 1 << 40;
+    if !fresh.is_empty() {
+        out.coder.bit(&mut models.ordered, ordered);
+    }
+    if ordered {
+        numbers::write(&mut out.coder, &mut out.shared.plans, &firsts);
+    } else {
+        for first in &firsts {
+            out.coder.direct(48, *first as u64);
+        }
+    }
     for sixteen in &fresh {
         models.rest(&mut out.coder, sixteen);
     }
@@ -379,7 +401,7 @@ fn write_sixteens(out: &mut Out, sixteens: &[[u8; 16]], are_keys: bool) {
 
 fn read_sixteens(input: &mut In<'_>, count: usize, are_keys: bool) -> Result<Vec<[u8; 16]>, WireError> {
     const WHY: WireError = WireError::Damaged("a reference leads nowhere");
-    let repeats = input.coder.bit(&mut input.shared.repeats[0], false);
+    let repeats = count > 1 && input.coder.bit(&mut input.shared.repeats[0], false);
     // For each value: the entry it repeats, or None for the next new one.
     let mut repeated: Vec<Option<u32>> = Vec::new();
     let mut distinct = count;
@@ -403,7 +425,7 @@ fn read_sixteens(input: &mut In<'_>, count: usize, are_keys: bool) -> Result<Vec
     let mut fresh = distinct;
     if !are_keys && size > 0 {
         for _ in 0..distinct {
-            let reference = if input.coder.bit(&mut models.known[1], false) {
+            let reference = if input.coder.bit(&mut models.known, false) {
                 let at = usize::try_from(code_below(&mut input.coder, size as u64, 0)).unwrap_or(usize::MAX);
                 fresh -= 1;
                 Some(*input.shared.sixteens.get(at).ok_or(WHY)?)
@@ -414,7 +436,17 @@ fn read_sixteens(input: &mut In<'_>, count: usize, are_keys: bool) -> Result<Vec
             input.coder.check()?;
         }
     }
-    let firsts = numbers::read(&mut input.coder, &mut input.shared.plans, fresh)?;
+    let ordered = fresh > 0 && input.coder.bit(&mut models.ordered, false);
+    let firsts = if ordered {
+        numbers::read(&mut input.coder, &mut input.shared.plans, fresh)?
+    } else {
+        let mut firsts = Vec::with_capacity(fresh);
+        for _ in 0..fresh {
+            firsts.push(input.coder.direct(48, 0) as i64);
+            input.coder.check()?;
+        }
+        firsts
+    };
     let mut made = Vec::with_capacity(fresh);
     for first in firsts {
         let (middle, last) = models.rest(&mut input.coder, &[0; 16]);
@@ -466,7 +498,9 @@ fn code_below<C: Coder>(coder: &mut C, size: u64, value: u64) -> u64 {
 
 fn write_strings(out: &mut Out, class: Class, strings: &[&[u8]]) {
     let repeats = has_repeats(strings.iter());
-    out.coder.bit(&mut out.shared.repeats[1], repeats);
+    if strings.len() > 1 {
+        out.coder.bit(&mut out.shared.repeats[1], repeats);
+    }
     let mut index = Index::new();
     let mut known: HashMap<&[u8], usize> = HashMap::new();
     for string in strings {
@@ -494,7 +528,7 @@ fn read_strings(
     places: impl Iterator<Item = usize>,
     values: &mut [Value],
 ) -> Result<(), WireError> {
-    let repeats = input.coder.bit(&mut input.shared.repeats[1], false);
+    let repeats = count > 1 && input.coder.bit(&mut input.shared.repeats[1], false);
     let mut index = Index::new();
     let mut entries: Vec<usize> = Vec::new();
     for row in places.take(count) {

@@ -5,11 +5,11 @@
 //!      0  2   magic "FS"
 //!      2  1   format version
 //!      3  1   kind (bits 0-1: 1 delta, 2 reply), bit 5: padded, bit 6: has texts, bit 7: a MAC follows the body
-//!      4  8   client tag                      little endian, like all fixed numbers here
-//!     12  4   history tag
-//!     16  6   the sender's now, milliseconds since 1970
-//!     22  4   checksum: the lower half of xxh3-64 of everything else but the MAC; also the batch's identity
-//!     26  …   body
+//!      4  5   client tag                      little endian, like all fixed numbers here
+//!      9  4   history tag
+//!     13  6   the sender's now, milliseconds since 1970
+//!     19  4   checksum: the lower half of xxh3-64 of everything else but the MAC; also the batch's identity
+//!     23  …   body
 //!      …  16  MAC (HMAC-SHA256, shortened), over everything before it
 //! ```
 //!

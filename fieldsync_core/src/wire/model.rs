@@ -33,6 +33,13 @@ impl Number {
         number
     }
 
+    /// Below 2^16 most likely, as values are.
+    pub(super) fn value() -> Number {
+        let mut number = Number::modest();
+        number.length[4] = Bit::expecting_false(226);
+        number
+    }
+
     /// Most likely 0.
     pub(super) fn small() -> Number {
         let mut number = Number::modest();
@@ -79,6 +86,30 @@ impl Number {
     }
 }
 
+/// Signed numbers: how large, and which side of zero.
+#[derive(Debug, Clone)]
+pub(super) struct Signed {
+    magnitude: Number,
+    negative: Bit,
+}
+
+impl Signed {
+    pub(super) fn new(magnitude: Number, negative: Bit) -> Signed {
+        Signed { magnitude, negative }
+    }
+
+    /// Any number; a magnitude that no `i64` has wraps around.
+    #[inline]
+    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: i64) -> i64 {
+        let magnitude = self.magnitude.code(coder, value.unsigned_abs()) as i64;
+        if magnitude != 0 && coder.bit(&mut self.negative, value < 0) {
+            magnitude.wrapping_neg()
+        } else {
+            magnitude
+        }
+    }
+}
+
 /// Symbols of an alphabet of up to 128.
 #[derive(Debug, Clone)]
 pub(super) struct Symbol {
@@ -88,6 +119,16 @@ pub(super) struct Symbol {
 impl Symbol {
     pub(super) fn new() -> Symbol {
         Symbol { nodes: [Bit::default(); 128] }
+    }
+
+    /// With something known of some decisions: the node (1 is the first one, 2n and 2n + 1 follow n) and how many of 256
+    /// are false.
+    pub(super) fn expecting(nodes: &[(usize, u32)]) -> Symbol {
+        let mut symbol = Symbol::new();
+        for (node, of_256) in nodes {
+            symbol.nodes[*node] = Bit::expecting_false(*of_256);
+        }
+        symbol
     }
 
     /// A symbol below `size` ≤ 128.

@@ -3,8 +3,8 @@
 //! Integers, scaled decimals, timestamps and the upper bits of UUIDs and raw floats all come here as 64-bit integers.
 
 use super::error::WireError;
-use super::model::{bucket, Index, Number, Symbol, BUCKET_MAX, ENTRIES_MAX};
-use super::range::{Coder, Writer};
+use super::model::{bucket, Index, Number, Signed, Symbol, BUCKET_MAX, ENTRIES_MAX};
+use super::range::{Bit, Coder, Writer};
 use std::collections::HashMap;
 
 /// How many of a long column's numbers are tried out to choose a plan.
@@ -34,8 +34,8 @@ struct Plan {
 #[derive(Debug, Clone)]
 pub(super) struct Plans {
     kind: Symbol,
-    base: Number,
-    stepped: super::range::Bit,
+    base: Signed,
+    stepped: Bit,
     step: Number,
     span: Number,
     most: Symbol,
@@ -45,8 +45,8 @@ impl Plans {
     pub(super) fn new() -> Plans {
         Plans {
             kind: Symbol::new(),
-            base: Number::modest(),
-            stepped: super::range::Bit::expecting_false(230),
+            base: Signed::new(Number::value(), Bit::default()),
+            stepped: Bit::expecting_false(230),
             step: Number::modest(),
             span: Number::small(),
             most: Symbol::new(),
@@ -56,12 +56,12 @@ impl Plans {
     /// The plan for a single number is the number.
     fn code<C: Coder>(&mut self, coder: &mut C, plan: Plan, count: usize) -> Plan {
         if count == 1 {
-            let base = unzigzag(self.base.code(coder, zigzag(plan.base)));
+            let base = self.base.code(coder, plan.base);
             return Plan { kind: UNIFORM, base, step: 1, most: 0 };
         }
         let kind = self.kind.code(coder, plan.kind, PLANS);
         let based = !matches!(kind, SIGNED | RAW);
-        let base = if based { unzigzag(self.base.code(coder, zigzag(plan.base))) } else { 0 };
+        let base = if based { self.base.code(coder, plan.base) } else { 0 };
         let most = match kind {
             UNIFORM => self.span.code(coder, plan.most),
             _ => u64::from(self.most.code(coder, plan.most as u8, BUCKET_MAX as u8 + 1)),
@@ -232,13 +232,18 @@ fn choose(plans: &Plans, numbers: &[i64]) -> Option<Plan> {
     let mut longest = 0;
     let mut longest_delta = 0;
     let mut last = first;
+    let mut wraps = false;
     for number in numbers {
+        wraps |= number.checked_sub(last).is_none();
         signed_step = gcd(signed_step, number.unsigned_abs());
         longest = longest.max(bucket(zigzag(*number)));
         longest_delta = longest_delta.max(bucket(zigzag(divide(number.wrapping_sub(last), step))));
         last = *number;
     }
-    candidates.push(Plan { kind: DELTA, base: first, step, most: u64::from(longest_delta) });
+    // A difference that wraps is a multiple of nothing but 1.
+    if step == 1 || !wraps {
+        candidates.push(Plan { kind: DELTA, base: first, step, most: u64::from(longest_delta) });
+    }
     if let Ok(signed_step @ 1..) = i64::try_from(signed_step) {
         let longest = if signed_step == 1 {
             longest
@@ -346,6 +351,13 @@ mod tests {
                 assert!(matches!(numbers, Numbers::Read(read) if read == fitting), "plan {kind} step {step}");
             }
         }
+    }
+
+    #[test]
+    fn differences_that_wrap_come_back() {
+        let step = i64::MAX - 67;
+        round_trip(&[0, -step, step]);
+        round_trip(&[-step, step, 0, step, -step]);
     }
 
     #[test]

@@ -8,13 +8,13 @@ use crate::limits::Limits;
 use xxhash_rust::xxh3::{xxh3_128, Xxh3};
 
 /// Bytes before the body.
-pub const HEADER_BYTES: usize = 26;
+pub const HEADER_BYTES: usize = 23;
 /// Bytes of a MAC after the body.
 pub const MAC_BYTES: usize = 16;
 
 pub(super) const FORMAT: u8 = 1;
 const MAGIC: [u8; 2] = *b"FS";
-const CHECKSUM: std::ops::Range<usize> = 22..26;
+const CHECKSUM: std::ops::Range<usize> = 19..23;
 const PADDED: u8 = 1 << 5;
 const TEXTS: u8 = 1 << 6;
 const SIGNED: u8 = 1 << 7;
@@ -76,9 +76,9 @@ pub fn peek(blob: &[u8]) -> Result<Header, WireError> {
     };
     let header = Header {
         kind,
-        client: little_endian(&blob[4..12]),
-        history: little_endian(&blob[12..16]) as u32,
-        now_ms: little_endian(&blob[16..22]),
+        client: little_endian(&blob[4..9]),
+        history: little_endian(&blob[9..13]) as u32,
+        now_ms: little_endian(&blob[13..19]),
         batch: little_endian(&blob[CHECKSUM]),
         signed: flags & SIGNED != 0,
         texts: flags & TEXTS != 0,
@@ -118,7 +118,7 @@ pub(super) fn seal(
     };
     let flag = |flag: u8, on: bool| if on { flag } else { 0 };
     blob.push(kind | flag(PADDED, body.padded) | flag(TEXTS, body.texts) | flag(SIGNED, key.is_some()));
-    blob.extend(client.to_le_bytes());
+    blob.extend(&client.to_le_bytes()[..5]);
     blob.extend(history.to_le_bytes());
     blob.extend(&now_ms.to_le_bytes()[..6]);
     blob.extend([0; CHECKSUM.end - CHECKSUM.start]);

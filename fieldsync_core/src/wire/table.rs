@@ -4,7 +4,7 @@ use super::budget::{ROW_BYTES, VALUE_BYTES};
 use super::classes;
 use super::column::{self, In, Out};
 use super::error::WireError;
-use super::model::{Index, Number, Symbol, ENTRIES_MAX};
+use super::model::{Index, Number, Signed, Symbol, ENTRIES_MAX};
 use super::numbers;
 use super::range::{Bit, Coder};
 use crate::clock::Hlc;
@@ -90,18 +90,18 @@ const OPS: [Op; 4] = [Op::Insert, Op::Update, Op::Delete, Op::Cancelled];
 
 /// A clock, told from another one.
 pub(super) struct Clocks {
-    ms: Number,
+    ms: Signed,
     counter: Number,
 }
 
 impl Clocks {
     pub(super) fn new() -> Clocks {
-        Clocks { ms: Number::modest(), counter: Number::small() }
+        Clocks { ms: Signed::new(Number::modest(), Bit::default()), counter: Number::small() }
     }
 
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, clock: Hlc, from: Hlc) -> Hlc {
         const COUNTER: u64 = 0xffff;
-        let ms = unzigzag(self.ms.code(coder, zigzag(clock.ms().wrapping_sub(from.ms()) as i64)));
+        let ms = self.ms.code(coder, clock.ms().wrapping_sub(from.ms()) as i64);
         let base = if ms == 0 { from.0 & COUNTER } else { 0 };
         let counter = (clock.0 & COUNTER) as i64 - base as i64;
         let counter = unzigzag(self.counter.code_up_to(coder, zigzag(counter), 17));
@@ -119,7 +119,8 @@ pub(super) struct Rows {
     logged: Number,
     set_size: Number,
     set_gap: Number,
-    uniform: Bit,
+    set_member: [Bit; 2],
+    mixed: Bit,
     relation: Symbol,
     /// The clock before: the next one is told from it.
     pub(super) last_clock: Hlc,
@@ -131,15 +132,16 @@ impl Rows {
         // Most rows stand for one logged change.
         logged.code(&mut super::range::Writer::new(), 0);
         Rows {
-            count: Number::modest(),
+            count: Number::small(),
             op: [(); 4].map(|()| Symbol::new()),
             clock: Clocks::new(),
-            first_is_last: Bit::expecting_false(64),
+            first_is_last: Bit::expecting_false(32),
             first: Clocks::new(),
             logged,
             set_size: Number::small(),
             set_gap: Number::small(),
-            uniform: Bit::expecting_false(32),
+            set_member: [Bit::default(); 2],
+            mixed: Bit::expecting_false(224),
             relation: Symbol::new(),
             last_clock: now,
         }
@@ -285,8 +287,12 @@ fn write_sets<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usi
         let _ = out.budget.take_many(set.len(), VALUE_BYTES);
         let found = known.get(&set).copied();
         if index.code(&mut out.coder, found, known.len()).is_none() {
-            models.set_size.code(&mut out.coder, set.len() as u64);
-            code_gaps(&mut out.coder, &mut models.set_gap, &set, set.len(), key_len);
+            if columns - key_len <= SET_BITS_MAX {
+                code_bits(&mut out.coder, models, &set, key_len, columns);
+            } else {
+                models.set_size.code(&mut out.coder, set.len() as u64);
+                code_gaps(&mut out.coder, &mut models.set_gap, &set, set.len(), key_len);
+            }
             if known.len() < ENTRIES_MAX {
                 known.insert(set.clone(), known.len());
             }
@@ -307,7 +313,10 @@ fn read_sets(input: &mut In<'_>, models: &mut Rows, count: usize, key_len: usize
     for row in 0..count {
         let known = index.code(&mut input.coder, None, sets.len());
         let mut fresh = Vec::new();
-        if known.is_none() {
+        if known.is_none() && columns.saturating_sub(key_len) <= SET_BITS_MAX {
+            input.budget.take(SET_BITS_MAX)?;
+            fresh = code_bits(&mut input.coder, models, &[], key_len, columns);
+        } else if known.is_none() {
             let size = usize::try_from(models.set_size.code(&mut input.coder, 0)).unwrap_or(usize::MAX);
             input.coder.check()?;
             if size > columns.saturating_sub(key_len) {
@@ -339,6 +348,24 @@ fn read_sets(input: &mut In<'_>, models: &mut Rows, count: usize, key_len: usize
     }
     let by_column = by_column.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
     Ok((sizes, by_column.map(|(column, rows)| (column as u16, rows)).collect()))
+}
+
+/// In tables of up to so many columns a set is a bit per column; in wider ones the gaps between its columns.
+const SET_BITS_MAX: usize = 64;
+
+/// A set of columns, a bit for each.
+fn code_bits<C: Coder>(coder: &mut C, models: &mut Rows, set: &[u16], key_len: usize, columns: usize) -> Vec<u16> {
+    let mut last = false;
+    let mut wanted = set.iter().peekable();
+    let mut found = Vec::new();
+    for column in key_len as u16..columns as u16 {
+        let member = wanted.next_if(|next| **next == column).is_some();
+        last = coder.bit(&mut models.set_member[usize::from(last)], member);
+        if last {
+            found.push(column);
+        }
+    }
+    found
 }
 
 /// A set of columns as the gaps between them.
@@ -427,7 +454,8 @@ fn read_changes(input: &mut In<'_>, models: &mut Rows, count: usize) -> Result<V
 /// How each old value travels: the same for all rows of most columns.
 fn code_relations<C: Coder>(coder: &mut C, models: &mut Rows, relations: &mut [u8]) {
     let first = relations.first().copied().unwrap_or(OLD_NONE);
-    let mixed = coder.bit(&mut models.uniform, relations.iter().any(|relation| *relation != first));
+    let mixed = relations.iter().any(|relation| *relation != first);
+    let mixed = relations.len() > 1 && coder.bit(&mut models.mixed, mixed);
     let first = models.relation.code(coder, first, RELATIONS);
     if !mixed {
         relations.fill(first);

@@ -141,7 +141,7 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
         prop::option::of((clocks(), clocks(), clocks()).prop_map(|(after, until, as_of)| Recovery { after, until, as_of })),
     );
     (
-        (any::<u64>(), any::<u32>(), 0u64..1 << 48),
+        (0u64..1 << 40, any::<u32>(), 0u64..1 << 48),
         front,
         prop::collection::vec(want, 0..3),
         prop::collection::vec(settled, 0..3),
@@ -214,7 +214,7 @@ pub fn replies() -> impl Strategy<Value = Reply> {
         },
     );
     (
-        (any::<u64>(), any::<u32>(), 0u64..1 << 48),
+        (0u64..1 << 40, any::<u32>(), 0u64..1 << 48),
         (prop_oneof![any::<u32>().prop_map(u64::from), any::<u64>()], clocks(), snapshots(), clocks(), any::<bool>()),
         prop::array::uniform5(prop_oneof![Just(0u64), any::<u64>()]),
         prop::collection::vec(notices(), 0..4),

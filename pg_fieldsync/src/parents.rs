@@ -333,8 +333,8 @@ fn record(
 ) {
     let winner = match rule {
         OnDelete::UpdateWins => Winner::Client,
-        OnDelete::DeleteWins => Winner::Server,
-        OnDelete::Manual => Winner::Person,
+        // The parent stays deleted, and what becomes of the child is for a person to say.
+        OnDelete::DeleteWins | OnDelete::Manual => Winner::Person,
     };
     let row_id = parent.row_id(key);
     for at in children {

@@ -132,7 +132,8 @@ pub fn verdicts(work: &Work) -> (Outcomes, Vec<Verdict>) {
     for table in &work.tables {
         for item in &table.items {
             for (place, change) in item.changes.iter().enumerate() {
-                let rejected = item.merged.rejected.is_some() && change.op != Op::Cancelled;
+                let lost = item.lost.iter().find(|lost| lost.raw_clock == change.raw_clock);
+                let rejected = (item.merged.rejected.is_some() || lost.is_some()) && change.op != Op::Cancelled;
                 let outcome = match item.merged.outcomes.get(place) {
                     _ if rejected => Outcome::Rejected,
                     Some(outcome) => *outcome,
@@ -144,12 +145,26 @@ pub fn verdicts(work: &Work) -> (Outcomes, Vec<Verdict>) {
                     op: change.op,
                     outcome,
                     count: change.count,
-                    error: item.merged.rejected.clone().filter(|_| rejected),
+                    error: item
+                        .merged
+                        .rejected
+                        .clone()
+                        .or_else(|| lost.map(|lost| unknown_column(&table.table, &lost.column)))
+                        .filter(|_| rejected),
                 });
             }
         }
     }
     (outcomes, list)
+}
+
+/// Why a value could not be taken.
+fn unknown_column(table: &Table, column: &str) -> SqlError {
+    SqlError {
+        table: Some(table.name.clone()),
+        column: Some(column.to_owned()),
+        ..SqlError::new("42703", format!("table \"{}\" of the hub has no column \"{column}\"", table.name))
+    }
 }
 
 /// Writes what a merge leaves behind: conflicts and rejections.
@@ -169,8 +184,8 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
                 None => {
                     let changes = item.changes.iter().any(|change| change.op != Op::Cancelled);
                     let place = (table.table.table_id, row_id.clone(), Waiting::Rejected);
-                    if let Some(entry) = changes.then(|| open.remove(&place)).flatten() {
-                        corrected.push(Some(entry.id));
+                    if changes && open.get(&place).is_some_and(|entry| covers(&table.table, item, entry)) {
+                        corrected.extend(open.remove(&place).map(|entry| Some(entry.id)));
                     }
                     // A record that waited beside the hub's, and that its device has deleted.
                     let place = (table.table.table_id, row_id.clone(), Waiting::Separate);
@@ -179,6 +194,7 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
                         corrected.push(Some(entry.id));
                     }
                     collisions(table, item, &row_id, &mut entries);
+                    entries.extend(lost_entry(table, item, row_id));
                 }
             }
         }
@@ -208,6 +224,53 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
         insert(portion, client, version, batch)?;
     }
     Ok(())
+}
+
+/// Whether an accepted change makes an open rejection of its row moot: it sets every field that was rejected, or the row is
+/// deleted.
+fn covers(table: &Table, item: &Item, entry: &Open) -> bool {
+    if item.changes.iter().any(|change| change.op == Op::Delete) || entry.operation == "delete" {
+        return true;
+    }
+    let set: std::collections::HashSet<&str> = item
+        .changes
+        .iter()
+        .flat_map(|change| &change.fields)
+        .filter_map(|field| table.by_number(field.number).map(|column| column.name.as_str()))
+        .collect();
+    let fields = entry.client.as_object();
+    fields.is_none_or(|fields| fields.keys().all(|field| set.contains(field.as_str())))
+}
+
+/// The entry for values in columns that the hub does not have.
+fn lost_entry(table: &TableWork, item: &Item, row_id: String) -> Option<Entry> {
+    let first = item.lost.first()?;
+    let error = unknown_column(&table.table, &first.column);
+    let entry = rejection(table, item, row_id, &error);
+    let mut change = json!({
+        "op": "update", "key": key_json(&table.table, &item.key), "fields": {}, "hub": "row",
+    });
+    change["fields"] = lost_json(item, |lost| Some(&lost.new));
+    Some(Entry {
+        operation: "update",
+        base: lost_json(item, |lost| lost.old.as_ref()),
+        client: change["fields"].clone(),
+        server: json!({}),
+        change,
+        ..entry
+    })
+}
+
+fn lost_json(item: &Item, value: impl Fn(&crate::work::Lost) -> Option<&Value>) -> Json {
+    Json::Object(
+        item.lost.iter().filter_map(|lost| Some((lost.column.clone(), value(lost)?.to_json()))).collect(),
+    )
+}
+
+fn add_fields(to: &mut Json, from: Json) {
+    if let (Some(to), Json::Object(from)) = (to.as_object_mut(), from) {
+        to.extend(from);
+    }
 }
 
 /// What an entry of a row waits for. A client has at most one of each per row.
@@ -252,6 +315,35 @@ fn open_entries(client: &Client) -> Result<HashMap<(i32, String, Waiting), Open>
             ((row.int(0) as i32, row.text(1).to_owned(), waiting), open)
         })
         .collect())
+}
+
+/// Closes entries that a person has settled on the device. What that changes in a row travels as a change of its own.
+pub fn settle(
+    client: &Client,
+    settled: &[fieldsync_core::delta::Settled],
+    version: u64,
+) -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    for one in settled {
+        let outcome = match one.choice.as_str() {
+            "mine" => "client",
+            "theirs" => "server",
+            _ => "custom",
+        };
+        // What a person has settled on the hub since stands; a repeated delta settles nothing twice.
+        sql::run(
+            "UPDATE fieldsync.conflict SET status = 'resolved', outcome = $3, resolved_at = clock_timestamp(), told = $4,
+                    resolved_by = 'device', resolution = jsonb_build_object('choice', $3)
+             WHERE conflict_id = $1 AND client_no = $2 AND (status = 'open' OR resolved_by IS NULL)",
+            &[
+                Param::Int(one.conflict_id as i64),
+                Param::Int(i64::from(client.number)),
+                Param::Text(outcome),
+                Param::Int(version as i64),
+            ],
+        )?;
+    }
+    Ok(())
 }
 
 /// Records of this client that wait beside the hub's record of the same key, with the version under which the client was told.
@@ -415,12 +507,16 @@ fn rejection(table: &TableWork, item: &Item, row_id: String, error: &SqlError) -
         None => json!({}),
     };
     let last = item.changes.last();
+    let mut client = field_json(&table.table, fields);
+    add_fields(&mut client, lost_json(item, |lost| Some(&lost.new)));
+    let mut change = change_json(table, item, server.is_some());
+    add_fields(&mut change["fields"], lost_json(item, |lost| Some(&lost.new)));
     Entry {
         table_id: table.table.table_id,
         row_id,
         operation: operation_of(item),
         base: field_json(&table.table, base),
-        client: field_json(&table.table, fields),
+        client,
         server: server_values,
         client_clock: last.map_or(0, |change| change.raw_clock.as_i64()),
         server_clock: server.map_or(0, |row| row.clocks.latest().clock.as_i64()),
@@ -429,7 +525,7 @@ fn rejection(table: &TableWork, item: &Item, row_id: String, error: &SqlError) -
         outcome: "rejected".to_owned(),
         detail: Some(error.to_string()),
         is_open: true,
-        change: change_json(table, item, server.is_some()),
+        change,
     }
 }
 
@@ -469,6 +565,24 @@ fn collisions(table: &TableWork, item: &Item, row_id: &str, entries: &mut Vec<En
             }
             if rules.is_empty() {
                 continue;
+            }
+            if !details.is_empty() && operation_of(item) != "delete" {
+                // The whole row is what collided: all that the device wrote into it is on record.
+                let listed = |number: u16| {
+                    item.merged.collisions.iter().any(|(_, collision)| collision.number == Some(number))
+                };
+                for field in item.changes.iter().flat_map(|change| &change.fields) {
+                    if listed(field.number) {
+                        continue;
+                    }
+                    if let Some(old) = &field.old {
+                        base.entry(field.number).or_insert_with(|| old.clone());
+                    }
+                    client.insert(field.number, field.new.clone());
+                    if let Some(row) = server_row(item) {
+                        server.entry(field.number).or_insert_with(|| row.value(field.number));
+                    }
+                }
             }
             let hub = server_row(item);
             let server = match hub {
@@ -623,7 +737,6 @@ pub fn log(client: &Client, line: &Logged<'_>) -> Result<(), SqlError> {
 /// How a push is called in the log.
 pub fn push_status(outcomes: &Outcomes) -> &'static str {
     match () {
-        () if outcomes.rejected > 0 && outcomes.rejected == outcomes.total() => "error",
         () if outcomes.rejected > 0 => "partial",
         () if outcomes.conflict > 0 => "conflict",
         () => "success",

@@ -246,6 +246,7 @@ fn merge_delta(received: &mut Received, schema: &Schema, version: u64) -> Result
     // In the order of the schema: parents first.
     let place = |table: &Table| schema.tables.iter().position(|(known, _, _)| known.oid == table.oid);
     work.tables.sort_by_key(|table| place(&table.table));
+    record::settle(client, &received.delta.body.settled, version)?;
     let separate = record::separate_records(client)?;
     for table in &mut work.tables {
         table.mark_separate(&separate);
@@ -405,7 +406,7 @@ pub fn sync(blob: &[u8]) -> Result<Vec<u8>, HubError> {
     log_skew(&received)?;
     match course(&received, &mut hub)? {
         Course::Merge => merged(&mut received, &hub, blob, started),
-        Course::Superseded => superseded(&mut received, &hub, blob, started),
+        Course::Superseded => superseded(&mut received, &hub, blob),
         Course::NewHistory(reason) => new_history(&received, &hub, &reason),
         Course::Copy => copied(&received, &hub),
     }
@@ -415,6 +416,9 @@ pub fn sync(blob: &[u8]) -> Result<Vec<u8>, HubError> {
 fn merged(received: &mut Received, hub: &Hub, blob: &[u8], started: u64) -> Result<Vec<u8>, HubError> {
     let schema = Schema::load(&received.client)?;
     let version = feed::own_version();
+    if !received.delta.body.reaches(received.client.watermark) {
+        return behind(received, hub, blob);
+    }
     let outcome = merge_delta(received, &schema, version)?;
     record::conflicts(&outcome.work, &received.client, version, &received.batch)?;
     record::ledger(&received.client, &outcome.outcomes)?;
@@ -425,7 +429,7 @@ fn merged(received: &mut Received, hub: &Hub, blob: &[u8], started: u64) -> Resu
     let (reply, cursor, pulled) = answer(received, hub, &schema, &outcome.work, outcomes, answered, version)?;
     log_pull(received, &pulled, started)?;
     let reply = wire::encode_reply(&reply, received.client.key.as_ref());
-    close(received, blob, &outcome, &reply, watermark, &cursor)?;
+    close(received, blob, &outcome, &reply, watermark, Some(&cursor))?;
     history::remember_version(version)?;
     Ok(reply)
 }
@@ -455,16 +459,23 @@ fn with_unanswered(received: &Received, mut outcomes: Outcomes) -> Result<Outcom
     Ok(outcomes)
 }
 
-/// A batch that comes late: nothing in it is news, and it answers like a repeat.
-fn superseded(received: &mut Received, hub: &Hub, blob: &[u8], started: u64) -> Result<Vec<u8>, HubError> {
-    let schema = Schema::load(&received.client)?;
-    let version = feed::own_version();
-    received.delta.body.tables.clear();
-    let work = Work { tables: Vec::new(), homeless: Vec::new() };
-    let watermark = received.delta.body.answered_up_to(received.client.watermark);
-    let (reply, _, pulled) = answer(received, hub, &schema, &work, Outcomes::default(), watermark, version)?;
-    log_pull(received, &pulled, started)?;
-    let reply = wire::encode_reply(&reply, received.client.key.as_ref());
+/// A delta that ends before what the hub has applied of its client already (a larger export's answer was lost). Nothing in it
+/// is news; and no rows travel, because what the device's other pending changes hide cannot be told from here.
+fn behind(received: &mut Received, hub: &Hub, blob: &[u8]) -> Result<Vec<u8>, HubError> {
+    let reply = short_answer(received, hub, Outcomes::default());
+    let outcome = Outcome {
+        work: Work { tables: Vec::new(), homeless: Vec::new() },
+        outcomes: Outcomes::default(),
+        verdicts: Vec::new(),
+    };
+    let watermark = received.client.watermark;
+    close(received, blob, &outcome, &reply, watermark, None)?;
+    Ok(reply)
+}
+
+/// A batch that comes late: nothing in it is news, and the device has been (or will be) answered for it.
+fn superseded(received: &mut Received, hub: &Hub, blob: &[u8]) -> Result<Vec<u8>, HubError> {
+    let reply = short_answer(received, hub, Outcomes::default());
     stage(received, blob, &json!({ "note": "all of it is in a batch that has been committed", "changes": [] }))?;
     let _owner = AsOwner::new();
     sql::run(
@@ -473,6 +484,25 @@ fn superseded(received: &mut Received, hub: &Hub, blob: &[u8], started: u64) -> 
         &[Param::Text(&uuid_text(&received.batch)), Param::Bytes(&reply)],
     )?;
     Ok(reply)
+}
+
+/// An answer without rows and news: the device's cursor stays where it is.
+fn short_answer(received: &Received, hub: &Hub, outcomes: Outcomes) -> Vec<u8> {
+    let body = &received.delta.body;
+    let reply = Reply {
+        client: received.client.tag,
+        history: hub.tag(),
+        hub_now_ms: now_ms(),
+        body: ReplyBody {
+            batch: received.batch_id,
+            watermark: body.answered_up_to(received.client.watermark),
+            cursor: body.cursor.clone().unwrap_or_default(),
+            outcomes,
+            more: true,
+            ..ReplyBody::default()
+        },
+    };
+    wire::encode_reply(&reply, received.client.key.as_ref())
 }
 
 /// Everything that the device has not seen, as a reply.
@@ -498,7 +528,8 @@ fn answer(
     let asked = Asked {
         settled: &news.settled,
         cursor: asked_cursor,
-        deletions_too: received.delta.history != 0,
+        // A first answer may have been lost, or be on its way: only who was never answered holds nothing to delete.
+        deletions_too: received.delta.history != 0 || received.client.last_batch != 0,
         work,
         wants: &body.wants,
         no_pull: &|table| matches!(schema.direction(table), "push" | "none"),
@@ -535,7 +566,7 @@ fn close(
     outcome: &Outcome,
     reply: &[u8],
     watermark: Hlc,
-    cursor: &Snapshot,
+    cursor: Option<&Snapshot>,
 ) -> Result<(), SqlError> {
     let listed: Vec<Json> = outcome
         .verdicts
@@ -568,14 +599,15 @@ fn close(
         &[Param::Int(i64::from(received.client.number)), Param::Ints(&held)],
     )?;
     sql::run(
-        "UPDATE fieldsync.client SET watermark = $2, last_batch = $3, seen = $4 WHERE client_no = $1",
+        "UPDATE fieldsync.client SET watermark = $2, last_batch = $3, seen = COALESCE($4, seen) WHERE client_no = $1",
         &[
             Param::Int(i64::from(received.client.number)),
             Param::Int(watermark.as_i64()),
             Param::Int(received.batch_id as i64),
-            Param::Text(&cursor.to_string()),
+            Param::MaybeText(cursor.map(ToString::to_string).as_deref()),
         ],
     )?;
+    let Some(cursor) = cursor else { return Ok(()) };
     sql::run(
         "UPDATE sync_control.client_state SET last_sync_timestamp = now(), last_sync_version = $2,
                 sync_status = CASE WHEN EXISTS (SELECT 1 FROM fieldsync.conflict WHERE client_no = $3 AND status = 'open')

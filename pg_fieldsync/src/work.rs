@@ -52,10 +52,24 @@ pub struct Item {
     pub last_op: Op,
     /// Whether the device has the row whole (it inserted it in this delta).
     pub inserted: bool,
+    /// Values in columns that the hub does not have: parked by themselves, while the rest of the row goes its way.
+    pub lost: Vec<Lost>,
     /// Why the row's changes cannot even be tried.
     pub refused: Option<SqlError>,
     /// What the merge found and decided.
     pub merged: Merged,
+}
+
+/// A value in a column that the hub does not have.
+pub struct Lost {
+    /// The change that it was in.
+    pub raw_clock: Hlc,
+    /// The column.
+    pub column: String,
+    /// The value before.
+    pub old: Option<Value>,
+    /// The value after.
+    pub new: Value,
 }
 
 /// One change in the hub's terms.
@@ -284,6 +298,7 @@ fn read_table(
     let mut touched: HashSet<u16> = HashSet::new();
     for change in changes.changes {
         let mut refused = None;
+        let mut lost = Vec::new();
         let mut parts = Vec::with_capacity(key_places.len());
         for (key_at, place) in table.key.iter().zip(key_places) {
             let raw = change.key.0.get(*place).cloned().unwrap_or_default();
@@ -322,12 +337,8 @@ fn read_table(
                 // An additive change of the device's schema blocks nothing as long as there is nothing in it.
                 Some(Target::Unknown) if new.is_null() && old.as_ref().is_none_or(Value::is_null) => {}
                 _ => {
-                    let name = changes.columns.get(usize::from(column)).cloned().unwrap_or_default();
-                    refused.get_or_insert(SqlError {
-                        table: Some(table.name.clone()),
-                        column: Some(name.clone()),
-                        ..SqlError::new("42703", format!("table \"{}\" of the hub has no column \"{name}\"", table.name))
-                    });
+                    let column = changes.columns.get(usize::from(column)).cloned().unwrap_or_default();
+                    lost.push(Lost { raw_clock: change.clock, column, old, new });
                 }
             }
         }
@@ -339,6 +350,7 @@ fn read_table(
                 echo: HashMap::new(),
                 last_op: Op::Update,
                 inserted: false,
+                lost: Vec::new(),
                 refused: None,
                 merged: Merged::default(),
             });
@@ -362,6 +374,7 @@ fn read_table(
         if item.refused.is_none() {
             item.refused = refused;
         }
+        item.lost.append(&mut lost);
         let already = !sender.already_made.is_empty()
             && sender.already_made.contains(&(changes.table.clone(), change.key.clone(), change.clock));
         let recovery = body.recovery.filter(|recovery| recovery.covers(change.clock));
@@ -469,6 +482,7 @@ impl TableWork {
             let known = &mut self.items[*at];
             known.changes.append(&mut item.changes);
             known.changes.sort_by_key(|change| change.raw_clock);
+            known.lost.append(&mut item.lost);
             known.echo.extend(item.echo);
             known.last_op = item.last_op;
             known.inserted |= item.inserted;

@@ -504,7 +504,9 @@ impl Device {
                     shown.iter().filter(move |(other, twin)| ***other != **name && schema::code_of(other.0, twin) == Some(code))
                 });
                 for (other, _) in twins {
-                    match (self.is_own(name), self.is_own(other)) {
+                    // What the hub has deleted, and only something here still needs, gives way like a row of the device's own.
+                    let yields = |name: &RowName| self.is_own(name) || self.doomed.contains(name);
+                    match (yields(name), yields(other)) {
                         (true, false) => step.push((*name).clone()),
                         // Both are the device's own: one was there first, and the application has seen to it.
                         (true, true) if name > other => step.push((*name).clone()),
@@ -521,7 +523,8 @@ impl Device {
             self.aside.extend(step);
         }
         // Not the device's own and aside: it waits for its parent on the hub's word.
-        let waiting: Vec<RowName> = self.aside.iter().filter(|name| !self.is_own(name)).cloned().collect();
+        let waiting: Vec<RowName> =
+            self.aside.iter().filter(|name| !self.is_own(name) && !self.doomed.contains(*name)).cloned().collect();
         for name in waiting {
             self.aside.remove(&name);
             self.rows.remove(&name);

@@ -389,6 +389,12 @@ impl World {
             }
         }
         let Some(own) = self.hub.running.get(&xid) else { return text };
+        if let Ok(reply) = wire::decode_reply(&own.reply, None, &limits) {
+            text += &format!("\n    cursor {} watermark {:?}", reply.body.cursor, reply.body.watermark);
+            for notice in reply.body.notices.iter().filter(|notice| !matches!(notice, fieldsync_core::reply::Notice::Conflict(_))) {
+                text += &format!("\n    {notice:?}");
+            }
+        }
         for (name, state) in &own.writes {
             text += &format!("\n    -> {} {state:?}", Device::describe(name));
         }

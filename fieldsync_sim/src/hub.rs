@@ -418,11 +418,13 @@ impl Hub {
             Standing::Copy if !superseded => {
                 let new_id = format!("{}+{:x}", client.client_id, batch);
                 let key = client.key.derive(&new_id);
-                let new = self.client(&new_id, key);
+                // The same copy asking again gets the same name, once.
+                let known = self.clients.contains_key(&fieldsync_core::delta::client_tag(&new_id));
+                let new = (!known).then(|| self.client(&new_id, key));
                 let notice = Notice::NewIdentity { client_id: new_id, reason: String::new() };
                 self.answer_with(xid, &client, batch, now_ms, notice, &delta);
                 if let Some(own) = self.running.get_mut(&xid) {
-                    own.registers = Some(new);
+                    own.registers = new;
                 }
             }
             _ => self.merge(xid, client, &delta, batch, now_ms, superseded),
@@ -527,7 +529,7 @@ impl Hub {
                 }
             }
         }
-        let reply = self.pull(xid, &after, delta, batch, now_ms, &changes, &merged.whole, merged.outcomes);
+        let reply = self.pull(xid, &after, client.watermark, delta, batch, now_ms, &changes, &merged.whole, merged.outcomes);
         let reply = wire::encode_reply(&reply, Some(&client.key));
         after.batches.insert(batch, reply.clone());
         if let Some(own) = self.running.get_mut(&xid) {
@@ -690,7 +692,7 @@ impl Hub {
         for (constraint, rows) in self.violations(&merged.writes) {
             let written = |name: &&RowName| names.contains(*name) && merged.writes.contains_key(*name);
             if constraint != "foreign" {
-                let cause = rows.iter().find(written).or_else(|| rows.iter().find_map(|row| merged.revived.get(row)));
+                let cause = rows.iter().find_map(|row| merged.revived.get(row)).or_else(|| rows.iter().find(written));
                 if let Some(name) = cause {
                     return Some(rejected(name, constraint));
                 }
@@ -725,6 +727,7 @@ impl Hub {
         &self,
         xid: u64,
         client: &Client,
+        before: Hlc,
         delta: &Delta,
         batch: BatchId,
         now_ms: u64,
@@ -744,6 +747,10 @@ impl Hub {
             return Reply { client: delta.client, history: self.history(), hub_now_ms: now_ms, body };
         }
         let unseen = |version: u64| cursor.is_none_or(|cursor| !cursor.visible(version));
+        // Only what this very delta brought is known to stand on the device as it was sent: an earlier answer may have changed
+        // what was answered before.
+        let newly: Vec<(usize, &Change)> = changes.iter().copied().filter(|(_, change)| change.clock > before).collect();
+        let fresh = finals(&newly);
         let finals = finals(changes);
         let own = self.running.get(&xid);
         let records = self.records.iter().filter(|(number, _)| own.is_none_or(|own| !own.records.contains_key(number)));
@@ -787,7 +794,7 @@ impl Hub {
                         // A counter is rebased on the device without a log entry: what was logged is not what it shows.
                         let sums = &tables[name.0].sums;
                         let echo = |column: &u16, value: &Value| {
-                            !sums.contains(column) && sent.is_some_and(|sent| sent.fields.get(column) == Some(value))
+                            !sums.contains(column) && fresh.get(name).is_some_and(|sent| sent.fields.get(column) == Some(value))
                         };
                         let differs = |column: &u16, value: &Value| {
                             let said = sent.and_then(|sent| sent.fields.get(column));
@@ -811,10 +818,10 @@ impl Hub {
                     }
                 }
                 Some(State::Gone(_, deletion)) => {
-                    let echo = sent.is_some_and(|sent| sent.deleted);
+                    let echo = fresh.get(name).is_some_and(|sent| sent.deleted);
                     // A device that never was answered has nothing to delete. One that was may have got an earlier answer meanwhile.
-                    let fresh = cursor.is_none() && client.batches.is_empty();
-                    let travels = (!fresh && unseen(deletion.version)) || (said_alive && !refused(name)) || all;
+                    let never_answered = cursor.is_none() && client.batches.is_empty();
+                    let travels = (!never_answered && unseen(deletion.version)) || (said_alive && !refused(name)) || all;
                     clock = if travels { clock.max(deletion.clock) } else { clock };
                     (travels && !echo).then_some((Op::Delete, Vec::new()))
                 }

@@ -42,10 +42,16 @@ pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// A parked change travels again, whole, with the first new edit of its row; it was counted before.
-pub fn offer_parked_again(db: &Connection, tables: &HashMap<i64, LogTable>, entries: &mut Vec<Logged>) -> Result<()> {
+/// A parked change travels again, whole, with the first new edit of its row; it was counted before. Gives the clocks of the
+/// parked changes by row.
+pub fn offer_parked_again(
+    db: &Connection,
+    tables: &HashMap<i64, LogTable>,
+    entries: &mut Vec<Logged>,
+) -> Result<HashMap<(u32, Key), Hlc>> {
+    let mut taken_along = HashMap::new();
     if entries.is_empty() {
-        return Ok(());
+        return Ok(taken_along);
     }
     let mut statement = db.prepare_cached(
         "SELECT t.table_no, c.row_key, min(c.first_clock), max(c.last_clock)
@@ -57,7 +63,7 @@ pub fn offer_parked_again(db: &Connection, tables: &HashMap<i64, LogTable>, entr
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<rusqlite::Result<_>>()?;
     if parked.is_empty() {
-        return Ok(());
+        return Ok(taken_along);
     }
     let mut firsts: HashMap<(u32, &Key), Hlc> = HashMap::new();
     for entry in entries.iter() {
@@ -70,6 +76,7 @@ pub fn offer_parked_again(db: &Connection, tables: &HashMap<i64, LogTable>, entr
         let read = log::read(db, tables, Hlc::from_i64(first - 1), Hlc::from_i64(last))?;
         for entry in read.entries {
             if i64::from(entry.table) == table_no && entry.key == key && entry.clock < clock {
+                taken_along.entry((entry.table, key.clone())).or_insert(entry.clock);
                 again.push(Logged { clock, count: 0, ..entry });
             }
         }
@@ -77,7 +84,7 @@ pub fn offer_parked_again(db: &Connection, tables: &HashMap<i64, LogTable>, entr
     again.append(entries);
     again.sort_by_key(|entry| entry.clock); // stable: parked ones stay before the edit that takes them along
     *entries = again;
-    Ok(())
+    Ok(taken_along)
 }
 
 /// The values of a row that had to make room, by slot.
@@ -245,6 +252,13 @@ pub fn span_of(entries: &[Logged], table_no: i64, key: &Key, until: Hlc) -> Opti
         .map(|entry| entry.clock);
     let first = clocks.next()?;
     Some((first, clocks.last().unwrap_or(first)))
+}
+
+/// The clock of the first logged change that waits for a decision: it, and the bases since, may be needed again.
+pub fn first_parked(db: &Connection) -> Result<Option<i64>> {
+    Ok(db
+        .prepare_cached("SELECT min(first_clock) FROM main.fs_conflict WHERE status = 'open'")?
+        .query_row([], |row| row.get(0))?)
 }
 
 /// How many wait for a person.

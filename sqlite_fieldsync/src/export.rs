@@ -110,8 +110,8 @@ impl Export<'_> {
                 conflicts::unnamed_rows(self.db, &table.name)?;
             }
         }
-        conflicts::offer_parked_again(self.db, &self.tables, &mut read.entries)?;
-        let first = read.entries.first().map(|entry| entry.clock);
+        let parked = conflicts::offer_parked_again(self.db, &self.tables, &mut read.entries)?;
+        let first = read.entries.first().map(|entry| entry.clock).into_iter().chain(parked.values().copied()).min();
         let mut boundaries = self.boundaries()?;
         if let Some(cut) = cut {
             // Later changes take part, so that rows are told as they were at the cut, but do not travel.
@@ -120,10 +120,18 @@ impl Export<'_> {
             boundaries.dedup();
         }
         let mut rows = RowReader::new(self.db, &self.tables);
-        let folded = coalesce(read.entries, &boundaries, |table, key| match rows.read(i64::from(table), key)? {
+        let mut folded = coalesce(read.entries, &boundaries, |table, key| match rows.read(i64::from(table), key)? {
             Some(row) => Ok(Some(row)),
             None => conflicts::row_that_stepped_aside(self.db, &self.tables, i64::from(table), key),
         })?;
+        for folded in &mut folded {
+            // What was parked was written under the base of its own time, not under that of the edit that takes it along.
+            let key = (folded.table, std::mem::take(&mut folded.change.key));
+            if let Some(first) = parked.get(&key) {
+                folded.change.first_clock = folded.change.first_clock.min(*first);
+            }
+            folded.change.key = key.1;
+        }
         let repull = state::integer(self.db, "repull")? != 0;
         let mut bases = match first {
             Some(first) => self.bases(first)?,
@@ -258,7 +266,9 @@ impl Export<'_> {
             .execute((sequence, batch as i64, high.as_i64(), i64::from(self.standing.history)))?;
         self.db.execute("UPDATE main.fs_conflict SET told = -?1 WHERE told = 0 AND hub_id IS NOT NULL", [sequence])?;
         self.db.execute("UPDATE main.fs_want SET asked = ?1 WHERE asked IS NULL", [sequence])?;
-        self.db.prepare_cached("DELETE FROM main.fs_batch WHERE sequence <= ?1")?.execute([sequence - BATCHES_MAX])?;
+        self.db
+            .prepare_cached("DELETE FROM main.fs_batch WHERE sequence <= ?1 AND high <= ?2")?
+            .execute([sequence - BATCHES_MAX, self.standing.watermark.as_i64()])?;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use crate::call::{self, Function};
 use crate::error::{Error, Result};
 use crate::sql::{atomically, now_ms};
 use crate::state::{self, Standing};
-use crate::track;
+use crate::{conflicts, track};
 use fieldsync_core::{Hlc, Value};
 use rusqlite::Connection;
 
@@ -35,8 +35,7 @@ fn fs_purge(db: &Connection, arguments: &[Value]) -> Result<Value> {
 
 /// Drops log entries up to a clock, which must not be beyond the watermark.
 pub fn purge(db: &Connection, until: Hlc) -> Result<i64> {
-    let parked: Option<i64> =
-        db.query_row("SELECT min(first_clock) FROM main.fs_conflict WHERE status = 'open'", [], |row| row.get(0))?;
+    let parked = conflicts::first_parked(db)?;
     let mut until = until.as_i64();
     if let Some(parked) = parked {
         until = until.min(parked - 1);

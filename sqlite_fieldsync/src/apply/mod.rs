@@ -51,17 +51,20 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
         };
         track::renew(db)?;
         forget_notes(db)?;
-        let report = if sequence <= state::integer(db, "parent_sequence")? {
-            // A later answer has been applied, and it said all that this one says.
-            Report::default()
-        } else if let Some(notice) = history::notice(&reply) {
-            history::turn(db, &standing, &reply, notice)?
-        } else {
-            if standing.history != 0 && reply.history != standing.history {
-                return Err(Error::NotForUs("it is of another hub, or of another history of this one".into()));
-            }
-            Apply::new(db, standing, sequence)?.run(reply)?
-        };
+        let behind = standing.history == reply.history
+            && standing.cursor.as_ref().is_some_and(|cursor| !reply.body.cursor.covers(cursor));
+        let report =
+            if sequence <= state::integer(db, "parent_sequence")? || (behind && history::notice(&reply).is_none()) {
+                // A later answer has been applied, and it said all that this one says; a cursor never goes back.
+                Report::default()
+            } else if let Some(notice) = history::notice(&reply) {
+                history::turn(db, &standing, &reply, notice)?
+            } else {
+                if standing.history != 0 && reply.history != standing.history {
+                    return Err(Error::NotForUs("it is of another hub, or of another history of this one".into()));
+                }
+                Apply::new(db, standing, sequence)?.run(reply)?
+            };
         Ok(Value::Text(report.to_json(db)?))
     })
 }
@@ -198,12 +201,14 @@ impl<'a> Apply<'a> {
     fn advance(&self, cursor: &fieldsync_core::Snapshot, batch: u64, watermark: Hlc, clock: Hlc) -> Result<()> {
         let db = self.db;
         let last: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
-        if Some(cursor) != self.standing.cursor.as_ref() && Hlc::from_i64(last) > watermark {
-            // What is pending was written without this answer.
+        let parked = conflicts::first_parked(db)?;
+        if Some(cursor) != self.standing.cursor.as_ref() && (Hlc::from_i64(last) > watermark || parked.is_some()) {
+            // What is pending or parked was written without this answer.
             db.prepare_cached("INSERT OR IGNORE INTO main.fs_base(until, snapshot) VALUES (?1, ?2)")?
                 .execute((last, self.standing.cursor.as_ref().map(ToString::to_string)))?;
         }
-        db.prepare_cached("DELETE FROM main.fs_base WHERE until <= ?1")?.execute([watermark.as_i64()])?;
+        db.prepare_cached("DELETE FROM main.fs_base WHERE until <= ?1")?
+            .execute([parked.map_or(watermark.as_i64(), |first| watermark.as_i64().min(first - 1))])?;
         state::set(db, "cursor", &Value::Text(cursor.to_string()))?;
         state::set_integer(db, "watermark", watermark.as_i64())?;
         state::set_integer(db, "parent", batch as i64)?;

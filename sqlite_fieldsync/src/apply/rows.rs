@@ -523,8 +523,8 @@ impl Pass<'_, '_> {
                 continue;
             }
             for key in children {
-                if self.unanswered.of(&child_name, &key).is_some() {
-                    // The hub will hear of the child and decide about both.
+                if self.unanswered.of(&child_name, &key).is_some() || self.pinned.of(&child_name, &key).is_some() {
+                    // The hub will hear of the child, or a person decides about it: until then the parent stays.
                     found.push(Offence::Wait(place));
                     break;
                 }

@@ -18,10 +18,10 @@ use super::seal::Header;
 use super::shape::{Shape, Shapes};
 use super::table::{self, Clocks, Row, Rows};
 use crate::clock::Hlc;
-use crate::delta::{Base, BatchId, Change, DeltaBody, Recovery, Settled, TableChanges, Want};
+use crate::delta::{Base, BatchId, DeltaBody, Recovery, Settled, TableChanges, Want};
 use crate::limits::Limits;
 use crate::number::{read_varint, write_varint};
-use crate::reply::{Notice, Outcomes, ReplyBody, RowChange, TableRows};
+use crate::reply::{Notice, Outcomes, ReplyBody};
 use crate::snapshot::Snapshot;
 use crate::value::Kind;
 use serde::{de::DeserializeOwned, Serialize};
@@ -65,15 +65,6 @@ impl Front {
             clock: Clocks::new(),
             high: Clocks::new(),
         }
-    }
-
-    fn another_table(&mut self, input: &mut In<'_>, read: usize, limits: &Limits) -> Result<bool, WireError> {
-        let another = input.coder.bit(&mut self.table, false);
-        input.coder.check()?;
-        if another && read == limits.tables_max {
-            return Err(WireError::Limit { what: "tables", most: limits.tables_max });
-        }
-        Ok(another)
     }
 
     /// A batch's name: thirty-two bits where that is enough, as it is in this format.
@@ -317,12 +308,86 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
     pack(out)
 }
 
-pub(super) fn read_delta(
-    bytes: &[u8],
+/// The tables of a body, block by block.
+pub(super) struct Tables<'a> {
+    input: In<'a>,
+    front: Front,
+    models: Rows,
+    shapers: Shapers,
+    known: &'a Shapes,
+    limits: Limits,
+    rows_left: usize,
+    tables: usize,
+    /// The table whose next block follows.
+    open: Option<Shape>,
+}
+
+/// A block of a table.
+pub(super) struct Block<R> {
+    pub(super) shape: Shape,
+    /// Whether the block before was of the same table.
+    pub(super) continues: bool,
+    pub(super) rows: Vec<R>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(input: In<'a>, front: Front, now: Hlc, known: &'a Shapes, limits: &Limits) -> Tables<'a> {
+        let (models, shapers) = (Rows::new(now), Shapers::new());
+        Tables { input, front, models, shapers, known, limits: *limits, rows_left: limits.rows_max, tables: 0, open: None }
+    }
+
+    /// The next block. None: there are no more tables.
+    pub(super) fn next<R: Row>(&mut self, of_reply: bool) -> Result<Option<Block<R>>, WireError> {
+        let continues = self.open.is_some();
+        let shape = match self.open.take() {
+            Some(shape) => shape,
+            None => {
+                let another = self.input.coder.bit(&mut self.front.table, false);
+                self.input.coder.check()?;
+                if !another {
+                    return Ok(None);
+                }
+                if self.tables == self.limits.tables_max {
+                    return Err(WireError::Limit { what: "tables", most: self.limits.tables_max });
+                }
+                self.tables += 1;
+                self.shapers.read(&mut self.input, self.known, &self.limits, of_reply)?
+            }
+        };
+        let (key_len, columns) = (usize::from(shape.key_len), shape.columns.len());
+        let rows: Vec<R> = table::read_block(
+            &mut self.input,
+            &mut self.models,
+            key_len,
+            columns,
+            &mut self.rows_left,
+            self.limits.rows_max,
+        )?;
+        if rows.len() == table::BLOCK_ROWS {
+            self.open = Some(shape.clone());
+        }
+        Ok(Some(Block { shape, continues, rows }))
+    }
+
+    /// At the end of a delta: `high`, told from the latest clock there was.
+    pub(super) fn high(&mut self, latest: Hlc) -> Hlc {
+        self.front.high.code(&mut self.input.coder, Hlc::default(), latest)
+    }
+
+    /// Nothing is left over.
+    pub(super) fn finish(&self) -> Result<(), WireError> {
+        self.input.coder.finish()?;
+        self.input.pool.finish()
+    }
+}
+
+/// Reads what is before a delta's tables; `high` comes after them.
+pub(super) fn read_delta<'a>(
+    bytes: &'a [u8],
     header: &Header,
-    shapes: &Shapes,
+    shapes: &'a Shapes,
     limits: &Limits,
-) -> Result<DeltaBody, WireError> {
+) -> Result<(DeltaBody, Tables<'a>), WireError> {
     let mut input = unpack(bytes, header, limits)?;
     let mut front = Front::new(DELTA_FLAGS);
     let now = Hlc::from_ms(header.now_ms);
@@ -358,33 +423,22 @@ pub(super) fn read_delta(
     }
     let (recovery, wants, settled) =
         if rare { read_rare::<RareOfDelta>(&mut input)? } else { RareOfDelta::default() };
-    let mut rows = Rows::new(now);
-    let mut shapers = Shapers::new();
-    let mut rows_left = limits.rows_max;
-    let mut tables: Vec<TableChanges> = Vec::new();
-    while front.another_table(&mut input, tables.len(), limits)? {
-        let Shape { table, columns, key_len, .. } = shapers.read(&mut input, shapes, limits, false)?;
-        let changes: Vec<Change> =
-            table::read(&mut input, &mut rows, usize::from(key_len), columns.len(), &mut rows_left, limits.rows_max)?;
-        tables.push(TableChanges { table, columns, key_len, changes });
-    }
-    let high = front.high.code(&mut input.coder, Hlc::default(), latest(&tables, watermark));
-    input.coder.finish()?;
-    input.pool.finish()?;
-    Ok(DeltaBody {
+    input.coder.check()?;
+    let body = DeltaBody {
         sequence,
         parent,
         unanswered,
         cursor,
         bases,
         watermark,
-        high,
+        high: watermark,
         more,
         recovery,
         wants,
         settled,
-        tables,
-    })
+        tables: Vec::new(),
+    };
+    Ok((body, Tables::new(input, front, now, shapes, limits)))
 }
 
 /// The latest clock of all changes, or else the watermark: what `high` is in most deltas.
@@ -430,12 +484,13 @@ pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Pac
     pack(out)
 }
 
-pub(super) fn read_reply(
-    bytes: &[u8],
+/// Reads what is before a reply's tables.
+pub(super) fn read_reply<'a>(
+    bytes: &'a [u8],
     header: &Header,
-    shapes: &Shapes,
+    shapes: &'a Shapes,
     limits: &Limits,
-) -> Result<ReplyBody, WireError> {
+) -> Result<(ReplyBody, Tables<'a>), WireError> {
     let mut input = unpack(bytes, header, limits)?;
     let mut front = Front::new(REPLY_FLAGS);
     let now = Hlc::from_ms(header.now_ms);
@@ -455,19 +510,9 @@ pub(super) fn read_reply(
         outcomes = Outcomes { applied, merged, superseded, conflict, rejected };
     }
     let notices = if has_notices { read_rare::<Vec<Notice>>(&mut input)? } else { Vec::new() };
-    let mut models = Rows::new(now);
-    let mut shapers = Shapers::new();
-    let mut rows_left = limits.rows_max;
-    let mut tables: Vec<TableRows> = Vec::new();
-    while front.another_table(&mut input, tables.len(), limits)? {
-        let Shape { table, columns, key_len, kinds, sums } = shapers.read(&mut input, shapes, limits, true)?;
-        let rows: Vec<RowChange> =
-            table::read(&mut input, &mut models, usize::from(key_len), columns.len(), &mut rows_left, limits.rows_max)?;
-        tables.push(TableRows { table, columns, kinds, key_len, sums, rows });
-    }
-    input.coder.finish()?;
-    input.pool.finish()?;
-    Ok(ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables })
+    input.coder.check()?;
+    let body = ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables: Vec::new() };
+    Ok((body, Tables::new(input, front, now, shapes, limits)))
 }
 
 fn counts(outcomes: &Outcomes) -> [u64; 5] {

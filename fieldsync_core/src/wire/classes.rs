@@ -68,6 +68,8 @@ pub(super) fn classify(value: &Value, scale: u8) -> (Class, Form<'_>) {
     match value {
         Value::Null => (NULL, Form::Null),
         Value::Int(number) => (INT, Form::Number(*number)),
+        // No sender has one: SQLite has no NaN, and the hub's travels as this text.
+        Value::Real(number) if number.is_nan() => (TEXT, Form::Bytes(b"NaN")),
         Value::Real(number) => match scaled(*number, scale) {
             Some(scaled) => (REAL, Form::Number(scaled)),
             None => (REAL_BITS, Form::Bits(number.to_bits())),
@@ -119,13 +121,13 @@ fn power_of_ten(scale: u8) -> Option<f64> {
 /// correctly (IEEE 754), so every machine gets the same bits back.
 pub(super) fn scaled(number: f64, scale: u8) -> Option<i64> {
     let power = power_of_ten(scale)?;
-    let units = (number * power).round();
-    (units.abs() <= EXACT_MAX && (units / power).to_bits() == number.to_bits() && !is_negative_zero(number))
-        .then_some(units as i64)
-}
-
-fn is_negative_zero(number: f64) -> bool {
-    number == 0.0 && number.is_sign_negative()
+    let product = number * power;
+    if product.is_nan() || product.abs() > EXACT_MAX {
+        return None;
+    }
+    // The nearest integer; a tie or an inexact sum is caught by the comparison, and so is a negative zero.
+    let units = (product + 0.5f64.copysign(product)) as i64;
+    (units.unsigned_abs() <= 1 << 53 && (units as f64 / power).to_bits() == number.to_bits()).then_some(units)
 }
 
 /// The fewest digits after the point with which a float can travel as an integer.

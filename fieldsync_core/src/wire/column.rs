@@ -3,12 +3,11 @@
 use super::budget::{Budget, VALUE_BYTES};
 use super::classes::{self, Class, Form};
 use super::error::WireError;
-use super::model::{Index, Number, Symbol, ENTRIES_MAX};
+use super::model::{Index, Number, QuickMap, Symbol, ENTRIES_MAX};
 use super::numbers::{self, Plans};
 use super::pool::{PoolReader, PoolWriter};
 use super::range::{Bit, Coder, Reader, Writer};
 use crate::value::Value;
-use std::collections::HashMap;
 
 /// What is learned from column to column of a blob.
 pub(super) struct Shared {
@@ -48,7 +47,7 @@ pub(super) struct Out {
     pub(super) pool: PoolWriter,
     pub(super) shared: Shared,
     pub(super) budget: Budget,
-    index_of_sixteen: HashMap<[u8; 16], u32>,
+    index_of_sixteen: QuickMap<[u8; 16], u32>,
 }
 
 impl Out {
@@ -58,7 +57,7 @@ impl Out {
             pool: PoolWriter::new(),
             shared: Shared::new(),
             budget: Budget::unlimited(),
-            index_of_sixteen: HashMap::new(),
+            index_of_sixteen: QuickMap::default(),
         }
     }
 }
@@ -82,7 +81,11 @@ pub(super) struct Done {
 }
 
 /// The scale that writes a column's floats in the fewest bits.
-pub(super) fn scale_of<'v>(values: impl Iterator<Item = &'v Value>) -> u8 {
+pub(super) fn scale_of<'v>(mut values: impl Iterator<Item = &'v Value> + Clone) -> u8 {
+    if !values.clone().any(|value| matches!(value, Value::Real(_))) {
+        return 0;
+    }
+    let values = values.by_ref();
     let mut counts = [0usize; classes::REAL_SCALE_MAX as usize + 1];
     let mut likely = 0;
     for value in values {
@@ -344,7 +347,7 @@ fn write_sixteens(out: &mut Out, sixteens: &[[u8; 16]], are_keys: bool) {
         out.coder.bit(&mut out.shared.repeats[0], repeats);
     }
     let mut index = Index::new();
-    let mut known: HashMap<[u8; 16], usize> = HashMap::new();
+    let mut known: QuickMap<[u8; 16], usize> = QuickMap::default();
     if !are_keys && out.index_of_sixteen.len() != out.shared.sixteens.len() {
         for (at, sixteen) in out.shared.sixteens.iter().enumerate() {
             out.index_of_sixteen.insert(*sixteen, at as u32);
@@ -502,7 +505,7 @@ fn write_strings(out: &mut Out, class: Class, strings: &[&[u8]]) {
         out.coder.bit(&mut out.shared.repeats[1], repeats);
     }
     let mut index = Index::new();
-    let mut known: HashMap<&[u8], usize> = HashMap::new();
+    let mut known: QuickMap<&[u8], usize> = QuickMap::default();
     for string in strings {
         if repeats {
             let found = known.get(string).copied();
@@ -558,14 +561,14 @@ fn read_strings(
 fn has_repeats<T: Eq + std::hash::Hash>(values: impl ExactSizeIterator<Item = T> + Clone) -> bool {
     const PART: usize = 700;
     let count = values.len();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = QuickMap::default();
     if count <= 3 * PART {
-        return !values.into_iter().all(|value| seen.insert(value));
+        return !values.into_iter().all(|value| seen.insert(value, ()).is_none());
     }
     let sample = values.clone().take(PART).chain(values.clone().skip(count / 2).take(PART)).chain(values.skip(count - PART));
     let mut repeats = 0;
     for value in sample {
-        if !seen.insert(value) {
+        if seen.insert(value, ()).is_some() {
             repeats += 1;
         }
     }

@@ -27,17 +27,19 @@ mod pool;
 mod range;
 mod seal;
 mod shape;
+mod stream;
 mod table;
 mod text_model;
 
 pub use error::WireError;
 pub use seal::{blob_uuid, peek, BlobKind, Header, HEADER_BYTES, MAC_BYTES};
 pub use shape::{Shape, Shapes};
+pub use stream::{DeltaStream, ReplyStream};
 
-use crate::delta::{BatchId, Delta};
+use crate::delta::{BatchId, Delta, TableChanges};
 use crate::enrolment::MacKey;
 use crate::limits::Limits;
-use crate::reply::Reply;
+use crate::reply::{Reply, TableRows};
 
 /// A delta as a blob, with all names, and the identity of the batch that it is.
 pub fn encode_delta(delta: &Delta, key: Option<&MacKey>) -> (Vec<u8>, BatchId) {
@@ -64,9 +66,17 @@ pub fn decode_delta_with(
     limits: &Limits,
     known: &Shapes,
 ) -> Result<Delta, WireError> {
-    let (header, bytes) = seal::open(blob, BlobKind::Delta, key, limits)?;
-    let body = body::read_delta(bytes, &header, known, limits)?;
-    Ok(Delta { client: header.client, history: header.history, device_now_ms: header.now_ms, body })
+    let mut stream = DeltaStream::open(blob, key, limits, known)?;
+    let mut tables: Vec<TableChanges> = Vec::new();
+    while let Some((table, continues)) = stream.next_block()? {
+        match tables.last_mut().filter(|_| continues) {
+            Some(last) => last.changes.extend(table.changes),
+            None => tables.push(table),
+        }
+    }
+    let mut delta = stream.delta;
+    delta.body.tables = tables;
+    Ok(delta)
 }
 
 /// A reply as a blob, with all names.
@@ -93,7 +103,15 @@ pub fn decode_reply_with(
     limits: &Limits,
     known: &Shapes,
 ) -> Result<Reply, WireError> {
-    let (header, bytes) = seal::open(blob, BlobKind::Reply, key, limits)?;
-    let body = body::read_reply(bytes, &header, known, limits)?;
-    Ok(Reply { client: header.client, history: header.history, hub_now_ms: header.now_ms, body })
+    let mut stream = ReplyStream::open(blob, key, limits, known)?;
+    let mut tables: Vec<TableRows> = Vec::new();
+    while let Some((table, continues)) = stream.next_block()? {
+        match tables.last_mut().filter(|_| continues) {
+            Some(last) => last.rows.extend(table.rows),
+            None => tables.push(table),
+        }
+    }
+    let mut reply = stream.reply;
+    reply.body.tables = tables;
+    Ok(reply)
 }

@@ -3,12 +3,11 @@
 //! Integers, scaled decimals, timestamps and the upper bits of UUIDs and raw floats all come here as 64-bit integers.
 
 use super::error::WireError;
-use super::model::{bucket, Index, Number, Signed, Symbol, BUCKET_MAX, ENTRIES_MAX};
+use super::model::{bucket, Index, Number, QuickMap, Signed, Symbol, BUCKET_MAX, ENTRIES_MAX};
 use super::range::{Bit, Coder, Writer};
-use std::collections::HashMap;
 
 /// How many of a long column's numbers are tried out to choose a plan.
-const SAMPLE_MAX: usize = 1024;
+const SAMPLE_MAX: usize = 320;
 
 const UNIFORM: u8 = 0;
 const ADAPTIVE: u8 = 1;
@@ -176,7 +175,7 @@ fn run<C: Coder>(coder: &mut C, plan: Plan, numbers: &mut Numbers<'_>, count: us
         }
         DICTIONARY => {
             let mut index = Index::new();
-            let mut known: HashMap<i64, usize> = HashMap::new();
+            let mut known: QuickMap<i64, usize> = QuickMap::default();
             let mut entries: Vec<i64> = Vec::new();
             for at in 0..count {
                 let number = numbers.at(at);
@@ -268,6 +267,14 @@ fn choose(plans: &Plans, numbers: &[i64]) -> Option<Plan> {
             let mut header = plans.clone();
             header.code(&mut scratch, plan, numbers.len());
             let header_bits = scratch.bits();
+            let fixed = match plan.kind {
+                UNIFORM => Some((plan.most as f64 + 1.0).log2()),
+                RAW => Some(plan.most as f64),
+                _ => None,
+            };
+            if let Some(bits) = fixed {
+                return (header_bits + bits * numbers.len() as f64, plan);
+            }
             // In a sample from the middle the first difference would be a jump that the column does not have.
             let sampled = if plan.kind == DELTA { Plan { base: sample[0], ..plan } } else { plan };
             let _ = run(&mut scratch, sampled, &mut Numbers::Write(sample), sample.len());

@@ -4,7 +4,7 @@ use super::budget::{ROW_BYTES, VALUE_BYTES};
 use super::classes;
 use super::column::{self, In, Out};
 use super::error::WireError;
-use super::model::{Index, Number, Signed, Symbol, ENTRIES_MAX};
+use super::model::{Index, Number, QuickMap, Signed, Symbol, ENTRIES_MAX};
 use super::numbers;
 use super::range::{Bit, Coder};
 use crate::clock::Hlc;
@@ -13,7 +13,6 @@ use crate::key::Key;
 use crate::number::{unzigzag, zigzag};
 use crate::reply::RowChange;
 use crate::value::Value;
-use std::collections::HashMap;
 
 /// What both kinds of rows have in common.
 pub(super) trait Row: Sized {
@@ -170,8 +169,21 @@ const OLD_NEAR: u8 = 2;
 const OLD_OTHER: u8 = 3;
 const RELATIONS: u8 = 4;
 
+/// Rows of a block: tables travel in blocks, so that neither end needs more memory than for one beside the pool. A block
+/// with fewer rows is its table's last one.
+pub(super) const BLOCK_ROWS: usize = 4096;
+
 /// Writes a table's rows. `columns` counts the key's too.
 pub(super) fn write<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usize, columns: usize) {
+    for block in rows.chunks(BLOCK_ROWS) {
+        write_block(out, models, block, key_len, columns);
+    }
+    if rows.len() % BLOCK_ROWS == 0 {
+        write_block::<R>(out, models, &[], key_len, columns);
+    }
+}
+
+fn write_block<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usize, columns: usize) {
     models.count.code(&mut out.coder, rows.len() as u64);
     let _ = out.budget.take_many(rows.len(), ROW_BYTES);
     let mut last_op = 0;
@@ -210,8 +222,8 @@ pub(super) fn write<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_le
     }
 }
 
-/// Reads a table's rows.
-pub(super) fn read<R: Row>(
+/// Reads a block of a table's rows.
+pub(super) fn read_block<R: Row>(
     input: &mut In<'_>,
     models: &mut Rows,
     key_len: usize,
@@ -220,6 +232,9 @@ pub(super) fn read<R: Row>(
     rows_max: usize,
 ) -> Result<Vec<R>, WireError> {
     let count = usize::try_from(models.count.code(&mut input.coder, 0)).unwrap_or(usize::MAX);
+    if count > BLOCK_ROWS {
+        return Err(WireError::Damaged("a block has too many rows"));
+    }
     *rows_left = rows_left.checked_sub(count).ok_or(WireError::Limit { what: "rows", most: rows_max })?;
     input.coder.check()?;
     input.budget.take_many(count, ROW_BYTES)?;
@@ -274,7 +289,7 @@ pub(super) fn read<R: Row>(
 fn write_sets<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usize, columns: usize) -> Vec<Vec<u32>> {
     let mut by_column: Vec<Vec<u32>> = vec![Vec::new(); columns];
     let mut index = Index::new();
-    let mut known: HashMap<Vec<u16>, usize> = HashMap::new();
+    let mut known: QuickMap<Vec<u16>, usize> = QuickMap::default();
     let mut set = Vec::new();
     for (at, row) in rows.iter().enumerate() {
         set.clear();

@@ -361,6 +361,14 @@ impl Device {
         let body = &reply.body;
         self.parent = body.batch;
         self.unanswered.drain(..=place);
+        let short = body.cursor.xmax == 0 || self.cursor.as_ref() == Some(&body.cursor);
+        if short {
+            // Answered without rows: what became of them is asked for.
+            let answered = self.log.iter().filter(|entry| self.is_pending(entry) && entry.logged.clock <= body.watermark);
+            let rows: Vec<RowName> =
+                answered.map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
+            self.wants.extend(rows);
+        }
         self.watermark = self.watermark.max(body.watermark);
         self.ends.retain(|end| *end > self.watermark);
         self.log.iter_mut().filter(|entry| entry.logged.clock <= body.watermark).for_each(|entry| entry.again = false);

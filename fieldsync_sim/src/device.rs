@@ -503,6 +503,9 @@ impl Device {
     /// Rows of the hub come first: local rows in their way, and what refers to those, step aside. Rows of the hub whose
     /// parents are deleted here wait outside, and are asked for again.
     fn make_way(&mut self) {
+        let yields = |device: &Device, name: &RowName| {
+            device.is_own(name) || device.doomed.contains(name) || device.wants.contains(name)
+        };
         self.aside.clear();
         loop {
             let mut step = Vec::new();
@@ -513,8 +516,8 @@ impl Device {
                 });
                 for (other, _) in twins {
                     // What the hub has deleted, and only something here still needs, gives way like a row of the device's own.
-                    let yields = |name: &RowName| self.is_own(name) || self.doomed.contains(name);
-                    match (yields(name), yields(other)) {
+                    // So does what was acknowledged, but not yet told what became of.
+                    match (yields(self, name), yields(self, other)) {
                         (true, false) => step.push((*name).clone()),
                         // Both are the device's own: one was there first, and the application has seen to it.
                         (true, true) if name > other => step.push((*name).clone()),
@@ -532,7 +535,7 @@ impl Device {
         }
         // Not the device's own and aside: it waits for its parent on the hub's word.
         let waiting: Vec<RowName> =
-            self.aside.iter().filter(|name| !self.is_own(name) && !self.doomed.contains(*name)).cloned().collect();
+            self.aside.iter().filter(|name| !yields(self, name)).cloned().collect();
         for name in waiting {
             self.aside.remove(&name);
             self.rows.remove(&name);

@@ -133,6 +133,8 @@ impl Shapers {
     }
 
     fn write(&mut self, out: &mut Out, shape: &Shape, shapes: &Shapes, of_reply: bool) {
+        let names: usize = shape.columns.iter().map(String::len).sum();
+        let _ = out.budget.take(names + shape.table.len() + 32 * shape.columns.len());
         if out.coder.bit(&mut self.known, shapes.knows(shape)) {
             out.coder.direct(16, u64::from(shape.tag()));
             return;
@@ -333,7 +335,17 @@ pub(super) struct Block<R> {
 impl<'a> Tables<'a> {
     fn new(input: In<'a>, front: Front, now: Hlc, known: &'a Shapes, limits: &Limits) -> Tables<'a> {
         let (models, shapers) = (Rows::new(now), Shapers::new());
-        Tables { input, front, models, shapers, known, limits: *limits, rows_left: limits.rows_max, tables: 0, open: None }
+        Tables {
+            input,
+            front,
+            models,
+            shapers,
+            known,
+            limits: *limits,
+            rows_left: limits.rows_max,
+            tables: 0,
+            open: None,
+        }
     }
 
     /// The next block. None: there are no more tables.
@@ -421,8 +433,7 @@ pub(super) fn read_delta<'a>(
             bases.push(Base { until: last, snapshot });
         }
     }
-    let (recovery, wants, settled) =
-        if rare { read_rare::<RareOfDelta>(&mut input)? } else { RareOfDelta::default() };
+    let (recovery, wants, settled) = if rare { read_rare::<RareOfDelta>(&mut input)? } else { RareOfDelta::default() };
     input.coder.check()?;
     let body = DeltaBody {
         sequence,
@@ -505,8 +516,7 @@ pub(super) fn read_reply<'a>(
     let clock = front.high.code(&mut input.coder, Hlc::default(), watermark);
     let mut outcomes = Outcomes::default();
     if counted {
-        let [applied, merged, superseded, conflict, rejected] =
-            [(); 5].map(|()| front.count.code(&mut input.coder, 0));
+        let [applied, merged, superseded, conflict, rejected] = [(); 5].map(|()| front.count.code(&mut input.coder, 0));
         outcomes = Outcomes { applied, merged, superseded, conflict, rejected };
     }
     let notices = if has_notices { read_rare::<Vec<Notice>>(&mut input)? } else { Vec::new() };

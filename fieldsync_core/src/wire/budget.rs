@@ -66,7 +66,9 @@ impl Budget {
     }
 }
 
-/// The zeros that a writer adds to a body, so that a reader with the default limits lets it expand.
+/// The zeros that a writer adds to a body, so that a reader with the default limits lets it expand. An eighth more than the
+/// writer has counted: readers of other makes may count a little differently.
 pub(super) fn padding(body_bytes: usize, expanded_bytes: usize) -> usize {
+    let expanded_bytes = expanded_bytes.saturating_add(expanded_bytes / 8);
     expanded_bytes.saturating_sub(FREE_BYTES).div_ceil(BYTES_PER_BYTE).saturating_sub(body_bytes)
 }

@@ -110,8 +110,7 @@ pub(super) fn value_of_number(class: Class, number: i64, scale: u8) -> Option<Va
 /// Digits after the point with which floats can travel as integers.
 pub(super) const REAL_SCALE_MAX: u8 = 15;
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-const POWERS_OF_TEN: [f64; 16] =
-    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+const POWERS_OF_TEN: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
 
 fn power_of_ten(scale: u8) -> Option<f64> {
     POWERS_OF_TEN.get(usize::from(scale)).copied()
@@ -400,17 +399,48 @@ mod tests {
     #[test]
     fn canonical_forms_are_found_and_others_stay_text() {
         for (text, class) in [
-            ("0", DECIMAL), ("-17", DECIMAL), ("12.50", DECIMAL + 2), ("-0.05", DECIMAL + 2), ("999999999999999999", DECIMAL),
-            ("007", TEXT), ("-0", TEXT), ("-0.00", TEXT), ("1.", TEXT), (".5", TEXT), ("+1", TEXT), ("1e3", TEXT), ("", TEXT),
-            ("1234567890123456789", TEXT), ("-", TEXT), ("01.5", TEXT), ("1.2.3", TEXT), ("NaN", TEXT),
-            ("2024-02-29", DATE), ("2023-02-29", TEXT), ("1900-02-29", TEXT), ("2000-02-29", DATE), ("0000-01-01", TEXT),
-            ("0001-01-01", DATE), ("9999-12-31", DATE), ("2024-13-01", TEXT), ("2024-1-01", TEXT),
-            ("10:30", MINUTES), ("24:00", TEXT), ("23:59:59", SECONDS), ("23:59:60", TEXT),
-            ("2013-01-01T06:00:00Z", INSTANT + 1 + 2), ("2013-01-01 06:00:00", INSTANT), ("2013-01-01 06:00:00.", TEXT),
-            ("2013-01-01 06:00:00.123456+00", INSTANT + 2 * (2 + 4 * 6)), ("2013-01-01T06:00:00+01:00", TEXT),
-            ("1969-12-31T23:59:59.999Z", INSTANT + 1 + 2 * (1 + 4 * 3)), ("2013-01-01T06:00:00.1234567Z", TEXT),
-            ("3f2504e0-4f89-41d3-9a0c-0305e82c3301", UUID), ("3F2504E0-4f89-41d3-9a0c-0305e82c3301", TEXT),
-            ("3f2504e0-4f89-41d3-9a0c+0305e82c3301", TEXT), ("3f2504e04f8941d39a0c0305e82c3301aaaa", TEXT),
+            ("0", DECIMAL),
+            ("-17", DECIMAL),
+            ("12.50", DECIMAL + 2),
+            ("-0.05", DECIMAL + 2),
+            ("999999999999999999", DECIMAL),
+            ("007", TEXT),
+            ("-0", TEXT),
+            ("-0.00", TEXT),
+            ("1.", TEXT),
+            (".5", TEXT),
+            ("+1", TEXT),
+            ("1e3", TEXT),
+            ("", TEXT),
+            ("1234567890123456789", TEXT),
+            ("-", TEXT),
+            ("01.5", TEXT),
+            ("1.2.3", TEXT),
+            ("NaN", TEXT),
+            ("2024-02-29", DATE),
+            ("2023-02-29", TEXT),
+            ("1900-02-29", TEXT),
+            ("2000-02-29", DATE),
+            ("0000-01-01", TEXT),
+            ("0001-01-01", DATE),
+            ("9999-12-31", DATE),
+            ("2024-13-01", TEXT),
+            ("2024-1-01", TEXT),
+            ("10:30", MINUTES),
+            ("24:00", TEXT),
+            ("23:59:59", SECONDS),
+            ("23:59:60", TEXT),
+            ("2013-01-01T06:00:00Z", INSTANT + 1 + 2),
+            ("2013-01-01 06:00:00", INSTANT),
+            ("2013-01-01 06:00:00.", TEXT),
+            ("2013-01-01 06:00:00.123456+00", INSTANT + 2 * (2 + 4 * 6)),
+            ("2013-01-01T06:00:00+01:00", TEXT),
+            ("1969-12-31T23:59:59.999Z", INSTANT + 1 + 2 * (1 + 4 * 3)),
+            ("2013-01-01T06:00:00.1234567Z", TEXT),
+            ("3f2504e0-4f89-41d3-9a0c-0305e82c3301", UUID),
+            ("3F2504E0-4f89-41d3-9a0c-0305e82c3301", TEXT),
+            ("3f2504e0-4f89-41d3-9a0c+0305e82c3301", TEXT),
+            ("3f2504e04f8941d39a0c0305e82c3301aaaa", TEXT),
         ] {
             assert_eq!(comes_back(&text.into()), class, "{text}");
         }

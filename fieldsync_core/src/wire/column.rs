@@ -198,7 +198,8 @@ pub(super) fn read(input: &mut In<'_>, count: usize, are_keys: bool) -> Result<(
     done.numbers = vec![0; count];
     let mut values = vec![Value::Null; count];
     for (at, class) in list.iter().enumerate() {
-        let places = || members.iter().enumerate().filter(|(_, member)| usize::from(**member) == at).map(|(row, _)| row);
+        let places =
+            || members.iter().enumerate().filter(|(_, member)| usize::from(**member) == at).map(|(row, _)| row);
         let count = if list.len() == 1 { count } else { places().count() };
         match *class {
             classes::NULL => {}
@@ -245,18 +246,20 @@ fn text_bytes(class: Class) -> usize {
     }
 }
 
-fn code_classes<C: Coder>(coder: &mut C, shared: &mut Shared, list: &[Class], scale: u8, values: usize) -> (Vec<Class>, u8) {
+fn code_classes<C: Coder>(
+    coder: &mut C,
+    shared: &mut Shared,
+    list: &[Class],
+    scale: u8,
+    values: usize,
+) -> (Vec<Class>, u8) {
     // One value has one class.
     let count = if values == 1 { 0 } else { shared.class_count.code(coder, list.len() as u64 - 1) };
     let count = count.min(u64::from(classes::CLASSES)) as usize + 1;
-    let list: Vec<Class> = (0..count)
-        .map(|at| shared.class.code(coder, list.get(at).copied().unwrap_or(0), classes::CLASSES))
-        .collect();
-    let scale = if list.contains(&classes::REAL) {
-        shared.scale.code(coder, scale, classes::REAL_SCALE_MAX + 1)
-    } else {
-        0
-    };
+    let list: Vec<Class> =
+        (0..count).map(|at| shared.class.code(coder, list.get(at).copied().unwrap_or(0), classes::CLASSES)).collect();
+    let scale =
+        if list.contains(&classes::REAL) { shared.scale.code(coder, scale, classes::REAL_SCALE_MAX + 1) } else { 0 };
     (list, scale)
 }
 
@@ -398,6 +401,7 @@ fn write_sixteens(out: &mut Out, sixteens: &[[u8; 16]], are_keys: bool) {
         models.rest(&mut out.coder, sixteen);
     }
     if are_keys {
+        let _ = out.budget.take_many(fresh.len(), 16);
         out.shared.sixteens.extend(fresh);
     }
 }
@@ -467,7 +471,10 @@ fn read_sixteens(input: &mut In<'_>, count: usize, are_keys: bool) -> Result<Vec
     let entries: Vec<[u8; 16]> = if references.is_empty() {
         made.collect()
     } else {
-        references.into_iter().map(|reference| reference.or_else(|| made.next()).ok_or(WHY)).collect::<Result<_, _>>()?
+        references
+            .into_iter()
+            .map(|reference| reference.or_else(|| made.next()).ok_or(WHY))
+            .collect::<Result<_, _>>()?
     };
     if !repeats {
         return Ok(entries);
@@ -565,7 +572,8 @@ fn has_repeats<T: Eq + std::hash::Hash>(values: impl ExactSizeIterator<Item = T>
     if count <= 3 * PART {
         return !values.into_iter().all(|value| seen.insert(value, ()).is_none());
     }
-    let sample = values.clone().take(PART).chain(values.clone().skip(count / 2).take(PART)).chain(values.skip(count - PART));
+    let sample =
+        values.clone().take(PART).chain(values.clone().skip(count / 2).take(PART)).chain(values.skip(count - PART));
     let mut repeats = 0;
     for value in sample {
         if seen.insert(value, ()).is_some() {

@@ -57,7 +57,8 @@ impl Number {
         let mut prefix = 0u32;
         for level in (0..7).rev() {
             let upper = (prefix << 1 | 1) << level;
-            let bit = upper <= most && coder.bit(&mut self.length[(1 << (6 - level) | prefix) as usize], wanted >> level & 1 == 1);
+            let bit = upper <= most
+                && coder.bit(&mut self.length[(1 << (6 - level) | prefix) as usize], wanted >> level & 1 == 1);
             prefix = prefix << 1 | u32::from(bit);
         }
         let bucket = prefix.min(BUCKET_MAX);

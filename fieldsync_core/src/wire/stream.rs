@@ -49,12 +49,8 @@ impl<'a> DeltaStream<'a> {
         };
         self.latest = self.latest.max(block.rows.iter().map(|change| change.clock).max());
         let shape = block.shape;
-        let table = TableChanges {
-            table: shape.table,
-            columns: shape.columns,
-            key_len: shape.key_len,
-            changes: block.rows,
-        };
+        let table =
+            TableChanges { table: shape.table, columns: shape.columns, key_len: shape.key_len, changes: block.rows };
         Ok(Some((table, block.continues)))
     }
 }

@@ -254,9 +254,8 @@ pub(super) fn read_block<R: Row>(
     }
     let mut keys: Vec<Key> = Vec::new();
     if count > 0 {
-        // An empty table's key may be anything, but no loop runs for a claimed number of parts.
-        input.budget.take_many(count, key_len.saturating_mul(VALUE_BYTES))?;
-        keys.extend((0..count).map(|_| Key(Vec::with_capacity(key_len))));
+        // An empty block's key may be anything, but no loop runs for a claimed number of parts.
+        keys.resize(count, Key::default());
         for _ in 0..key_len {
             for (key, value) in keys.iter_mut().zip(column::read(input, count, true)?.0) {
                 key.0.push(value);
@@ -302,6 +301,7 @@ fn write_sets<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usi
         let _ = out.budget.take_many(set.len(), VALUE_BYTES);
         let found = known.get(&set).copied();
         if index.code(&mut out.coder, found, known.len()).is_none() {
+            let _ = out.budget.take(SET_BITS_MAX.max(2 * set.len()));
             if columns - key_len <= SET_BITS_MAX {
                 code_bits(&mut out.coder, models, &set, key_len, columns);
             } else {
@@ -319,7 +319,13 @@ fn write_sets<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usi
 /// For each row the number of its fields, and for each column that occurs its rows.
 type Sets = (Vec<u32>, Vec<(u16, Vec<u32>)>);
 
-fn read_sets(input: &mut In<'_>, models: &mut Rows, count: usize, key_len: usize, columns: usize) -> Result<Sets, WireError> {
+fn read_sets(
+    input: &mut In<'_>,
+    models: &mut Rows,
+    count: usize,
+    key_len: usize,
+    columns: usize,
+) -> Result<Sets, WireError> {
     const WHY: WireError = WireError::Damaged("a change does not fit its table");
     let mut index = Index::new();
     let mut sets: Vec<Vec<u16>> = Vec::new();

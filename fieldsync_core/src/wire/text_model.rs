@@ -7,6 +7,7 @@
 //! All arithmetic is on integers: every machine predicts the same.
 
 use super::range::Coder;
+use std::cell::Cell;
 use std::sync::OnceLock;
 
 /// Pools above this are not worth the time.
@@ -59,40 +60,59 @@ pub(super) struct TextModel {
     weights: [[i32; CONTEXTS]; CONTEXTS + 1],
     history: u64,
     word: u32,
+    /// What changed slots were before, if somebody wants to know.
+    changed: Option<Vec<(u32, Slot)>>,
 }
 
 /// With practice, and at the beginning of a text.
-fn practised() -> TextModel {
+fn practised() -> &'static TextModel {
     static PRACTISED: OnceLock<TextModel> = OnceLock::new();
-    PRACTISED
-        .get_or_init(|| {
-            let mut model = TextModel {
-                slots: vec![UNSEEN; CONTEXTS << SLOT_BITS],
-                weights: [[18_000; CONTEXTS]; CONTEXTS + 1],
-                history: 0,
-                word: 0,
-            };
-            for text in PRACTICE.split_inclusive('\n') {
-                // As words by themselves in the first line, as sentences else: how columns hold them.
-                for byte in text.trim_end().bytes().chain([0]) {
-                    model.code(&mut Listener, byte);
-                }
+    PRACTISED.get_or_init(|| {
+        let mut model = TextModel {
+            slots: vec![UNSEEN; CONTEXTS << SLOT_BITS],
+            weights: [[18_000; CONTEXTS]; CONTEXTS + 1],
+            history: 0,
+            word: 0,
+            changed: None,
+        };
+        for text in PRACTICE.split_inclusive('\n') {
+            // As words by themselves in the first line, as sentences else: how columns hold them.
+            for byte in text.trim_end().bytes().chain([0]) {
+                model.code(&mut Listener, byte);
             }
-            model
-        })
-        .clone()
+        }
+        model
+    })
 }
 
-/// Writes, or reads, so many bytes.
-pub(super) fn code<C: Coder>(coder: &mut C, bytes: &mut [u8]) -> bool {
-    let mut model = practised();
+/// Up to so many bytes the model is borrowed and put right again, which takes less than a copy of it.
+const BORROWED_BYTES_MAX: usize = 1024;
+
+thread_local! {
+    static LENT: Cell<Option<Box<TextModel>>> = const { Cell::new(None) };
+}
+
+/// Writes, or reads, so many bytes. A reader stops where its input fails.
+pub(super) fn code<C: Coder>(coder: &mut C, bytes: &mut [u8]) {
+    let borrowed = bytes.len() <= BORROWED_BYTES_MAX;
+    let mut model = if borrowed { LENT.take() } else { None }.unwrap_or_else(|| Box::new(practised().clone()));
+    model.changed = borrowed.then(Vec::new);
     for byte in bytes {
         *byte = model.code(coder, *byte);
         if coder.failed() {
-            return false;
+            break;
         }
     }
-    true
+    if let Some(changed) = model.changed.take() {
+        for (place, slot) in changed.into_iter().rev() {
+            model.slots[place as usize] = slot;
+        }
+        let practised = practised();
+        model.weights = practised.weights;
+        model.history = practised.history;
+        model.word = practised.word;
+        LENT.set(Some(model));
+    }
 }
 
 /// A coder that does nothing: the model learns from what it is shown.
@@ -151,6 +171,9 @@ impl TextModel {
             let place = context << SLOT_BITS | (here >> (32 - SLOT_BITS)) as usize;
             let check = (here >> 4) as u8;
             let slot = &mut self.slots[place];
+            if let Some(changed) = &mut self.changed {
+                changed.push((place as u32, *slot));
+            }
             if slot.check != check {
                 *slot = Slot { check, ..UNSEEN };
             }

@@ -51,10 +51,10 @@ impl Corpus {
             let known = if tried % 8 == 1 { Shapes::none() } else { shapes.clone() };
             let made =
                 [wire::encode_delta_for(&delta, None, &known).0, wire::encode_reply_for(&reply, None, &known)];
-            // Texts take most of the time, and are a small part of the code: one blob in six has some.
+            // Texts take most of the time, and are a small part of the code: one blob in twelve has some.
             blobs.extend(made.into_iter().filter(|blob| {
                 tried += 1;
-                blob.len() <= bytes_max && (blob[FLAGS] & TEXTS == 0 || tried % 6 == 0)
+                blob.len() <= bytes_max && (blob[FLAGS] & TEXTS == 0 || tried % 12 == 0)
             }));
         }
         Corpus { blobs, shapes }

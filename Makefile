@@ -22,6 +22,10 @@ HUB_LIBRARY    := $(HUB_DIR)/pg_fieldsync.so
 HUB_SQL        := $(HUB_DIR)/pg_fieldsync--$(VERSION).sql
 HUB_CONTROL    := $(HUB_DIR)/pg_fieldsync.control
 DEVICE_LIBRARY := $(TARGET)/release/sqlite_fieldsync.so
+# For another platform: make static STATIC_TARGET=aarch64-apple-ios
+STATIC_TARGET  ?=
+STATIC_DIR     := $(TARGET)/static$(addprefix /,$(STATIC_TARGET))
+STATIC_LIBRARY := $(STATIC_DIR)/libsqlite_fieldsync.a
 
 # pgrx's bindings are made from this pg_config; another path would rebuild them.
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
@@ -78,6 +82,16 @@ $(DEVICE_LIBRARY): $(DEVICE_SOURCES) Makefile
 	$(CARGO) build --locked --release -p sqlite_fieldsync
 	install -m755 $(TARGET)/release/libsqlite_fieldsync.so $@
 
+# For hosts that cannot load extensions, and for those that link their own SQLite (see fieldsync.h).
+.PHONY: static
+static: $(STATIC_LIBRARY) ## the device's end as a static library with its C header, for iOS and embedded hosts
+	@echo $(STATIC_DIR)
+$(STATIC_LIBRARY): $(DEVICE_SOURCES) sqlite_fieldsync/include/fieldsync.h Makefile
+	$(CARGO) rustc --locked --release -p sqlite_fieldsync $(LINKED_FEATURES) --crate-type staticlib \
+	  $(addprefix --target ,$(STATIC_TARGET))
+	install -d $(STATIC_DIR)
+	install -m644 $(TARGET)$(addprefix /,$(STATIC_TARGET))/release/libsqlite_fieldsync.a sqlite_fieldsync/include/fieldsync.h $(STATIC_DIR)/
+
 PG_LIBRARY_DIR   = $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
 PG_EXTENSION_DIR = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
 
@@ -96,7 +110,7 @@ install-device: $(DEVICE_LIBRARY) ## install the device's extension into PREFIX/
 
 .PHONY: demo
 demo: build ## three field teams, one hub, real data
-	@$(PYTHON) tests/demo/demo.py
+	@$(PYTHON) tests/demo
 
 .PHONY: test test-core test-device test-e2e
 test: test-core test-device test-e2e ## every test, on a private hub

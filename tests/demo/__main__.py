@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """`make demo`: three field teams and an office work on the same records without a network, and come together again.
 
 Everything that fieldsync does here is done by SQL through `psql` and `sqlite3`, and every blob is a file that one of the

@@ -100,14 +100,35 @@ class TestNames:
         assert (error.sqlstate, error.message) == \
             ("23505", f'field "count" of table programme.stocks has a rule already, written with the table\'s {text[4:]} name')
 
-    def test_a_renamed_table_keeps_its_rules_only_by_its_new_name(self, stocks):
-        rule(stocks, "stocks", "field_compare", "server_wins")
-        stocks.sql("ALTER TABLE programme.stocks RENAME TO shelves")
-        assert stocks.sql("SELECT table_name, display_name FROM fieldsync.tracked") == [("shelves", "shelves")]
-        assert stocks.one("SELECT resolution_strategy FROM fieldsync.table_rule") == "field_merge"
-        stocks.sql("UPDATE sync_control.conflict_rules SET table_name = 'shelves'")
-        assert stocks.one("SELECT resolution_strategy FROM fieldsync.table_rule") == "server_wins"
+    def test_a_renamed_table_takes_its_rules_with_it(self, stocks):
+        stocks.sql("INSERT INTO sync_control.client_state (client_id) VALUES ('c')")
+        stocks.sql("INSERT INTO sync_control.table_sync_state (client_id, table_name) VALUES ('c', 'stocks')")
+        rule(stocks, "stocks", "field_compare", "server_wins", None, ["name"])
+        stocks.sql("INSERT INTO sync_control.field_rules VALUES ('programme.stocks', 'count', 'sum')")
 
+        def names():
+            return stocks.sql("SELECT t.schema_name, t.table_name, c.table_name, f.table_name, s.table_name, r.resolution_strategy, "
+                              "e.strategy FROM fieldsync.tracked t, sync_control.conflict_rules c, sync_control.field_rules f, "
+                              "sync_control.table_sync_state s, fieldsync.table_rule r, fieldsync.table_field_rule e")
+
+        stocks.sql("ALTER TABLE programme.stocks RENAME TO shelves")
+        assert names() == [("programme", "shelves", "shelves", "programme.shelves", "shelves", "server_wins", "sum")]
+        stocks.sql("ALTER SCHEMA programme RENAME TO relief")
+        assert names() == [("relief", "shelves", "shelves", "relief.shelves", "shelves", "server_wins", "sum")]
+        stocks.sql("CREATE SCHEMA other")
+        stocks.sql("ALTER TABLE relief.shelves SET SCHEMA other")
+        assert names() == [("other", "shelves", "shelves", "other.shelves", "shelves", "server_wins", "sum")]
+
+    def test_a_rule_whose_field_goes_is_said_at_once(self, stocks):
+        rule(stocks, "stocks", "field_compare", "server_wins", None, ["name", "edited_at"])
+        stocks.sql("INSERT INTO sync_control.field_rules VALUES ('stocks', 'count', 'sum')")
+        notices = []
+        stocks.db.add_notice_handler(lambda notice: notices.append((notice.severity, notice.message_primary, notice.message_hint)))
+        stocks.sql("ALTER TABLE programme.stocks ADD COLUMN more text")
+        assert notices == []
+        stocks.sql("ALTER TABLE programme.stocks RENAME COLUMN edited_at TO changed_at")
+        assert notices == [("WARNING", 'a rule for table programme.stocks names field "edited_at", which it does not have',
+                            "Correct it in sync_control.conflict_rules (priority_field, merge_fields) or sync_control.field_rules.")]
 
     def test_a_rule_of_a_table_that_was_dropped_is_in_nobodys_way(self, stocks):
         stocks.sql("INSERT INTO sync_control.client_state (client_id) VALUES ('c')")

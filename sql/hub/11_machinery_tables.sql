@@ -83,6 +83,14 @@ CREATE TABLE fieldsync.feed (
 );
 CREATE INDEX feed_version ON fieldsync.feed (version);
 
+-- Transactions that went on writing after they had answered a client. Its cursor calls them seen; its next pull looks again.
+CREATE TABLE fieldsync.late_write (
+    client_no integer NOT NULL,
+    version   bigint NOT NULL,
+    batch_id  bigint NOT NULL                    -- the batch that was answered
+);
+CREATE INDEX ON fieldsync.late_write (client_no);
+
 -- Hard-deleted rows, kept whole: a device may still have an edit of one.
 CREATE TABLE fieldsync.tombstone (
     table_id integer NOT NULL REFERENCES fieldsync.tracked_table ON DELETE CASCADE,

@@ -1,0 +1,84 @@
+-- What becomes of rules and machinery when an enabled table is dropped, renamed or altered.
+
+-- An enabled table that is dropped leaves nothing behind that would be taken for another table's of its name: feed and
+-- tombstones go, and what operators see of it is its conflicts, as a record. Rules stay: they are the site's decisions, and
+-- hold again if a table of that name is enabled again.
+CREATE FUNCTION fieldsync.table_dropped() RETURNS event_trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    dropped record;
+BEGIN
+    FOR dropped IN
+        SELECT t.table_id, t.schema_name, t.table_name
+        FROM pg_event_trigger_dropped_objects() AS d
+        JOIN fieldsync.tracked_table AS t ON t.relid = d.objid
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
+    LOOP
+        UPDATE fieldsync.tracked_table SET enabled = false, relid = NULL WHERE table_id = dropped.table_id;
+        DELETE FROM fieldsync.tombstone WHERE table_id = dropped.table_id;
+        DELETE FROM fieldsync.feed WHERE table_id = dropped.table_id;
+        DELETE FROM sync_control.table_sync_state
+        WHERE table_name IN (dropped.table_name, dropped.schema_name || '.' || dropped.table_name);
+    END LOOP;
+END
+$$;
+CREATE EVENT TRIGGER fieldsync_table_dropped ON sql_drop EXECUTE FUNCTION fieldsync.table_dropped();
+
+-- A renamed table (or schema) takes its rules with it; a rule about a field that is gone or has another name now is said at
+-- once, to whoever changes the table.
+CREATE FUNCTION fieldsync.table_altered() RETURNS event_trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    altered record;
+    field text;
+BEGIN
+    IF fieldsync.restoring() THEN
+        RETURN;
+    END IF;
+    FOR altered IN
+        SELECT DISTINCT t.table_id, t.relid, t.schema_name AS old_schema, t.table_name AS old_name, n.nspname AS schema, c.relname AS name
+        FROM pg_event_trigger_ddl_commands() AS d
+        JOIN pg_class AS c ON (d.classid = 'pg_class'::regclass AND c.oid = d.objid)
+                           OR (d.classid = 'pg_namespace'::regclass AND c.relnamespace = d.objid)
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN fieldsync.tracked_table AS t ON t.relid = c.oid AND t.enabled
+        -- In a restored database a number of old may by chance be another table's now, which is known by its own name.
+        WHERE EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND g.tgname = '~fieldsync_row')
+          AND NOT EXISTS (SELECT FROM fieldsync.tracked_table AS other
+                          WHERE other.schema_name = n.nspname AND other.table_name = c.relname AND other.table_id <> t.table_id)
+    LOOP
+        IF (altered.old_schema, altered.old_name) IS DISTINCT FROM (altered.schema, altered.name) THEN
+            UPDATE fieldsync.tracked_table SET schema_name = altered.schema, table_name = altered.name
+            WHERE table_id = altered.table_id;
+            UPDATE sync_control.conflict_rules
+            SET table_name = CASE WHEN table_name = altered.old_name THEN altered.name ELSE altered.schema || '.' || altered.name END
+            WHERE table_name IN (altered.old_name, altered.old_schema || '.' || altered.old_name);
+            UPDATE fieldsync.field_rule
+            SET table_name = CASE WHEN table_name = altered.old_name THEN altered.name ELSE altered.schema || '.' || altered.name END
+            WHERE table_name IN (altered.old_name, altered.old_schema || '.' || altered.old_name);
+            UPDATE sync_control.table_sync_state SET table_name = altered.name
+            WHERE table_name IN (altered.old_name, altered.old_schema || '.' || altered.old_name);
+        END IF;
+
+        FOR field IN
+            SELECT r.priority_field FROM fieldsync.table_rule AS r WHERE r.table_id = altered.table_id
+            UNION
+            SELECT unnest(r.merge_fields) FROM fieldsync.table_rule AS r WHERE r.table_id = altered.table_id
+            UNION
+            SELECT r.field_name FROM fieldsync.table_field_rule AS r WHERE r.table_id = altered.table_id
+            EXCEPT
+            SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = altered.relid AND a.attnum > 0 AND NOT a.attisdropped
+        LOOP
+            CONTINUE WHEN field IS NULL;
+            RAISE WARNING 'a rule for table % names field "%", which it does not have', altered.relid::regclass, field
+                USING HINT = 'Correct it in sync_control.conflict_rules (priority_field, merge_fields) or sync_control.field_rules.';
+        END LOOP;
+    END LOOP;
+END
+$$;
+CREATE EVENT TRIGGER fieldsync_table_altered ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
+    EXECUTE FUNCTION fieldsync.table_altered();

@@ -202,7 +202,23 @@ def share(part, whole):
 
 
 def values(fields):
-    return ", ".join(f"{name} {value}" for name, value in fields.items()) if fields else "–"
+    return ", ".join(f"{name} {value}" for name, value in fields.items()) if fields else "to it"
+
+
+def told(conflict, client):
+    """What both sides did, in words."""
+    if conflict["rule"].startswith("on_delete"):
+        return f"the {name_of('office')} deleted it while {client} wrote {values(conflict['client'])}"
+    return (f"it was {values(conflict['base'])}; {client} wrote {values(conflict['client'])}, the hub already had "
+            f"{values(conflict['server'])}")
+
+
+def settled(conflict, client):
+    """Who won, in words."""
+    if conflict["rule"].startswith("on_delete") and conflict["outcome"] == "client":
+        return "a record that is still in use comes back, whole"
+    return {"client": f"{client}'s is later and stays, the other is kept", "server": "the hub's stays, the other is kept",
+            "manual": "a person decides"}.get(conflict["outcome"], conflict["outcome"])
 
 
 def play(demo, data):
@@ -252,19 +268,22 @@ def play(demo, data):
     demo.hub_answers("south")
     (demo.directory / "south.down").unlink()
     say(f"{name_of('south')} sends its work; the answer is lost on the way. It will simply sync again.")
-    rows, down_total, down_full = [], 0, 0
+    rows, visited, carried, full = [], set(), 0, 0
     for team in (*TEAMS, "north", "south"):
-        first_visit = not any(row[0] == name_of(team) for row in rows)
         demo.keep_copy(team)
         up, down, (accepted, conflicts, rejected), report = demo.sync(team)
-        (inserted, updated, deleted), full_down = demo.difference(team)
-        sent = full_up[team] if first_visit else 0
-        down_total, down_full = down_total + down, down_full + full_down
-        rows.append([name_of(team), bytes_text(up), bytes_text(sent) if sent else "–", share(up, sent),
-                     f"{accepted} / {conflicts} / {rejected}", bytes_text(down),
-                     f"{inserted} + {updated} − {deleted}", bytes_text(full_down), share(down, full_down)])
-    table(["tablet", "up", "full JSON", "share", "ok/conflict/refused", "down", "new + changed − gone", "full JSON", "share"],
-          rows, right={1, 2, 3, 4, 5, 6, 7, 8})
+        changed_here, full_down = demo.difference(team)
+        sent_full = 0 if team in visited else full_up[team]
+        verdicts = f"{accepted} / {conflicts} / {rejected}"
+        rows.append([f"{name_of(team)}{', again' if team in visited else ''}", bytes_text(up),
+                     bytes_text(sent_full) if sent_full else "–", "taken before" if team == "south" and team not in visited else verdicts,
+                     bytes_text(down), bytes_text(full_down), "{} + {} − {}".format(*changed_here)])
+        carried, full = carried + up + down, full + sent_full + full_down
+        visited.add(team)
+    table(["tablet", "sent", "full JSON", "ok/conflict/refused", "received", "full JSON", "new + changed − gone"], rows,
+          right={1, 2, 3, 4, 5, 6})
+    say()
+    say(f"{bytes_text(carried)} carried in ten files, against {bytes_text(full)} of full rows as JSON: {share(carried, full)}.")
 
     heading(5, "What came of it")
     merged = demo.psql("SELECT weight_g, hindfoot_mm FROM ecology.surveys WHERE record_id = 35532").strip().split("|")
@@ -277,10 +296,10 @@ def play(demo, data):
     conflicts = json.loads(demo.psql(
         "SELECT coalesce(json_agg(c ORDER BY conflict_id), '[]') FROM sync_control.conflicts c"))
     for conflict in conflicts:
-        say(f"{paint('conflict', 'red')}  {conflict['table_name']} {conflict['row_id']}, {name_of(conflict['client_id'])} "
-            f"against the hub: base {values(conflict['base'])}; tablet {values(conflict['client'])}; "
-            f"hub {values(conflict['server'])}")
-        say(f"          rule {conflict['rule']}: {conflict['outcome']} ({conflict['status']})")
+        client = name_of(conflict["client_id"])
+        say(f"{paint('conflict', 'red')}  {conflict['table_name']} {conflict['row_id']}: {told(conflict, client)}")
+        say(f"          {paint(conflict['rule'], 'dim')} {paint('(' + conflict['status'] + ')', 'dim')}: "
+            f"{settled(conflict, client)}")
     if not conflicts:
         say(paint("no conflict was listed, and there should be some", "red"))
     rows = []

@@ -107,6 +107,15 @@ CREATE TABLE IF NOT EXISTS main.fs_want(
     PRIMARY KEY (table_name, row_key)
 ) WITHOUT ROWID;
 
+-- Rows that the hub has sent since it lost history (empty otherwise). differing: as it sent them, where this device has
+-- other values.
+CREATE TABLE IF NOT EXISTS main.fs_arrived(
+    table_name TEXT NOT NULL COLLATE NOCASE,
+    row_key BLOB NOT NULL,
+    differing BLOB,
+    PRIMARY KEY (table_name, row_key)
+) WITHOUT ROWID;
+
 -- Things that a person should read: fs_status shows the latest.
 CREATE TABLE IF NOT EXISTS main.fs_note(
     note_no INTEGER PRIMARY KEY,

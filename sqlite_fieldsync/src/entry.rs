@@ -1,6 +1,7 @@
-//! The C entry points: `sqlite3_sqlitefieldsync_init` of the loadable extension, and one call for static builds.
+//! The C entry point, `sqlite3_sqlitefieldsync_init`, in two kinds: of the loadable extension, and of the static library.
 //!
-//! Invariant: an SQLite that is too old is refused with a sentence before anything of it is used that it may not have.
+//! Invariants: an SQLite that is too old is refused with a sentence before anything of it is used that it may not have. The
+//! loadable extension works through one SQLite library per process, and refuses a second one before it mixes the two up.
 
 /// The oldest SQLite that the bindings fit: 3.34.1.
 pub const SQLITE_VERSION_MIN: std::os::raw::c_int = 3_034_001;
@@ -12,6 +13,11 @@ mod loadable {
     use std::ffi::CString;
     use std::os::raw::{c_char, c_int};
     use std::panic::{catch_unwind, AssertUnwindSafe};
+    use std::ptr::null_mut;
+    use std::sync::atomic::{AtomicPtr, Ordering};
+
+    /// The API table of the SQLite library that this one was loaded by first.
+    static API: AtomicPtr<ffi::sqlite3_api_routines> = AtomicPtr::new(null_mut());
 
     /// SQLite calls this for `.load sqlite_fieldsync`.
     ///
@@ -49,6 +55,16 @@ mod loadable {
                 version % 1000
             ));
         }
+        // A process can hold two SQLite libraries (Python's sqlite3 and apsw, say). There is one place for the table, and the
+        // connections of the first would be worked on with the code of the second.
+        match API.compare_exchange(null_mut(), api, Ordering::SeqCst, Ordering::SeqCst) {
+            Err(first) if first != api => {
+                return Err("sqlite_fieldsync: another SQLite library of this process has loaded this file already; \
+                            load a copy of it under another name"
+                    .into());
+            }
+            Ok(_) | Err(_) => {}
+        }
         // SAFETY: both keep the table for the life of the process, which is how long SQLite keeps it.
         unsafe {
             sqlite_loadable::ext::faux_sqlite_extension_init2(api.cast());
@@ -76,28 +92,50 @@ mod loadable {
 
 #[cfg(not(feature = "loadable"))]
 mod linked {
+    use super::SQLITE_VERSION_MIN;
     use rusqlite::{ffi, Connection};
-    use std::os::raw::c_int;
+    use std::ffi::CString;
+    use std::os::raw::{c_char, c_int, c_void};
     use std::panic::{catch_unwind, AssertUnwindSafe};
 
-    /// For programs that link SQLite and this library statically: makes the functions known to a connection.
+    /// For programs that link SQLite and this library: makes the functions known to a connection. It has the form that
+    /// `sqlite3_auto_extension` takes; the API table may be NULL and is not looked at. See `include/fieldsync.h`.
     ///
     /// # Safety
-    /// `db` is an open connection of the SQLite that this library is linked with.
+    /// `db` is an open connection of the SQLite that this library is linked with, `error` NULL or a place for a text.
     #[no_mangle]
-    pub unsafe extern "C" fn sqlite_fieldsync_register(db: *mut ffi::sqlite3) -> c_int {
-        if db.is_null() || rusqlite::version_number() < super::SQLITE_VERSION_MIN {
-            return ffi::SQLITE_ERROR;
+    pub unsafe extern "C" fn sqlite3_sqlitefieldsync_init(
+        db: *mut ffi::sqlite3,
+        error: *mut *mut c_char,
+        _api: *const c_void,
+    ) -> c_int {
+        // SAFETY: as promised by the caller.
+        let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { start(db) }));
+        let (text, code) = match outcome {
+            Ok(Ok(())) => return ffi::SQLITE_OK,
+            Ok(Err(failed)) => failed,
+            Err(_) => ("internal error while starting".to_owned(), ffi::SQLITE_INTERNAL),
+        };
+        if let (false, Ok(text)) = (error.is_null(), CString::new(format!("sqlite_fieldsync: {text}"))) {
+            // SAFETY: "%s" takes one C string; the place was given for it, and its owner frees with sqlite3_free.
+            unsafe { *error = ffi::sqlite3_mprintf(c"%s".as_ptr(), text.as_ptr()) };
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: as promised by the caller; the wrapper does not close the connection.
-            let db = unsafe { Connection::from_handle(db) }?;
-            crate::register(&db)
-        }));
-        match outcome {
-            Ok(Ok(())) => ffi::SQLITE_OK,
-            Ok(Err(error)) => error.code(),
-            Err(_) => ffi::SQLITE_INTERNAL,
+        code
+    }
+
+    unsafe fn start(db: *mut ffi::sqlite3) -> Result<(), (String, c_int)> {
+        if db.is_null() {
+            return Err(("there is no connection".into(), ffi::SQLITE_MISUSE));
         }
+        let version = rusqlite::version_number();
+        if version < SQLITE_VERSION_MIN {
+            return Err((
+                format!("it needs SQLite 3.34.1 or later, and this is {}", rusqlite::version()),
+                ffi::SQLITE_ERROR,
+            ));
+        }
+        // SAFETY: the connection is open, and not closed by the wrapper.
+        let db = unsafe { Connection::from_handle(db) }.map_err(|error| (error.to_string(), ffi::SQLITE_ERROR))?;
+        crate::register(&db).map_err(|error| (error.to_string(), error.code()))
     }
 }

@@ -244,6 +244,58 @@ impl<'a> Side<'a> {
     }
 }
 
+/// Logs an update as a trigger would, at a given clock.
+pub fn append_update(db: &Connection, table: &LogTable, clock: i64, key: &Key, fields: &[LoggedField]) -> Result<()> {
+    let (first, rest) = match fields {
+        [first, rest @ ..] => (Some(first), rest),
+        [] => (None, fields),
+    };
+    let none = Value::Null;
+    let slot = first.map_or(Value::Null, |field| Value::Int(i64::from(field.column)));
+    let mut statement = db
+        .prepare_cached("INSERT INTO main.fs_log(clock, what, key, field, old, new) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let (clock_value, what) = (Value::Int(clock), Value::Int(table.table_no * 8 + what::UPDATE));
+    let part = if table.composite() { &none } else { key.0.first().unwrap_or(&none) };
+    let (old, new) = first.map_or((&none, &none), |field| (&field.old, &field.new));
+    bind(&mut statement, 1, [&clock_value, &what, part, &slot, old, new])?;
+    statement.raw_execute()?;
+    append_side(db, table, &clock_value, key, rest)
+}
+
+/// Logs an insert as a trigger would, at a given clock.
+pub fn append_insert(db: &Connection, table: &LogTable, clock: i64, key: &Key) -> Result<()> {
+    let none = Value::Null;
+    let mut statement = db.prepare_cached("INSERT INTO main.fs_log(clock, what, key) VALUES (?1, ?2, ?3)")?;
+    let (clock, what) = (Value::Int(clock), Value::Int(table.table_no * 8 + what::INSERT));
+    let part = if table.composite() { &none } else { key.0.first().unwrap_or(&none) };
+    bind(&mut statement, 1, [&clock, &what, part])?;
+    statement.raw_execute()?;
+    append_side(db, table, &clock, key, &[])
+}
+
+fn append_side(db: &Connection, table: &LogTable, clock: &Value, key: &Key, fields: &[LoggedField]) -> Result<()> {
+    if fields.is_empty() && !table.composite() {
+        return Ok(());
+    }
+    let mut columns = vec!["clock".to_owned()];
+    let mut values = vec![clock];
+    if table.composite() {
+        columns.extend((1..=key.0.len()).map(|part| format!("k{part}")));
+        values.extend(&key.0);
+    }
+    for field in fields {
+        columns.extend([format!("o{}", field.column), format!("n{}", field.column)]);
+        values.extend([&field.old, &field.new]);
+    }
+    let marks: Vec<String> = (1..=columns.len()).map(|at| format!("?{at}")).collect();
+    let sql =
+        format!("INSERT INTO main.fs_side_{}({}) VALUES ({})", table.table_no, columns.join(", "), marks.join(", "));
+    let mut statement = db.prepare_cached(&sql)?;
+    bind(&mut statement, 1, values)?;
+    statement.raw_execute()?;
+    Ok(())
+}
+
 /// Reads rows of tracked tables by key, with statements that are prepared once.
 pub struct RowReader<'a> {
     db: &'a Connection,

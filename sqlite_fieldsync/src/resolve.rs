@@ -6,11 +6,12 @@
 use crate::call::{self, Function};
 use crate::conflicts;
 use crate::error::{Error, Result};
+use crate::log::{self, LogTable};
 use crate::schema::Table;
 use crate::sql::{atomically, bind, quote};
 use crate::state::Standing;
 use crate::track;
-use crate::triggers::{what, CLOCK};
+use crate::triggers::CLOCK;
 use fieldsync_core::{Key, Value};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{json, Map, Value as Json};
@@ -307,24 +308,8 @@ fn touch(db: &Connection, conflict: &Conflict) -> Result<bool> {
     let Some(table_no) = table_no else { return Ok(false) };
     let clock: i64 =
         db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
-    let simple = key.0.len() == 1;
-    let mut statement = db.prepare("INSERT INTO main.fs_log(clock, what, key) VALUES (?1, ?2, ?3)")?;
-    let none = Value::Null;
-    let part = if simple { &key.0[0] } else { &none };
-    bind(&mut statement, 1, [&Value::Int(clock), &Value::Int(table_no * 8 + what::UPDATE), part])?;
-    statement.raw_execute()?;
-    if !simple {
-        let names: Vec<String> = (1..=key.0.len()).map(|at| format!("k{at}")).collect();
-        let marks: Vec<String> = (2..=key.0.len() + 1).map(|at| format!("?{at}")).collect();
-        let sql = format!(
-            "INSERT INTO main.fs_side_{table_no}(clock, {}) VALUES (?1, {})",
-            names.join(", "),
-            marks.join(", ")
-        );
-        let mut statement = db.prepare(&sql)?;
-        let clock = Value::Int(clock);
-        bind(&mut statement, 1, std::iter::once(&clock).chain(&key.0))?;
-        statement.raw_execute()?;
+    if let Some(table) = LogTable::all(db)?.get(&table_no) {
+        log::append_update(db, table, clock, key, &[])?;
     }
     Ok(true)
 }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use fieldsync_core::Value;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{ffi, Connection, Row, Statement, ToSql};
+use rusqlite::{ffi, Connection, OptionalExtension, Row, Statement, ToSql};
 
 /// A value as SQLite holds it, copied. Text that is not UTF-8 (SQLite does not check) keeps what can be read.
 pub fn value_from(value: ValueRef<'_>) -> Value {
@@ -70,6 +70,8 @@ pub fn now_ms(db: &Connection) -> Result<u64> {
 /// decides about the whole.
 pub fn atomically<T>(db: &Connection, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let own = db.is_autocommit();
+    let _plain = PlainCounts::new(db)?;
+    let by_force = db.prepare("PRAGMA main.incremental_vacuum(1)")?;
     // A savepoint cannot be opened while a writing statement runs (`INSERT INTO outbox SELECT fs_export_delta()`), and a
     // transaction opened there could not be committed. Outside a transaction that statement is itself the transaction.
     if let Err(error) = db.execute_batch("SAVEPOINT fs_call") {
@@ -81,13 +83,13 @@ pub fn atomically<T>(db: &Connection, body: impl FnOnce() -> Result<T>) -> Resul
             crate::error::words(&error)
         )));
     }
+    let (keep, undo) =
+        if own { ("COMMIT", "ROLLBACK") } else { ("RELEASE fs_call", "ROLLBACK TO fs_call; RELEASE fs_call") };
+    let mut unfinished = Unfinished { db, undo: Some(undo), by_force };
     if own {
         // Writers queue at the start, where waiting is possible, and not in the middle, where it is not.
         db.execute_batch("RELEASE fs_call; BEGIN IMMEDIATE")?;
     }
-    let (keep, undo) =
-        if own { ("COMMIT", "ROLLBACK") } else { ("RELEASE fs_call", "ROLLBACK TO fs_call; RELEASE fs_call") };
-    let mut unfinished = Unfinished { db, undo: Some(undo) };
     let answer = body()?;
     db.execute_batch(keep)?;
     unfinished.undo = None;
@@ -98,13 +100,45 @@ pub fn atomically<T>(db: &Connection, body: impl FnOnce() -> Result<T>) -> Resul
 struct Unfinished<'a> {
     db: &'a Connection,
     undo: Option<&'static str>,
+    /// After `sqlite3_interrupt` no statement runs until the host's own has ended, a ROLLBACK neither; the transaction would
+    /// stay open, and the host not know. But a writing statement that is interrupted takes the whole transaction back
+    /// (also the host's: SQLite's rule for every interrupted write). This is one, prepared before; it hardly writes if it runs.
+    by_force: Statement<'a>,
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         // After some errors (full disk, no memory) SQLite has rolled back by itself, and this has nothing left to do.
         if let (Some(undo), false) = (self.undo, self.db.is_autocommit()) {
-            let _ = self.db.execute_batch(undo);
+            if self.db.execute_batch(undo).is_err_and(|error| is_code(&error, ffi::SQLITE_INTERRUPT)) {
+                let _ = self.by_force.raw_query().next();
+            }
+        }
+    }
+}
+
+/// Puts the host's `PRAGMA count_changes` off for a while: with it, every write gives a row.
+struct PlainCounts<'a> {
+    db: &'a Connection,
+    were_on: bool,
+}
+
+impl<'a> PlainCounts<'a> {
+    fn new(db: &'a Connection) -> Result<PlainCounts<'a>> {
+        // Builds without deprecated pragmas give no row.
+        let on: Option<bool> = db.query_row("PRAGMA count_changes", [], |row| row.get(0)).optional()?;
+        let were_on = on.unwrap_or(false);
+        if were_on {
+            db.execute_batch("PRAGMA count_changes = 0")?;
+        }
+        Ok(PlainCounts { db, were_on })
+    }
+}
+
+impl Drop for PlainCounts<'_> {
+    fn drop(&mut self) {
+        if self.were_on {
+            let _ = self.db.execute_batch("PRAGMA count_changes = 1");
         }
     }
 }

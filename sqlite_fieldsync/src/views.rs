@@ -1,6 +1,8 @@
 //! The relations that people read and operators script against, as plain SQL views over `fs_*`.
 //!
-//! Invariant: no view names a table of the application, so that programs can rebuild and rename theirs.
+//! Invariants: no view names a table of the application, so that programs can rebuild and rename theirs. None uses a JSON
+//! function: SQLite 3.38 to 3.40 refuses these in views under `PRAGMA trusted_schema = OFF`, and before 3.38 not every build
+//! has them.
 
 use crate::error::Result;
 use crate::sql::literal;
@@ -9,6 +11,9 @@ use rusqlite::Connection;
 
 /// The views that do not depend on what is tracked.
 const VIEWS: &str = include_str!("../../sql/device/20_views.sql");
+
+/// SELECTs in one compound at most; SQLite's own limit is 500, and hosts may lower it.
+const TERMS_MAX: usize = 100;
 
 /// Makes the views again; after the set of tracked tables or their columns changed.
 pub fn refresh(db: &Connection) -> Result<()> {
@@ -19,9 +24,29 @@ pub fn refresh(db: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// A value as JSON text; blobs as `\x` and hexadecimal digits.
+/// A value as JSON text; blobs, and text with a zero in it, as `\x` and hexadecimal digits.
 fn json(value: &str) -> String {
-    format!("json_quote(CASE typeof({value}) WHEN 'blob' THEN '\\x' || lower(hex({value})) ELSE {value} END)")
+    let replace = |text: String, character: &str, escape: &str| format!("replace({text}, {character}, '{escape}')");
+    let mut escaped = replace(replace(value.to_owned(), r"'\'", r"\\"), "'\"'", "\\\"");
+    for (control, escape) in [(8, r"\b"), (9, r"\t"), (10, r"\n"), (12, r"\f"), (13, r"\r")] {
+        escaped = replace(escaped, &format!("char({control})"), escape);
+    }
+    // The rare ones in steps: SQLite's parser does not take 33 calls one in the other.
+    let rare: Vec<u32> = (1..0x20).filter(|control| ![8, 9, 10, 12, 13].contains(control)).collect();
+    let mut all = format!("SELECT {escaped} AS v");
+    for some in rare.chunks(7) {
+        let step = some.iter().fold("v".to_owned(), |text, control| {
+            replace(text, &format!("char({control})"), &format!(r"\u{control:04x}"))
+        });
+        all = format!("SELECT {step} AS v FROM ({all})");
+    }
+    format!(
+        "CASE WHEN {value} IS NULL THEN 'null'
+              WHEN typeof({value}) = 'blob' OR instr({value}, char(0)) THEN '\"\\\\x' || lower(hex({value})) || '\"'
+              WHEN typeof({value}) <> 'text' THEN replace(quote({value}), 'Inf', '9.0e+999')
+              WHEN {value} GLOB '*[' || char(1) || '-' || char(31) || ']*' THEN '\"' || ({all}) || '\"'
+              ELSE '\"' || {escaped} || '\"' END"
+    )
 }
 
 /// A key part as text.
@@ -47,30 +72,18 @@ fn changelog(db: &Connection) -> Result<String> {
             let list: Vec<String> = (1..=key_len).map(|part| json(&format!("s.k{part}"))).collect();
             format!("'[' || {} || ']'", list.join(" || ',' || "))
         };
+        // (label, value, condition) of every field; put together by `object`.
         let mut old = Vec::new();
         let mut new = Vec::new();
         for (slot, name, _) in found.iter().filter(|(_, _, part)| *part == 0) {
             let label = literal(db, &format!(",{}:", serde_json::Value::String(name.clone())))?;
             let (before, after) = (format!("s.o{slot}"), format!("s.n{slot}"));
             let changed = format!("l.what & 7 = 2 AND {before} IS NOT {after}");
-            old.push(format!(
-                "CASE WHEN l.field = {slot} THEN {label} || {} WHEN {changed} OR l.what & 7 > 2 THEN {label} || {} ELSE '' END",
-                json("l.old"),
-                json(&before)
-            ));
-            new.push(format!(
-                "CASE WHEN l.field = {slot} THEN {label} || {} WHEN {changed} THEN {label} || {} ELSE '' END",
-                json("l.new"),
-                json(&after)
-            ));
+            let value = |logged: &str, kept: &str| format!("CASE WHEN l.field = {slot} THEN {logged} ELSE {kept} END");
+            let field = format!("l.field = {slot} OR ({changed})");
+            old.push((label.clone(), value("l.old", &before), format!("{field} OR l.what & 7 > 2")));
+            new.push((label, value("l.new", &after), field));
         }
-        let object = |fields: &[String]| {
-            if fields.is_empty() {
-                "NULL".to_owned()
-            } else {
-                format!("'{{' || substr({}, 2) || '}}'", balanced(fields))
-            }
-        };
         let new_key = if key_len == 1 {
             text("s.q1")
         } else {
@@ -103,16 +116,24 @@ fn changelog(db: &Connection) -> Result<String> {
     ))
 }
 
-/// Concatenation as a balanced tree: SQLite limits the depth of expressions.
-fn balanced(parts: &[String]) -> String {
-    match parts {
-        [] => "''".into(),
-        [one] => format!("({one})"),
-        _ => {
-            let (left, right) = parts.split_at(parts.len() / 2);
-            format!("({} || {})", balanced(left), balanced(right))
-        }
+/// A JSON object of fields. They are rows of a subquery, so that the long expression for a value stands there once.
+fn object(fields: &[(String, String, String)]) -> String {
+    if fields.is_empty() {
+        return "NULL".to_owned();
     }
+    let mut parts = Vec::new();
+    for some in fields.chunks(TERMS_MAX) {
+        let rows: Vec<String> = some
+            .iter()
+            .map(|(label, value, condition)| format!("SELECT {label} AS label, {value} AS value WHERE {condition}"))
+            .collect();
+        parts.push(format!(
+            "ifnull((SELECT group_concat(f.label || {}, '') FROM ({}) AS f), '')",
+            json("f.value"),
+            rows.join(" UNION ALL ")
+        ));
+    }
+    format!("'{{' || substr({}, 2) || '}}'", parts.join(" || "))
 }
 
 /// `DELETE FROM sync_queue` drops answered entries, whatever their age, and refuses to drop others.

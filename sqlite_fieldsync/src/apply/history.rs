@@ -2,12 +2,20 @@
 //!
 //! Invariant: nothing unsent is lost. After either turn the next export offers again whatever the hub does not have.
 
+use super::kept;
+use super::rows::Unanswered;
 use super::Report;
-use crate::error::Result;
+use crate::conflicts::{key_from_bytes, key_to_bytes};
+use crate::error::{Error, Result};
+use crate::log::{self, LogTable, RowReader};
+use crate::sql::{self, quote};
 use crate::state::{self, Standing};
-use fieldsync_core::reply::{Notice, Reply};
-use fieldsync_core::{Hlc, Value};
+use crate::triggers::CLOCK;
+use fieldsync_core::coalesce::LoggedField;
+use fieldsync_core::reply::{Notice, Reply, RowChange, TableRows};
+use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::Connection;
+use std::collections::HashMap;
 
 /// The turning point in a reply, if it announces one.
 pub(super) fn notice(reply: &Reply) -> Option<&Notice> {
@@ -40,6 +48,7 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             db.execute("INSERT INTO main.fs_base(until, snapshot) VALUES (?1, NULL)", [last])?;
             state::set_integer(db, "recovery_as_of", Hlc::from_ms(state::integer(db, "hub_now_ms")? as u64).as_i64())?;
             state::set_integer(db, "reconciling", 1)?;
+            db.execute("DELETE FROM main.fs_arrived", [])?;
             // The numbers of conflicts that the hub has forgotten will be given again.
             db.execute(
                 "UPDATE main.fs_conflict SET hub_id = NULL,
@@ -57,4 +66,112 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
     state::set_integer(db, "parent_sequence", sequence)?;
     state::note(db, &text)?;
     Ok(Report { more: true, warnings: vec![text], ..Report::default() })
+}
+
+/// Notes that the hub with its new history has a row, and what it has where this device has something else.
+pub(super) fn arrived(db: &Connection, table: &TableRows, row: &RowChange, differs: bool) -> Result<()> {
+    let differing = if differs {
+        let alone = TableRows { rows: vec![row.clone()], ..kept::head(table) };
+        Some(postcard::to_allocvec(&alone).map_err(|error| Error::OwnData(error.to_string()))?)
+    } else {
+        None
+    };
+    db.prepare_cached("INSERT OR REPLACE INTO main.fs_arrived(table_name, row_key, differing) VALUES (?1, ?2, ?3)")?
+        .execute((&table.table, key_to_bytes(&row.key)?, differing))?;
+    Ok(())
+}
+
+/// When all of the new history has arrived: logs as recovered what this device still holds and the hub does not have.
+/// All of it gets one run of clocks, which the delta names, so that the hub can tell it from fresh changes.
+pub(super) fn offer_what_was_lost(
+    db: &Connection,
+    tables: &HashMap<i64, LogTable>,
+    unanswered: &Unanswered,
+) -> Result<()> {
+    let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    let mut clock: i64 =
+        db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
+    let mut rows = RowReader::new(db, tables);
+    let mut numbers: Vec<&i64> = tables.keys().collect();
+    numbers.sort_unstable();
+    for table in numbers.into_iter().filter_map(|number| tables.get(number)).filter(|table| table.live) {
+        let mut statement =
+            db.prepare("SELECT differing FROM main.fs_arrived WHERE table_name = ?1 AND differing IS NOT NULL")?;
+        let differing: Vec<Vec<u8>> =
+            statement.query_map([&table.name], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        for content in differing {
+            let hub: TableRows = postcard::from_bytes(&content).map_err(|error| Error::OwnData(error.to_string()))?;
+            for row in &hub.rows {
+                let key = own_order(table, &hub, &row.key);
+                let Some(own) = rows.read(table.table_no, &key)? else { continue };
+                let mut fields = Vec::new();
+                for (slot, value) in own {
+                    let Some(column) = table.columns.iter().find(|column| column.slot == i64::from(slot)) else {
+                        continue;
+                    };
+                    let place = hub.columns.iter().position(|name| name.eq_ignore_ascii_case(&column.name));
+                    let Some((_, old)) = row.fields.iter().find(|(at, _)| Some(usize::from(*at)) == place) else {
+                        continue;
+                    };
+                    if *old != value && !unanswered.has_field(&table.name, &key, &column.name) {
+                        fields.push(LoggedField { column: slot, old: old.clone(), new: value });
+                    }
+                }
+                if !fields.is_empty() {
+                    log::append_update(db, table, clock, &key, &fields)?;
+                    clock += 1;
+                }
+            }
+        }
+        for key in not_arrived(db, table, unanswered)? {
+            log::append_insert(db, table, clock, &key)?;
+            clock += 1;
+        }
+    }
+    let until: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    if until > after {
+        state::set_integer(db, "recovery_after", after)?;
+        state::set_integer(db, "recovery_until", until)?;
+    }
+    db.execute("DELETE FROM main.fs_arrived", [])?;
+    state::set_integer(db, "reconciling", 0)
+}
+
+/// The hub's key in the order of the device's.
+fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
+    let part = |name: &str| {
+        let place = hub.columns.iter().position(|column| column.eq_ignore_ascii_case(name))?;
+        key.0.get(place).cloned()
+    };
+    Key(table.columns[..table.key_len].iter().map(|column| part(&column.name).unwrap_or_default()).collect())
+}
+
+/// Keys of rows that the hub has not sent and that are not pending anyway.
+fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
+    let mut arrived = std::collections::HashSet::new();
+    let mut statement = db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1")?;
+    let mut rows = statement.query([&table.name])?;
+    while let Some(row) = rows.next()? {
+        let mut key = key_from_bytes(&row.get::<_, Vec<u8>>(0)?)?;
+        key.0.sort_unstable(); // the hub may order the key's columns otherwise
+        arrived.insert(key);
+    }
+    let names = table.columns[..table.key_len]
+        .iter()
+        .map(|column| quote(db, &column.name))
+        .collect::<Result<Vec<_>>>()?
+        .join(", ");
+    let mut statement = db.prepare(&format!("SELECT {names} FROM main.{}", quote(db, &table.name)?))?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key = Key((0..table.key_len).map(|at| sql::column(row, at)).collect::<Result<Vec<_>>>()?);
+        let mut sorted = key.clone();
+        sorted.0.sort_unstable();
+        let named = !key.0.iter().any(Value::is_null);
+        if named && !arrived.contains(&sorted) && !unanswered.has(&table.name, &key) {
+            found.push(key);
+        }
+    }
+    Ok(found)
 }

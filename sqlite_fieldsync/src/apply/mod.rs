@@ -150,10 +150,14 @@ impl<'a> Apply<'a> {
         let mut tables = kept::take_rows(self.db)?;
         tables.extend(body.tables);
         self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
-        report.applied = rows::write(self.db, tables, &unanswered, &pinned)?;
+        let reconciling = state::integer(self.db, "reconciling")? != 0;
+        report.applied = rows::write(self.db, tables, &unanswered, &pinned, reconciling)?;
         self.advance(&body.cursor, body.batch, watermark, body.clock)?;
         state::set_integer(self.db, "history", i64::from(reply.history))?;
         self.succeed(reply.hub_now_ms, body.cursor.xmax)?;
+        if reconciling && !body.more {
+            history::offer_what_was_lost(self.db, &self.tables, &unanswered)?;
+        }
         Ok(report)
     }
 
@@ -227,7 +231,9 @@ impl<'a> Apply<'a> {
         let at: String = db.query_row(&format!("SELECT {now}"), [], |row| row.get(0))?;
         state::set(db, "last_attempt", &Value::Text(at.clone()))?;
         state::set(db, "last_sync", &Value::Text(at))?;
-        state::set_integer(db, "hub_now_ms", hub_now_ms as i64)?;
+        if state::integer(db, "reconciling")? == 0 {
+            state::set_integer(db, "hub_now_ms", hub_now_ms as i64)?;
+        }
         state::set_integer(db, "attempts", 0)?;
         state::set(db, "next_attempt", &Value::Null)?;
         state::set(db, "last_error", &Value::Null)?;
@@ -252,6 +258,6 @@ pub fn deliver_kept(db: &Connection, table: &str) -> Result<()> {
     let pending = log::read(db, &apply.tables, apply.standing.watermark, Hlc::from_i64(i64::MAX))?.entries;
     let unanswered = apply.unanswered(&pending);
     let pinned = Pinned::load(db)?;
-    rows::write(db, tables, &unanswered, &pinned)?;
+    rows::write(db, tables, &unanswered, &pinned, false)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Invariants: local changes that the hub has not seen stay on top; a row in the way of the hub's steps aside whole;
 //! what cannot be written is kept and named, and never stops the rest.
 
+use super::history;
 use super::kept::{self, WaitsFor};
 use super::mute::Muted;
 use super::references::References;
@@ -68,6 +69,20 @@ impl Unanswered {
         unanswered
     }
 
+    /// Whether the hub has not answered a change of this row.
+    pub fn has(&self, table: &str, key: &Key) -> bool {
+        self.of(table, key).is_some()
+    }
+
+    /// Whether the hub has not answered a change of this field of this row, or of the row as such.
+    pub fn has_field(&self, table: &str, key: &Key, field: &str) -> bool {
+        self.of(table, key).is_some_and(|own| {
+            own.made
+                || own.last != Some(Op::Update)
+                || own.fields.iter().any(|(name, _, _)| *name == field.to_lowercase())
+        })
+    }
+
     fn of(&self, table: &str, key: &Key) -> Option<&PendingRow> {
         if self.rows.is_empty() {
             return None;
@@ -95,6 +110,8 @@ struct Pass<'a, 'p> {
     db: &'a Connection,
     unanswered: &'p Unanswered,
     pinned: &'p Pinned,
+    /// The hub has lost history: what this device holds is not overwritten but offered.
+    reconciling: bool,
     writers: Vec<Option<Writer<'a>>>,
     /// From the arriving key's order to the device's, where they differ.
     key_orders: Vec<Option<Vec<usize>>>,
@@ -114,6 +131,7 @@ struct Done {
     removed: Vec<(Place, Vec<(String, Value)>)>,
     wants: Vec<(String, Key)>,
     refused: Vec<(Place, String)>,
+    arrived: Vec<(Place, bool)>,
 }
 
 /// What breaks a reference.
@@ -125,7 +143,13 @@ enum Offence {
 }
 
 /// Writes rows; `tables` come parents first.
-pub fn write(db: &Connection, mut tables: Vec<TableRows>, unanswered: &Unanswered, pinned: &Pinned) -> Result<Applied> {
+pub fn write(
+    db: &Connection,
+    mut tables: Vec<TableRows>,
+    unanswered: &Unanswered,
+    pinned: &Pinned,
+    reconciling: bool,
+) -> Result<Applied> {
     let known = track::tracked(db)?;
     let tracked: HashSet<String> =
         known.iter().filter(|known| known.state == "tracked").map(|known| known.name.to_lowercase()).collect();
@@ -167,6 +191,7 @@ pub fn write(db: &Connection, mut tables: Vec<TableRows>, unanswered: &Unanswere
         db,
         unanswered,
         pinned,
+        reconciling,
         writers,
         key_orders,
         references: References::load(db)?,
@@ -244,7 +269,7 @@ impl Pass<'_, '_> {
     }
 
     fn run(&mut self, tables: &[TableRows]) -> Result<()> {
-        let quiet = self.unanswered.rows.is_empty() && self.pinned.is_empty();
+        let quiet = self.unanswered.rows.is_empty() && self.pinned.is_empty() && !self.reconciling;
         for (at, table) in tables.iter().enumerate() {
             let all_known = self.writers[at]
                 .as_ref()
@@ -256,6 +281,9 @@ impl Pass<'_, '_> {
                 }
                 if quiet && all_known && row.op != Op::Delete {
                     self.write_fields((at, place), row, &row.fields, watched)?;
+                    continue;
+                }
+                if self.reconciling && self.holds_another((at, place), row)? {
                     continue;
                 }
                 match self.action(at, table, row) {
@@ -279,6 +307,18 @@ impl Pass<'_, '_> {
             self.delete(place, tables)?;
         }
         self.unblock(tables)
+    }
+
+    /// Notes that a row has arrived, and whether this device holds other values of it, which then stay.
+    fn holds_another(&mut self, place: Place, row: &RowChange) -> Result<bool> {
+        let Some(writer) = &mut self.writers[place.0] else { return Ok(false) };
+        let own = if row.op == Op::Insert { writer.read(&row.key)? } else { None };
+        let differs = own.is_some_and(|own| {
+            let after = writer.over(Some(own.clone()), &row.key, &row.fields);
+            after != own
+        });
+        self.done.arrived.push((place, differs));
+        Ok(differs)
     }
 
     /// What is to be done with an arriving row, given what this device holds of its own.
@@ -543,6 +583,9 @@ impl Pass<'_, '_> {
             self.db
                 .prepare_cached("INSERT OR IGNORE INTO main.fs_want(table_name, row_key) VALUES (?1, ?2)")?
                 .execute((table, conflicts::key_to_bytes(&key)?))?;
+        }
+        for ((table, place), differs) in done.arrived {
+            history::arrived(self.db, &tables[table], &tables[table].rows[place], differs)?;
         }
         for ((table, place), reason) in done.refused {
             let (table, row) = (&tables[table], &tables[table].rows[place]);

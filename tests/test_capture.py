@@ -271,6 +271,21 @@ class TestDrift:
         assert report["rejected"] == 0
         assert hub.sql("SELECT value FROM t WHERE id = 'a'") == [("x",)]
 
+    def test_a_column_dropped(self, drifting, sync):
+        """SQLite refuses to drop a column that a trigger names, so capture pauses for it; what waits is not lost."""
+        hub, device = drifting
+        device.sql("UPDATE t SET v = 'pending' WHERE id = 'a'")
+        with pytest.raises(sqlite3.Error, match="error in trigger"):
+            device.sql("ALTER TABLE t DROP COLUMN v")
+        device.sql("SELECT fs_untrack('t')")
+        device.sql("ALTER TABLE t ADD COLUMN w TEXT")
+        device.sql("ALTER TABLE t DROP COLUMN v")
+        assert device.track("t", {"existing": "ignore"})["captured"] == 0
+        device.sql("UPDATE t SET w = 'after' WHERE id = 'b'")
+        report = sync(device, hub)
+        assert report["rejected"] == 0
+        assert hub.sql("SELECT id, v, w FROM t ORDER BY id") == [("a", "pending", None), ("b", "2", "after"), ("c", "3", None)]
+
     def test_a_table_made_anew_by_an_applications_migration(self, drifting, sync):
         """The twelve steps of SQLite's manual: the triggers go with the old table."""
         hub, device = drifting

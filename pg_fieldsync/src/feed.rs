@@ -8,6 +8,8 @@
 //! * A key is never lost with a subtransaction that is not its own: below the top level only keys that were noted in that
 //!   very subtransaction are written early.
 //! * An entry without keys says: look at the whole table.
+//! * A device's cursor calls the transaction that answered it seen. What that transaction writes *after* the answer is put
+//!   on record ([`answered`]), and the device's next pull looks at the transaction again.
 
 use crate::catch::SqlError;
 use pgrx::pg_sys;
@@ -47,12 +49,16 @@ const BUFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Buffer> = RefCell::new(Buffer::default());
-    /// Buffer of packed bytes for one key, reused.
-    static FEED_RELATION: std::cell::Cell<Option<pg_sys::Oid>> = const { std::cell::Cell::new(None) };
+    /// Clients that this transaction has answered, each with the batch, and whether it has written since.
+    static ANSWERED: RefCell<Vec<(u32, u64, bool)>> = const { RefCell::new(Vec::new()) };
+    static HAS_ANSWERED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// Notes a changed key. Writes early when much has been noted.
 pub fn note(table_id: i32, key: &[u8]) {
+    if HAS_ANSWERED.get() {
+        ANSWERED.with_borrow_mut(|answered| answered.iter_mut().for_each(|(_, _, late)| *late = true));
+    }
     let full = BUFFER.with_borrow_mut(|buffer| {
         let keys = match buffer.tables.iter().position(|(id, _)| *id == table_id) {
             Some(at) => &mut buffer.tables[at].1,
@@ -73,9 +79,39 @@ pub fn note(table_id: i32, key: &[u8]) {
     }
 }
 
+/// Notes that a client has been given this transaction's state as its cursor.
+pub fn answered(client: u32, batch: u64) {
+    ANSWERED.with_borrow_mut(|answered| answered.push((client, batch, false)));
+    HAS_ANSWERED.set(true);
+}
+
+/// Puts on record which clients have missed something of this transaction.
+fn write_late() {
+    let late: Vec<(u32, u64)> = ANSWERED.with_borrow_mut(|answered| {
+        let late = answered.iter().filter(|(_, _, late)| *late).map(|(client, batch, _)| (*client, *batch)).collect();
+        answered.retain(|(_, _, late)| !late);
+        late
+    });
+    if late.is_empty() {
+        return;
+    }
+    let mut writer = Writer::open(c"late_write");
+    for (client, batch) in late {
+        let version = writer.version;
+        writer.insert(&mut [
+            pg_sys::Datum::from(client as i32),
+            pg_sys::Datum::from(version),
+            pg_sys::Datum::from(batch as i64),
+        ]);
+    }
+}
+
 /// Writes an entry that stands for every row of a table.
 pub fn note_whole_table(table_id: i32) {
-    let mut writer = Writer::open();
+    if HAS_ANSWERED.get() {
+        ANSWERED.with_borrow_mut(|answered| answered.iter_mut().for_each(|(_, _, late)| *late = true));
+    }
+    let mut writer = Writer::open(c"feed");
     writer.append(table_id, &[]);
 }
 
@@ -87,6 +123,8 @@ pub fn flush() {
 /// Forgets what has been noted: the transaction is over.
 pub fn clear() {
     BUFFER.with_borrow_mut(|buffer| *buffer = Buffer::default());
+    ANSWERED.with_borrow_mut(Vec::clear);
+    HAS_ANSWERED.set(false);
 }
 
 fn write(early: bool) {
@@ -97,7 +135,7 @@ fn write(early: bool) {
     let own = unsafe { (pg_sys::GetCurrentTransactionNestLevel() > 1).then(|| pg_sys::GetCurrentSubTransactionId()) };
     let mut taken = BUFFER.with_borrow_mut(std::mem::take);
     let mut kept = Buffer::default();
-    let mut writer = Writer::open();
+    let mut writer = Writer::open(c"feed");
     let mut chunk = Vec::with_capacity(CHUNK_BYTES + 64);
     for (table_id, keys) in taken.tables.drain(..) {
         let mut remaining = Keys::default();
@@ -137,10 +175,13 @@ struct Writer {
 }
 
 impl Writer {
-    fn open() -> Writer {
-        // SAFETY: opens the extension's own table; closed by Drop, or by the abort if something is raised.
+    fn open(table: &std::ffi::CStr) -> Writer {
+        // SAFETY: opens the extension's own table; closed by Drop, or by the abort if something is raised. Looked up by name
+        // each time (a cache lookup), because DROP and CREATE EXTENSION give it another OID.
         unsafe {
-            let relation = pg_sys::table_open(feed_oid(), pg_sys::RowExclusiveLock as i32);
+            let schema = pg_sys::get_namespace_oid(c"fieldsync".as_ptr(), false);
+            let oid = pg_sys::get_relname_relid(table.as_ptr(), schema);
+            let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
             let indexes = pg_sys::CatalogOpenIndexes(relation);
             let version = own_version() as i64;
             Writer { relation, indexes, version }
@@ -148,16 +189,24 @@ impl Writer {
     }
 
     fn append(&mut self, table_id: i32, keys: &[u8]) {
-        // SAFETY: values match the four columns of fieldsync.feed; the tuple is copied by the insert.
+        let packed = pgrx::varlena::rust_byte_slice_to_bytea(keys);
+        let version = self.version;
+        // SAFETY: reads the transaction's start.
+        let now = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
+        self.insert(&mut [
+            pg_sys::Datum::from(version),
+            pg_sys::Datum::from(table_id),
+            pg_sys::Datum::from(packed.into_pg()),
+            pg_sys::Datum::from(now),
+        ]);
+    }
+
+    /// Inserts a row without NULLs; the values must be those of the table's columns.
+    fn insert(&mut self, values: &mut [pg_sys::Datum]) {
+        let mut nulls = vec![false; values.len()];
+        // SAFETY: as many values as columns, each of its column's type; the tuple is copied by the insert.
         unsafe {
-            let packed = pgrx::varlena::rust_byte_slice_to_bytea(keys);
-            let mut values = [
-                pg_sys::Datum::from(self.version),
-                pg_sys::Datum::from(table_id),
-                pg_sys::Datum::from(packed.into_pg()),
-                pg_sys::Datum::from(pg_sys::GetCurrentTransactionStartTimestamp()),
-            ];
-            let mut nulls = [false; 4];
+            debug_assert_eq!((*(*self.relation).rd_att).natts as usize, values.len());
             let tuple = pg_sys::heap_form_tuple((*self.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
             pg_sys::CatalogTupleInsertWithInfo(self.relation, tuple, self.indexes);
             pg_sys::heap_freetuple(tuple);
@@ -179,22 +228,6 @@ impl Drop for Writer {
     }
 }
 
-fn feed_oid() -> pg_sys::Oid {
-    // SAFETY: catalogue lookups.
-    unsafe {
-        if let Some(oid) = FEED_RELATION.get() {
-            // DROP EXTENSION and CREATE EXTENSION in the life of one backend give it another OID.
-            if pg_sys::get_rel_relkind(oid) != 0 {
-                return oid;
-            }
-        }
-        let schema = pg_sys::get_namespace_oid(c"fieldsync".as_ptr(), false);
-        let oid = pg_sys::get_relname_relid(c"feed".as_ptr(), schema);
-        FEED_RELATION.set(Some(oid));
-        oid
-    }
-}
-
 /// This transaction's id, as stored in versions.
 pub fn own_version() -> u64 {
     // SAFETY: assigns an id if there is none yet; raises on a standby, where nothing is written anyway.
@@ -208,7 +241,10 @@ pub fn own_version() -> u64 {
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
     match event {
-        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => flush(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            flush();
+            write_late();
+        }
         pg_sys::XactEvent::XACT_EVENT_COMMIT
         | pg_sys::XactEvent::XACT_EVENT_ABORT
         | pg_sys::XactEvent::XACT_EVENT_PREPARE => {

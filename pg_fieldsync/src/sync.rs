@@ -307,6 +307,7 @@ pub fn prepare(blob: &[u8]) -> Result<([u8; 16], i64, i64, i64, Json), HubError>
     let mut outcomes = Outcomes::default();
     match course(&received, &mut hub)? {
         Course::Merge => {
+            correct_cursor(&mut received)?;
             let schema = Schema::load(&received.client)?;
             let version = feed::own_version();
             let tried = trial(&mut received, &schema, version)?;
@@ -416,6 +417,7 @@ pub fn sync(blob: &[u8]) -> Result<Vec<u8>, HubError> {
 fn merged(received: &mut Received, hub: &Hub, blob: &[u8], started: u64) -> Result<Vec<u8>, HubError> {
     let schema = Schema::load(&received.client)?;
     let version = feed::own_version();
+    correct_cursor(received)?;
     if !received.delta.body.reaches(received.client.watermark) {
         return behind(received, hub, blob);
     }
@@ -505,6 +507,39 @@ fn short_answer(received: &Received, hub: &Hub, outcomes: Outcomes) -> Vec<u8> {
     wire::encode_reply(&reply, received.client.key.as_ref())
 }
 
+/// Takes out of the device's cursor what transactions wrote after they had answered it.
+fn correct_cursor(received: &mut Received) -> Result<(), SqlError> {
+    let client = Param::Int(i64::from(received.client.number));
+    let body = &mut received.delta.body;
+    if body.cursor.is_none() {
+        return Ok(());
+    }
+    let _owner = AsOwner::new();
+    let rows =
+        sql::run("SELECT DISTINCT version, batch_id FROM fieldsync.late_write WHERE client_no = $1", &[client])?;
+    for row in &rows.rows {
+        let (version, batch) = (row.int(0) as u64, row.int(1) as u64);
+        if !body.cursor.as_ref().is_some_and(|cursor| cursor.visible(version)) {
+            continue;
+        }
+        if body.parent != batch {
+            // A later answer, which held all of it, has been applied.
+            sql::run(
+                "DELETE FROM fieldsync.late_write WHERE client_no = $1 AND version = $2",
+                &[client, Param::Int(version as i64)],
+            )?;
+            continue;
+        }
+        let cursors = body.bases.iter_mut().filter_map(|base| base.snapshot.as_mut()).chain(body.cursor.as_mut());
+        for cursor in cursors.filter(|cursor| cursor.visible(version)) {
+            cursor.xip.push(version);
+            cursor.xip.sort_unstable();
+            cursor.xmin = cursor.xmin.min(version);
+        }
+    }
+    Ok(())
+}
+
 /// Everything that the device has not seen, as a reply.
 fn answer(
     received: &Received,
@@ -537,6 +572,7 @@ fn answer(
     let mut pulled = pull::pull(&tables, hub, &asked)?;
     let mut notices = news.notices;
     drop(reading);
+    feed::answered(received.client.number, received.batch_id);
     let unknown: HashSet<&str> = work.homeless.iter().map(|homeless| homeless.table.as_str()).collect();
     notices.extend(unknown.into_iter().map(|table| {
         Notice::Warning(format!("changes of table \"{table}\" were parked: the hub cannot take them"))

@@ -46,7 +46,7 @@ pub struct Item {
     pub key: Key,
     /// The changes, in the device's order.
     pub changes: Vec<Prepared>,
-    /// What the device has in each field after all of it: for leaving out of the answer what it knows.
+    /// What the device has in each field after the changes that this delta brings: for leaving out of the answer what it knows.
     pub echo: HashMap<u16, Value>,
     /// What the device last did to the row; None: all of its changes were answered before and it is a plain update.
     pub last_op: Op,
@@ -357,6 +357,10 @@ fn read_table(
             items.len() - 1
         });
         let item = &mut items[at];
+        if repeated {
+            // Answered before: the device may show something else by now, so nothing of it keeps anything out of the answer.
+            continue;
+        }
         item.last_op = change.op;
         match change.op {
             Op::Insert => item.inserted = true,
@@ -367,9 +371,6 @@ fn read_table(
             item.echo.clear();
         } else {
             item.echo.extend(fields.iter().map(|field| (field.number, field.new.clone())));
-        }
-        if repeated {
-            continue;
         }
         if item.refused.is_none() {
             item.refused = refused;

@@ -24,13 +24,15 @@ INSERT INTO main.fs_log(clock, what)
 SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER) * 65536, 0
 WHERE NOT EXISTS (SELECT 1 FROM main.fs_log);
 
--- Tracked tables. sql: the schema that the triggers were made for. state: tracked, untracked, missing.
+-- Tracked tables. sql: the schema that the triggers were made for. state: tracked, untracked, missing. rebuilt: a program made
+-- the table anew, without triggers for a while; what differs from the hub's rows is found when they all have come.
 CREATE TABLE IF NOT EXISTS main.fs_table(
     table_no INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE COLLATE NOCASE,
     state TEXT NOT NULL DEFAULT 'tracked',
     sql TEXT,
     options TEXT NOT NULL DEFAULT '{}',
+    rebuilt INTEGER NOT NULL DEFAULT 0,
     last_synced_version INTEGER NOT NULL DEFAULT 0,
     last_synced_at TEXT
 );

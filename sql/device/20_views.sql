@@ -59,6 +59,7 @@ BEGIN
   INSERT INTO fs_state(name, value) SELECT 'repull', 1
   WHERE ifnull(NEW.last_synced_version, 0) = 0
     AND NOT EXISTS (SELECT 1 FROM fs_state WHERE name = 'repull');
+  UPDATE fs_state SET value = 0 WHERE name = 'repull_sequence' AND ifnull(NEW.last_synced_version, 0) = 0;
   UPDATE fs_state SET value = 1 WHERE name = 'repull' AND ifnull(NEW.last_synced_version, 0) = 0;
   UPDATE fs_table SET last_synced_version = 0 WHERE name = OLD.table_name AND ifnull(NEW.last_synced_version, 0) = 0;
 END;

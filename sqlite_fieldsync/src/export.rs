@@ -265,6 +265,11 @@ impl Export<'_> {
             .prepare_cached("INSERT INTO main.fs_batch(sequence, batch, high, history) VALUES (?1, ?2, ?3, ?4)")?
             .execute((sequence, batch as i64, high.as_i64(), i64::from(self.standing.history)))?;
         self.db.execute("UPDATE main.fs_conflict SET told = -?1 WHERE told = 0 AND hub_id IS NOT NULL", [sequence])?;
+        if state::integer(self.db, "repull")? != 0 && state::integer(self.db, "repull_sequence")? == 0 {
+            // All rows come in answer to this export: from then on they are compared.
+            state::set_integer(self.db, "repull_sequence", sequence)?;
+            self.db.execute("UPDATE main.fs_table SET rebuilt = 2 WHERE rebuilt = 1", [])?;
+        }
         self.db.execute("UPDATE main.fs_want SET asked = ?1 WHERE asked IS NULL", [sequence])?;
         self.db
             .prepare_cached("DELETE FROM main.fs_batch WHERE sequence <= ?1 AND high <= ?2")?

@@ -148,6 +148,13 @@ pub fn is_code(error: &rusqlite::Error, code: i32) -> bool {
     error.sqlite_error().is_some_and(|error| error.extended_code & 0xff == code & 0xff)
 }
 
+/// The extended result code of the error just returned on this connection. Hosts rarely turn extended codes on, so that the
+/// error itself has only the primary one.
+pub fn extended_code(db: &Connection) -> i32 {
+    // SAFETY: the handle is open while `db` is borrowed, and the call only reads a number from it.
+    unsafe { ffi::sqlite3_extended_errcode(db.handle()) }
+}
+
 /// Whether a constraint stood in the way.
 pub fn is_constraint(error: &rusqlite::Error) -> bool {
     is_code(error, ffi::SQLITE_CONSTRAINT)

@@ -349,10 +349,13 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bo
         state::note(
             db,
             &format!(
-                "table '{}' was made anew by a program; changes made to it before this moment and after that could not be seen",
+                "table '{}' was made anew by a program; what was written to it meanwhile is found when the hub's rows have come",
                 table.name
             ),
         )?;
+        db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE table_no = ?1", [known.table_no])?;
+        state::set_integer(db, "repull", 1)?;
+        state::set_integer(db, "repull_sequence", 0)?;
     }
     apply::deliver_kept(db, &table.name)
 }

@@ -15,7 +15,7 @@ use fieldsync_core::coalesce::LoggedField;
 use fieldsync_core::reply::{Notice, Reply, RowChange, TableRows};
 use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The turning point in a reply, if it announces one.
 pub(super) fn notice(reply: &Reply) -> Option<&Notice> {
@@ -81,12 +81,24 @@ pub(super) fn arrived(db: &Connection, table: &TableRows, row: &RowChange, diffe
     Ok(())
 }
 
-/// When all of the new history has arrived: logs as recovered what this device still holds and the hub does not have.
-/// All of it gets one run of clocks, which the delta names, so that the hub can tell it from fresh changes.
-pub(super) fn offer_what_was_lost(
+/// Tables (lower case) whose rows are compared with the hub's as they come, not overwritten. None until a full pull has
+/// been asked for: only then all rows come.
+pub(super) fn reconciling(db: &Connection, repulled: bool) -> Result<HashSet<String>> {
+    let all = state::integer(db, "reconciling")? != 0;
+    let mut statement = db.prepare_cached(
+        "SELECT lower(name) FROM main.fs_table WHERE state = 'tracked' AND (?1 OR (?2 AND rebuilt = 2))",
+    )?;
+    let names = statement.query_map([all, repulled], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(names)
+}
+
+/// When all of the hub's rows have arrived: logs what this device holds and the hub does not have. After the hub lost
+/// history it gets one run of clocks, which the delta names, so that the hub can tell it from fresh changes.
+pub(super) fn offer_what_differs(
     db: &Connection,
     tables: &HashMap<i64, LogTable>,
     unanswered: &Unanswered,
+    reconciling: &HashSet<String>,
 ) -> Result<()> {
     let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     let mut clock: i64 =
@@ -95,6 +107,9 @@ pub(super) fn offer_what_was_lost(
     let mut numbers: Vec<&i64> = tables.keys().collect();
     numbers.sort_unstable();
     for table in numbers.into_iter().filter_map(|number| tables.get(number)).filter(|table| table.live) {
+        if !reconciling.contains(&table.name.to_lowercase()) {
+            continue;
+        }
         let mut statement =
             db.prepare("SELECT differing FROM main.fs_arrived WHERE table_name = ?1 AND differing IS NOT NULL")?;
         let differing: Vec<Vec<u8>> =
@@ -129,11 +144,12 @@ pub(super) fn offer_what_was_lost(
         }
     }
     let until: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
-    if until > after {
+    if until > after && state::integer(db, "reconciling")? != 0 {
         state::set_integer(db, "recovery_after", after)?;
         state::set_integer(db, "recovery_until", until)?;
     }
     db.execute("DELETE FROM main.fs_arrived", [])?;
+    db.execute("UPDATE main.fs_table SET rebuilt = 0 WHERE rebuilt = 2", [])?;
     state::set_integer(db, "reconciling", 0)
 }
 

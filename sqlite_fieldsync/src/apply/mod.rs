@@ -28,7 +28,7 @@ use fieldsync_core::{Hlc, Value};
 use rows::{Applied, Unanswered};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The latest clock that is taken over from a hub; the year 4199. A clock beyond would leave no room to count on.
 const CLOCK_MAX: u64 = 1 << 62;
@@ -150,13 +150,13 @@ impl<'a> Apply<'a> {
         let mut tables = kept::take_rows(self.db)?;
         tables.extend(body.tables);
         self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
-        let reconciling = state::integer(self.db, "reconciling")? != 0;
-        report.applied = rows::write(self.db, tables, &unanswered, &pinned, reconciling)?;
+        let reconciling = history::reconciling(self.db, self.answers_repull()?)?;
+        report.applied = rows::write(self.db, tables, &unanswered, &pinned, &reconciling)?;
         self.advance(&body.cursor, body.batch, watermark, body.clock)?;
         state::set_integer(self.db, "history", i64::from(reply.history))?;
         self.succeed(reply.hub_now_ms, body.cursor.xmax)?;
-        if reconciling && !body.more {
-            history::offer_what_was_lost(self.db, &self.tables, &unanswered)?;
+        if !reconciling.is_empty() && !body.more {
+            history::offer_what_differs(self.db, &self.tables, &unanswered, &reconciling)?;
         }
         Ok(report)
     }
@@ -201,6 +201,12 @@ impl<'a> Apply<'a> {
         Unanswered::new(entries, |table_no| table(table_no).map(|table| table.name.as_str()), column)
     }
 
+    /// Whether this answers an export that asked for everything.
+    fn answers_repull(&self) -> Result<bool> {
+        let asked = state::integer(self.db, "repull_sequence")?;
+        Ok(asked > 0 && self.sequence >= asked)
+    }
+
     /// Cursor, watermark, chain and clock after an answer.
     fn advance(&self, cursor: &fieldsync_core::Snapshot, batch: u64, watermark: Hlc, clock: Hlc) -> Result<()> {
         let db = self.db;
@@ -217,7 +223,10 @@ impl<'a> Apply<'a> {
         state::set_integer(db, "watermark", watermark.as_i64())?;
         state::set_integer(db, "parent", batch as i64)?;
         state::set_integer(db, "parent_sequence", self.sequence)?;
-        state::set_integer(db, "repull", 0)?;
+        if self.answers_repull()? {
+            state::set_integer(db, "repull", 0)?;
+            state::set_integer(db, "repull_sequence", 0)?;
+        }
         if clock.as_i64() > last && clock.0 <= CLOCK_MAX {
             db.prepare_cached("INSERT INTO main.fs_log(clock, what) VALUES (?1, 0)")?.execute([clock.as_i64()])?;
         }
@@ -258,6 +267,6 @@ pub fn deliver_kept(db: &Connection, table: &str) -> Result<()> {
     let pending = log::read(db, &apply.tables, apply.standing.watermark, Hlc::from_i64(i64::MAX))?.entries;
     let unanswered = apply.unanswered(&pending);
     let pinned = Pinned::load(db)?;
-    rows::write(db, tables, &unanswered, &pinned, false)?;
+    rows::write(db, tables, &unanswered, &pinned, &HashSet::new())?;
     Ok(())
 }

@@ -110,8 +110,9 @@ struct Pass<'a, 'p> {
     db: &'a Connection,
     unanswered: &'p Unanswered,
     pinned: &'p Pinned,
-    /// The hub has lost history: what this device holds is not overwritten but offered.
-    reconciling: bool,
+    /// Tables (lower case) in which what this device holds is not overwritten but offered: the hub has lost history, or a
+    /// program has rebuilt the table unseen.
+    reconciling: &'p HashSet<String>,
     writers: Vec<Option<Writer<'a>>>,
     /// From the arriving key's order to the device's, where they differ.
     key_orders: Vec<Option<Vec<usize>>>,
@@ -148,7 +149,7 @@ pub fn write(
     mut tables: Vec<TableRows>,
     unanswered: &Unanswered,
     pinned: &Pinned,
-    reconciling: bool,
+    reconciling: &HashSet<String>,
 ) -> Result<Applied> {
     let known = track::tracked(db)?;
     let tracked: HashSet<String> =
@@ -269,7 +270,7 @@ impl Pass<'_, '_> {
     }
 
     fn run(&mut self, tables: &[TableRows]) -> Result<()> {
-        let quiet = self.unanswered.rows.is_empty() && self.pinned.is_empty() && !self.reconciling;
+        let quiet = self.unanswered.rows.is_empty() && self.pinned.is_empty() && self.reconciling.is_empty();
         for (at, table) in tables.iter().enumerate() {
             let all_known = self.writers[at]
                 .as_ref()
@@ -283,7 +284,7 @@ impl Pass<'_, '_> {
                     self.write_fields((at, place), row, &row.fields, watched)?;
                     continue;
                 }
-                if self.reconciling && self.holds_another((at, place), row)? {
+                if self.reconciling.contains(&table.table.to_lowercase()) && self.holds_another((at, place), row)? {
                     continue;
                 }
                 match self.action(at, table, row) {

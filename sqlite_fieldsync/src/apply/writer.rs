@@ -181,7 +181,7 @@ impl<'a> Writer<'a> {
             }
         }
         match &mut self.last {
-            Some((_, statement)) => run(statement, key, fields),
+            Some((_, statement)) => run(self.db, statement, key, fields),
             None => Ok(Written::Missing),
         }
     }
@@ -215,7 +215,7 @@ impl<'a> Writer<'a> {
     pub fn insert(&mut self, key: &Key, fields: &[(u16, Value)]) -> Result<Written> {
         let columns: Vec<u16> = fields.iter().map(|(column, _)| *column).collect();
         let mut statement = self.db.prepare_cached(&self.insert_sql(&columns))?;
-        run(&mut statement, key, fields)
+        run(self.db, &mut statement, key, fields)
     }
 
     /// Sets fields of a row.
@@ -234,7 +234,7 @@ impl<'a> Writer<'a> {
             self.updates.insert(columns.clone(), self.db.prepare(&sql)?);
         }
         match self.updates.get_mut(&columns) {
-            Some(statement) => run(statement, key, fields),
+            Some(statement) => run(self.db, statement, key, fields),
             None => Ok(Written::Missing),
         }
     }
@@ -245,7 +245,7 @@ impl<'a> Writer<'a> {
             self.delete = Some(self.db.prepare(&format!("DELETE FROM {} WHERE {}", self.name, self.key_condition))?);
         }
         match &mut self.delete {
-            Some(statement) => run(statement, key, &[]),
+            Some(statement) => run(self.db, statement, key, &[]),
             None => Ok(Written::Missing),
         }
     }
@@ -343,21 +343,21 @@ impl<'a> Writer<'a> {
         let sql = format!("INSERT INTO {}({}) VALUES ({})", self.name, names.join(", "), values.join(", "));
         let mut statement = self.db.prepare_cached(&sql)?;
         bind(&mut statement, 1, row.iter().map(|(_, value)| value))?;
-        outcome(statement.raw_execute())
+        outcome(self.db, statement.raw_execute())
     }
 }
 
-fn run(statement: &mut Statement<'_>, key: &Key, fields: &[(u16, Value)]) -> Result<Written> {
+fn run(db: &Connection, statement: &mut Statement<'_>, key: &Key, fields: &[(u16, Value)]) -> Result<Written> {
     bind(statement, 1, key.0.iter().chain(fields.iter().map(|(_, value)| value)))?;
-    outcome(statement.raw_execute())
+    outcome(db, statement.raw_execute())
 }
 
-fn outcome(done: rusqlite::Result<usize>) -> Result<Written> {
+fn outcome(db: &Connection, done: rusqlite::Result<usize>) -> Result<Written> {
     match done {
         Ok(0) => Ok(Written::Missing),
         Ok(_) => Ok(Written::Yes),
         Err(error) if is_constraint(&error) => {
-            let code = error.sqlite_error().map_or(0, |error| error.extended_code);
+            let code = sql::extended_code(db);
             let in_the_way = matches!(
                 code,
                 rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE

@@ -4,7 +4,7 @@
 
 use crate::schema::{self, Row, RowName, Table, TABLES};
 use fieldsync_core::coalesce::{coalesce, Logged, LoggedField};
-use fieldsync_core::delta::{client_tag, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, TableChanges, Want};
+use fieldsync_core::delta::{client_tag, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, Recovery, TableChanges, Want};
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::limits::Limits;
 use fieldsync_core::overlay::{overlay, Action, Pending};
@@ -65,6 +65,12 @@ pub struct Device {
     pub doomed: BTreeSet<RowName>,
     /// Open rejections by the hub's number.
     pub rejections: BTreeMap<u64, RowName>,
+    /// The hub has lost history: what comes next is compared with what is here.
+    pub reconciling: bool,
+    /// What was found by comparing, while it is under way.
+    pub recovery: Option<Recovery>,
+    /// The hub's time of the last answer.
+    pub last_sync: Hlc,
 }
 
 /// Why a reply was not applied.
@@ -113,6 +119,9 @@ impl Device {
             wants: BTreeSet::new(),
             doomed: BTreeSet::new(),
             rejections: BTreeMap::new(),
+            reconciling: false,
+            recovery: None,
+            last_sync: Hlc::default(),
         }
     }
 
@@ -263,7 +272,7 @@ impl Device {
                 .map(|(table, key)| Want { table: TABLES[*table].name.to_owned(), key: key.clone() })
                 .collect(),
             settled: Vec::new(),
-            recovery: None,
+            recovery: self.recovery,
             tables,
         };
         let delta = Delta { client: self.tag(), history: self.history, device_now_ms: wall_ms, body };
@@ -327,11 +336,11 @@ impl Device {
             *self = next;
             return Ok(Report { rows: 0, more: true });
         }
-        if let Some(watermark) = reply.body.notices.iter().find_map(|notice| match notice {
-            Notice::NewHistory { watermark, .. } => Some(*watermark),
+        if let Some((watermark, last_batch)) = reply.body.notices.iter().find_map(|notice| match notice {
+            Notice::NewHistory { watermark, last_batch, .. } => Some((*watermark, *last_batch)),
             _ => None,
         }) {
-            next.begin_new_history(reply.history, watermark);
+            next.begin_new_history(reply.history, watermark, last_batch);
             *self = next;
             return Ok(Report { rows: 0, more: true });
         }
@@ -348,13 +357,58 @@ impl Device {
     }
 
     /// The hub forgot: everything above what it still knows is pending again, and nothing has been seen.
-    fn begin_new_history(&mut self, history: HistoryTag, watermark: Hlc) {
+    fn begin_new_history(&mut self, history: HistoryTag, watermark: Hlc, last_batch: BatchId) {
         self.history = history;
         self.watermark = watermark;
         self.cursor = None;
-        self.parent = 0;
+        self.parent = last_batch;
         self.unanswered.clear();
-        self.bases.clear();
+        self.bases.iter_mut().for_each(|base| base.snapshot = None);
+        let until = self.log.last().map_or(Hlc::default(), |entry| entry.logged.clock);
+        self.bases = vec![Base { until, snapshot: None }];
+        self.reconciling = true;
+        // The hub may have forgotten what it refused: it goes again.
+        self.rejections.clear();
+        for entry in self.log.iter_mut().filter(|entry| entry.parked) {
+            entry.parked = false;
+            entry.again = entry.logged.clock <= watermark;
+        }
+    }
+
+    /// What this device still has of a history that the hub lost: rows that differ go up as they are here, and rows that did
+    /// not come at all. Counters don't: the logs of those who counted are offered again.
+    fn reconcile(&mut self, tables: &[TableRows], hub_now_ms: u64) {
+        let after = self.clock;
+        let mut arrived: BTreeSet<RowName> = BTreeSet::new();
+        for table in tables {
+            let Some(number) = TABLES.iter().position(|shape| shape.name == table.table) else { continue };
+            for row in &table.rows {
+                let name: RowName = (number, row.key.clone());
+                arrived.insert(name.clone());
+                if row.op == Op::Delete || self.is_own(&name) {
+                    continue;
+                }
+                let Some(mine) = self.row(&name).cloned() else { continue };
+                let mut differing = Vec::new();
+                for (column, theirs) in row.fields.iter().filter(|(column, _)| *column <= self.width[number]) {
+                    let own = &mine[usize::from(*column)];
+                    if own != theirs && !table.sums.contains(column) {
+                        differing.push(LoggedField { column: *column, old: theirs.clone(), new: own.clone() });
+                    }
+                }
+                if !differing.is_empty() {
+                    self.log(hub_now_ms, &name, Op::Update, differing);
+                }
+            }
+        }
+        let kept: Vec<RowName> = self.visible().map(|(name, _)| name.clone()).collect();
+        for name in kept {
+            if !arrived.contains(&name) && !self.is_own(&name) {
+                self.log(hub_now_ms, &name, Op::Insert, Vec::new());
+            }
+        }
+        self.reconciling = false;
+        self.recovery = (self.clock > after).then_some(Recovery { after, until: self.clock, as_of: self.last_sync });
     }
 
     fn take(&mut self, reply: &Reply, place: usize) -> usize {
@@ -373,6 +427,13 @@ impl Device {
         self.ends.retain(|end| *end > self.watermark);
         self.log.iter_mut().filter(|entry| entry.logged.clock <= body.watermark).for_each(|entry| entry.again = false);
         self.hear(&body.notices);
+        if self.reconciling && body.cursor.xmax > 0 {
+            self.reconcile(&body.tables, reply.hub_now_ms);
+        }
+        self.recovery = self.recovery.filter(|recovery| recovery.until > self.watermark);
+        if !self.reconciling {
+            self.last_sync = Hlc::from_ms(reply.hub_now_ms);
+        }
         let mut rows = 0;
         let before_all = self.clone();
         for table in &body.tables {

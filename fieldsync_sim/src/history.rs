@@ -371,7 +371,8 @@ impl World {
             Ok(Err(reply)) => self.network.push(Letter::ToDevice { to: from, blob: reply }),
             Err(refusal) => {
                 self.trace(|| format!("hub refuses: {refusal:?}"));
-                if !matches!(refusal, hub::Refusal::Damaged) {
+                let forgotten = self.options.restored_hub && refusal == hub::Refusal::Unknown;
+                if !forgotten && refusal != hub::Refusal::Damaged {
                     return fail(format!("the hub refused phone {from}: {refusal:?}"));
                 }
             }
@@ -540,7 +541,7 @@ impl World {
     fn restore_hub(&mut self) {
         if let Some(backup) = self.hub_backup.take() {
             self.hub = Hub::restored_from(&backup);
-            self.stock_exact = false;
+            self.trace(|| "the hub is restored".to_owned());
             self.syncs_open.clear();
             self.writers_open.clear();
             for phone in &mut self.phones {
@@ -589,6 +590,12 @@ impl World {
                     self.hub.commit(xid)
                 }
                 Ok(Err(reply)) => reply,
+                // A restored hub has forgotten an identity that it gave since the backup: its operator registers it again.
+                Err(hub::Refusal::Unknown) if self.options.restored_hub => {
+                    let file = &self.phones[phone].file;
+                    self.hub.register(&file.client_id.clone(), file.key.clone());
+                    continue;
+                }
                 Err(refusal) => return fail(format!("at the end the hub refuses phone {phone}: {refusal:?}")),
             };
             self.figures.syncs += 1;

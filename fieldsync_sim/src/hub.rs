@@ -582,7 +582,8 @@ impl Hub {
             return;
         }
         let count = u64::from(change.count);
-        let base = work.delta.body.base_of(change.first_clock);
+        let recovered = work.delta.body.recovery.filter(|recovery| recovery.covers(change.clock));
+        let base = if recovered.is_some() { None } else { work.delta.body.base_of(change.first_clock) };
         // What depends on a record that was refused, or that was another one of the same key, goes where that went.
         let refused = self.records.values().chain(&merged.records).find(|record| {
             record.open
@@ -631,7 +632,10 @@ impl Hub {
         let incoming = Incoming {
             op: change.op,
             origin: work.client.number,
-            clock: work.clocks.get(&change.clock).copied().unwrap_or_default(),
+            clock: match recovered {
+                Some(recovery) => recovery.as_of.min(self.clock),
+                None => work.clocks.get(&change.clock).copied().unwrap_or_default(),
+            },
             base,
             fields: &fields,
             key_is_integer: name.1.is_integer(),
@@ -820,7 +824,7 @@ impl Hub {
                 Some(State::Gone(_, deletion)) => {
                     let echo = fresh.get(name).is_some_and(|sent| sent.deleted);
                     // A device that never was answered has nothing to delete. One that was may have got an earlier answer meanwhile.
-                    let never_answered = cursor.is_none() && client.batches.is_empty();
+                    let never_answered = cursor.is_none() && client.batches.is_empty() && delta.history == 0;
                     let travels = (!never_answered && unseen(deletion.version)) || (said_alive && !refused(name)) || all;
                     clock = if travels { clock.max(deletion.clock) } else { clock };
                     (travels && !echo).then_some((Op::Delete, Vec::new()))

@@ -36,7 +36,7 @@ fn arguments() -> Option<Arguments> {
 /// What a seed's history may contain, so that every kind of trouble also comes alone.
 fn options(seed: u64, arguments: &Arguments) -> Options {
     let steps = if arguments.steps > 0 { arguments.steps } else { 40 + (seed % 7) as usize * 40 };
-    Options { steps, copies: seed % 3 == 1, restored_hub: false, trace: arguments.trace }
+    Options { steps, copies: seed % 3 == 1, restored_hub: seed % 3 == 2, trace: arguments.trace }
 }
 
 fn outcome(seed: u64, options: Options) -> Result<Figures, Finding> {

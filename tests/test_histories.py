@@ -1,0 +1,38 @@
+"""Full histories: random devices, portals and networks with real SQLite and real Postgres, checked as the simulator is.
+
+Method: see histories/world.py. The simulator proves the rules; this proves that triggers, SQL, locks and constraints
+follow them. `FIELDSYNC_HISTORIES=from:count` runs others than the short form's; a failure names the seed that replays it.
+"""
+
+import os
+import shutil
+
+import pytest
+
+from histories.world import Finding, World
+from kit.device import Device
+
+FIRST, COUNT = (int(part) for part in os.environ.get("FIELDSYNC_HISTORIES", "0:20").split(":"))
+TRACE = os.environ.get("FIELDSYNC_TRACE") == "1"
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+def test_a_history(seed, make_hub, extension, tmp_path):
+    devices = []
+
+    def make_device(name):
+        devices.append(Device(tmp_path / f"{name}.db", extension))
+        return devices[-1]
+
+    world = World(seed, make_hub(), make_device, 30 + seed % 5 * 30, copies=seed % 3 == 1, trace=TRACE)
+    try:
+        world.run()
+    except Finding as finding:
+        pytest.fail(f"seed {seed}: {finding}\nagain: FIELDSYNC_HISTORIES={seed}:1 FIELDSYNC_TRACE=1 "
+                    "make test-e2e PYTEST_ARGS='-s tests/test_histories.py'", pytrace=False)
+    finally:
+        for writer in world.writers:
+            writer.close()
+        for device in devices:
+            device.close()
+        shutil.rmtree(tmp_path, ignore_errors=True)

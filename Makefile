@@ -129,6 +129,13 @@ test-e2e: build
 bench: build ## every figure, each against something measured in the same run (QUICK=1: in two minutes)
 	@QUICK=$(QUICK) $(PYTHON) tests/bench/run
 
+.PHONY: fuzz
+# FUZZ_EXECUTIONS=100000000 FUZZ_SEED=2 for longer; `cargo +nightly fuzz run open_blob` in fieldsync_core is guided by coverage.
+FUZZ_EXECUTIONS ?= 1000000
+FUZZ_SEED       ?= 1
+fuzz: ## hostile blobs with right checksums, against the decoder
+	$(CARGO) run --locked --release -p fieldsync_core --example hammer -- $(FUZZ_EXECUTIONS) $(FUZZ_SEED)
+
 .PHONY: lint lint-now
 lint: deps ## rustfmt, clippy and rustdoc, warnings as errors
 	@$(MAKE) --no-print-directory lint-now

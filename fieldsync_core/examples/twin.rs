@@ -29,8 +29,8 @@ fn reset_peak() -> f64 {
 }
 
 const WORDS: [&str; 16] = [
-    "north", "river", "school", "maize", "clinic", "upper", "market", "well", "stone", "green", "hill", "camp", "old", "new",
-    "east", "lake",
+    "north", "river", "school", "maize", "clinic", "upper", "market", "well", "stone", "green", "hill", "camp", "old",
+    "new", "east", "lake",
 ];
 
 fn random(state: &mut u64) -> u64 {
@@ -75,7 +75,8 @@ fn twin(rows: usize, op: Op) -> Delta {
                     random(state) % 60
                 )),
             ];
-            let fields = values.into_iter().enumerate().map(|(at, new)| FieldChange { column: at as u16 + 1, old: None, new });
+            let fields =
+                values.into_iter().enumerate().map(|(at, new)| FieldChange { column: at as u16 + 1, old: None, new });
             let mut change = Change {
                 op,
                 key: Key(vec![Value::Text(uuid(state))]),
@@ -94,12 +95,7 @@ fn twin(rows: usize, op: Op) -> Delta {
         })
         .collect();
     let columns = ["id", "name", "kind", "code", "notes", "age", "amount", "score", "seen_at"];
-    let table = TableChanges {
-        table: "twin".into(),
-        columns: columns.map(String::from).to_vec(),
-        key_len: 1,
-        changes,
-    };
+    let table = TableChanges { table: "twin".into(), columns: columns.map(String::from).to_vec(), key_len: 1, changes };
     let body = DeltaBody { tables: vec![table], ..DeltaBody::default() };
     Delta { client: 1, history: 1, device_now_ms: 1_767_225_700_000, body }
 }

@@ -36,7 +36,8 @@ static KEY: MacKey = MacKey([9; 32]);
 /// Opens a blob as both kinds, with the key if it was signed.
 fn is_refused(blob: &[u8], signed: bool) -> bool {
     let key = signed.then_some(&KEY);
-    wire::decode_delta(blob, key, &Limits::default()).is_err() && wire::decode_reply(blob, key, &Limits::default()).is_err()
+    wire::decode_delta(blob, key, &Limits::default()).is_err()
+        && wire::decode_reply(blob, key, &Limits::default()).is_err()
 }
 
 #[test]
@@ -145,7 +146,9 @@ fn the_most_regular_changeset_is_padded_and_comes_back() {
 
 #[test]
 fn other_regular_changesets_come_back_too() {
-    for (text, columns) in [("x".repeat(2000), 3), ("the same".into(), 200), ("2024-01-01".into(), 40), ("7".into(), 1900)] {
+    for (text, columns) in
+        [("x".repeat(2000), 3), ("the same".into(), 200), ("2024-01-01".into(), 40), ("7".into(), 1900)]
+    {
         let rows = 40_000_000 / (columns * (64 + text.len()));
         let mut delta = regular(rows as u64);
         for table in &mut delta.body.tables {

@@ -21,7 +21,7 @@ fn key() -> MacKey {
 }
 
 fn visit() -> TableChanges {
-    let clock = Hlc(NOW_MS - 1000 << 16);
+    let clock = Hlc((NOW_MS - 1000) << 16);
     let field = |column, old: Option<Value>, new: Value| FieldChange { column, old, new };
     let decimal = |text: &str| Value::Text(text.into());
     TableChanges {
@@ -65,7 +65,7 @@ fn delta() -> Delta {
         parent: 0x9e37_79b9,
         cursor: Some(Snapshot { xmin: 1000, xmax: 1005, xip: vec![1001, 1003] }),
         watermark: Hlc((NOW_MS - 86_400_000) << 16),
-        high: Hlc((NOW_MS - 1000 << 16) + 1),
+        high: Hlc(((NOW_MS - 1000) << 16) + 1),
         tables: vec![visit()],
         ..DeltaBody::default()
     };
@@ -96,7 +96,7 @@ fn reply() -> Reply {
     };
     let body = ReplyBody {
         batch: 0x0bad_cafe,
-        watermark: Hlc((NOW_MS - 1000 << 16) + 1),
+        watermark: Hlc(((NOW_MS - 1000) << 16) + 1),
         cursor: Snapshot { xmin: 1006, xmax: 1006, xip: Vec::new() },
         clock: Hlc(NOW_MS << 16),
         outcomes: Outcomes { applied: 2, merged: 1, ..Outcomes::default() },
@@ -146,7 +146,12 @@ fn the_vectors_of_the_page_hold() {
     let (text, section) = page.split_once(HEADING).unwrap();
     let mut expected = String::from("\nThe JSON is what `fs_inspect` shows, without the number of bytes.\n");
     for (title, blob) in vectors() {
-        expected += &format!("\n### {title}: {} bytes\n\n```\n{}\n```\n\n```json\n{}\n```\n", blob.len(), wrapped(&blob), shown(&blob));
+        expected += &format!(
+            "\n### {title}: {} bytes\n\n```\n{}\n```\n\n```json\n{}\n```\n",
+            blob.len(),
+            wrapped(&blob),
+            shown(&blob)
+        );
     }
     if std::env::var_os("REWRITE").is_some() {
         std::fs::write(PAGE, format!("{text}{HEADING}{expected}")).unwrap();
@@ -161,5 +166,5 @@ fn an_empty_sync_is_small_both_ways() {
     let body = ReplyBody { tables: Vec::new(), ..reply().body };
     let reply = wire::encode_reply(&Reply { body, ..reply() }, None);
     assert!(delta.len() <= 64 && reply.len() <= 64, "{} and {} bytes", delta.len(), reply.len());
-    assert!(wire::HEADER_BYTES <= 32);
+    const { assert!(wire::HEADER_BYTES <= 32) };
 }

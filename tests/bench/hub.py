@@ -98,13 +98,14 @@ def hot_share(context):
     hub.close()
 
 
-def delta_of(files, table, rows):
-    """A device's blob with this many new rows."""
+def delta_of(files, table, rows, hub, client):
+    """The blob of a device with this many new rows, which has synced before."""
     part = tables.Table(table.name, table.columns, table.key_len, table.rows[:rows], table.change)
     for name in ("few", "few-filled"):
         files.path(name).unlink(missing_ok=True)
-    path = files.template("few", part, client="writer")
+    path = files.template("few", part, client=client)
     db = files.open(path, extension=True)
+    device.one(db, "SELECT fs_apply_delta(?)", hub.sync(device.one(db, "SELECT fs_export_delta()")))
     files.fill(db, part)
     delta = device.one(db, "SELECT fs_export_delta()")
     db.close()
@@ -113,10 +114,9 @@ def delta_of(files, table, rows):
 
 def commits(context, files, table):
     """commit() of new rows against the upsert that people write by hand, and whether the cost per row stays the same."""
-    hub = context.database("hub_commit")
+    hub = context.database(f"hub_commit_{table.name}")
     hub.script(table.create("postgres"))
     hub.enable(table.name)
-    hub.sql("INSERT INTO sync_control.client_state (client_id, client_name) VALUES ('writer', 'writer')")
     hub.script(table.create("postgres", "opponent"))
     hub.script(table.create("postgres", "staged"))
     device.load(hub, table, "staged")
@@ -127,7 +127,10 @@ def commits(context, files, table):
     upsert = (f"INSERT INTO opponent SELECT u.* FROM arrays AS a, LATERAL unnest({arrays}) AS u ON CONFLICT (\"{table.names[0]}\") "
               f"DO UPDATE SET {', '.join(f'{name} = EXCLUDED.{name}' for name in table.names[1:])}")
     few = 1_000
-    deltas = {"many": delta_of(files, table, len(table.rows)), "few": delta_of(files, table, few)}
+    deltas, clients = {}, {"many": len(table.rows), "few": few}
+    for client, rows in clients.items():
+        hub.sql("INSERT INTO sync_control.client_state (client_id, client_name) VALUES (%s, %s)", client, client)
+        deltas[client] = delta_of(files, table, rows, hub, client)
 
     def undone(statement):
         def run(watch):
@@ -136,7 +139,6 @@ def commits(context, files, table):
                 hub.db.execute(statement)
             hub.db.execute("ROLLBACK")
             hub.db.execute("VACUUM opponent")
-            hub.db.execute(f'VACUUM "{table.name}"')
         return run
 
     def committing(size, times=1):
@@ -163,11 +165,11 @@ def commits(context, files, table):
     count = f"{len(table.rows):,}"
     found = alternate(2 if context.quick else 5, backend(hub), commit=committing("many"), upsert=undone(upsert),
                       sync=syncing)
-    yield context.row("hub", f"commit of {count} new rows / unnest upsert", found.ratio("commit", "upsert"), 2.0,
+    yield context.row("hub", f"{table.name}: commit of {count} new rows / unnest upsert", found.ratio("commit", "upsert"), 2.0,
                       **found.shown("commit", "upsert"), sync=round(found.ratio("sync", "upsert"), 2))
     found = alternate(2 if context.quick else 5, backend(hub), many=committing("many"), few=committing("few", 5))
     per_row = found.ratio("many", "few") * few / len(table.rows)
-    yield context.row("hub", f"commit, cost per row: {count} rows / 1,000", per_row, 1.1,
+    yield context.row("hub", f"{table.name}: commit, cost per row, {count} rows / 1,000", per_row, 1.1,
                       many=f"{found.median('many') / len(table.rows) * 1e6:.1f} µs", few=f"{found.median('few') / few * 1e6:.1f} µs")
     hub.close()
 
@@ -208,6 +210,9 @@ def run(context):
         yield from single_updates(context, table)
         yield from hot_share(context)
         yield from commits(context, files, table)
+        if not context.quick:
+            for name in ("surveys", "covid_testing"):
+                yield from commits(context, files, tables.published(name))
         yield from size_after_updates(context)
     finally:
         files.remove()

@@ -49,8 +49,7 @@ impl Corpus {
                 reply.body.notices.clear();
             }
             let known = if tried % 8 == 1 { Shapes::none() } else { shapes.clone() };
-            let made =
-                [wire::encode_delta_for(&delta, None, &known).0, wire::encode_reply_for(&reply, None, &known)];
+            let made = [wire::encode_delta_for(&delta, None, &known).0, wire::encode_reply_for(&reply, None, &known)];
             // Texts take most of the time, and are a small part of the code: one blob in twelve has some.
             blobs.extend(made.into_iter().filter(|blob| {
                 tried += 1;
@@ -67,7 +66,7 @@ pub fn forge(blob: &mut Vec<u8>) {
         blob.resize(HEADER_BYTES, 0);
     }
     blob[..3].copy_from_slice(b"FS\x01");
-    blob[FLAGS] = blob[FLAGS] & !(SIGNED | 0x1c);
+    blob[FLAGS] &= !(SIGNED | 0x1c);
     if !matches!(blob[FLAGS] & 3, 1 | 2) {
         blob[FLAGS] = blob[FLAGS] & !3 | 1;
     }

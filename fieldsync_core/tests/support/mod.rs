@@ -49,7 +49,8 @@ pub fn uuid(bytes: [u8; 16]) -> String {
 }
 
 fn clocks() -> impl Strategy<Value = Hlc> {
-    prop_oneof![any::<u64>(), (1_700_000_000_000u64..1_700_000_100_000, 0u64..4).prop_map(|(ms, n)| ms << 16 | n)].prop_map(Hlc)
+    prop_oneof![any::<u64>(), (1_700_000_000_000u64..1_700_000_100_000, 0u64..4).prop_map(|(ms, n)| ms << 16 | n)]
+        .prop_map(Hlc)
 }
 
 fn snapshots() -> impl Strategy<Value = Snapshot> {
@@ -82,7 +83,8 @@ fn shapes() -> impl Strategy<Value = (String, Vec<String>, u16)> {
 
 fn tables() -> impl Strategy<Value = TableChanges> {
     (shapes(), palette(), palette()).prop_flat_map(|((table, columns, key_len), some, others)| {
-        let fields = subsequence((key_len..columns.len() as u16).collect::<Vec<_>>(), 0..=columns.len() - key_len as usize);
+        let fields =
+            subsequence((key_len..columns.len() as u16).collect::<Vec<_>>(), 0..=columns.len() - key_len as usize);
         let old = prop_oneof![Just(0u8), Just(1), Just(2)];
         let field = (old, any::<Index>(), any::<Index>());
         let change = (
@@ -125,8 +127,8 @@ fn tables() -> impl Strategy<Value = TableChanges> {
 
 pub fn deltas() -> impl Strategy<Value = Delta> {
     let base = (clocks(), prop::option::of(snapshots())).prop_map(|(until, snapshot)| Base { until, snapshot });
-    let want = (any::<String>(), prop::collection::vec(values(), 0..3))
-        .prop_map(|(table, key)| Want { table, key: Key(key) });
+    let want =
+        (any::<String>(), prop::collection::vec(values(), 0..3)).prop_map(|(table, key)| Want { table, key: Key(key) });
     let settled = (any::<u64>(), any::<String>()).prop_map(|(conflict_id, choice)| Settled { conflict_id, choice });
     let batch = || prop_oneof![Just(0u64), any::<u32>().prop_map(u64::from), any::<u64>()];
     let front = (
@@ -138,7 +140,11 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
         clocks(),
         clocks(),
         any::<bool>(),
-        prop::option::of((clocks(), clocks(), clocks()).prop_map(|(after, until, as_of)| Recovery { after, until, as_of })),
+        prop::option::of((clocks(), clocks(), clocks()).prop_map(|(after, until, as_of)| Recovery {
+            after,
+            until,
+            as_of,
+        })),
     );
     (
         (0u64..1 << 40, any::<u32>(), 0u64..1 << 48),
@@ -149,7 +155,20 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
     )
         .prop_map(|((client, history, device_now_ms), front, wants, settled, tables)| {
             let (sequence, parent, unanswered, cursor, bases, watermark, high, more, recovery) = front;
-            let body = DeltaBody { sequence, parent, unanswered, cursor, bases, watermark, high, more, recovery, wants, settled, tables };
+            let body = DeltaBody {
+                sequence,
+                parent,
+                unanswered,
+                cursor,
+                bases,
+                watermark,
+                high,
+                more,
+                recovery,
+                wants,
+                settled,
+                tables,
+            };
             Delta { client, history, device_now_ms, body }
         })
 }
@@ -169,8 +188,8 @@ const KINDS: [Kind; 11] = [
 ];
 
 fn notices() -> impl Strategy<Value = Notice> {
-    let conflict = (any::<u64>(), any::<String>(), prop::collection::vec(values(), 0..3), any::<String>(), clocks()).prop_map(
-        |(conflict_id, table, key, mine, clock)| {
+    let conflict = (any::<u64>(), any::<String>(), prop::collection::vec(values(), 0..3), any::<String>(), clocks())
+        .prop_map(|(conflict_id, table, key, mine, clock)| {
             Notice::Conflict(Box::new(ConflictNotice {
                 conflict_id,
                 table,
@@ -179,8 +198,7 @@ fn notices() -> impl Strategy<Value = Notice> {
                 clock,
                 ..ConflictNotice::default()
             }))
-        },
-    );
+        });
     prop_oneof![
         conflict,
         (any::<String>(), any::<String>()).prop_map(|(client_id, reason)| Notice::NewIdentity { client_id, reason }),
@@ -220,12 +238,14 @@ pub fn replies() -> impl Strategy<Value = Reply> {
         prop::collection::vec(notices(), 0..4),
         prop::collection::vec(table, 0..4),
     )
-        .prop_map(|((client, history, hub_now_ms), (batch, watermark, cursor, clock, more), counts, notices, tables)| {
-            let [applied, merged, superseded, conflict, rejected] = counts;
-            let outcomes = Outcomes { applied, merged, superseded, conflict, rejected };
-            let body = ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables };
-            Reply { client, history, hub_now_ms, body }
-        })
+        .prop_map(
+            |((client, history, hub_now_ms), (batch, watermark, cursor, clock, more), counts, notices, tables)| {
+                let [applied, merged, superseded, conflict, rejected] = counts;
+                let outcomes = Outcomes { applied, merged, superseded, conflict, rejected };
+                let body = ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables };
+                Reply { client, history, hub_now_ms, body }
+            },
+        )
 }
 
 /// Bits of all floats, in order: `==` on values takes `-0.0` for `0.0`.
@@ -242,7 +262,9 @@ pub fn delta_bits(delta: &Delta) -> Vec<u64> {
 
 pub fn reply_bits(reply: &Reply) -> Vec<u64> {
     let rows = reply.body.tables.iter().flat_map(|table| &table.rows);
-    rows.flat_map(|row| row.key.0.iter().chain(row.fields.iter().map(|(_, value)| value))).filter_map(float_bits).collect()
+    rows.flat_map(|row| row.key.0.iter().chain(row.fields.iter().map(|(_, value)| value)))
+        .filter_map(float_bits)
+        .collect()
 }
 
 fn float_bits(value: &Value) -> Option<u64> {

@@ -66,12 +66,15 @@ pub fn now_ms(db: &Connection) -> Result<u64> {
     Ok(u64::try_from(now).unwrap_or(0))
 }
 
+/// A writing statement that hardly writes when it runs. Interrupted, it takes the whole transaction back.
+pub const TAKE_BACK: &str = "PRAGMA main.incremental_vacuum(1)";
+
 /// Runs a body as one transaction: all of it, or nothing. In a transaction of the host's it is a savepoint, and the host
 /// decides about the whole.
 pub fn atomically<T>(db: &Connection, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let own = db.is_autocommit();
     let _plain = PlainCounts::new(db)?;
-    let by_force = db.prepare("PRAGMA main.incremental_vacuum(1)")?;
+    let by_force = db.prepare(TAKE_BACK)?;
     // A savepoint cannot be opened while a writing statement runs (`INSERT INTO outbox SELECT fs_export_delta()`), and a
     // transaction opened there could not be committed. Outside a transaction that statement is itself the transaction.
     if let Err(error) = db.execute_batch("SAVEPOINT fs_call") {

@@ -10,9 +10,9 @@
 
 use crate::error::Result;
 use crate::schema::tokens;
-use crate::sql::quote;
+use crate::sql::{quote, TAKE_BACK};
 use rusqlite::config::DbConfig;
-use rusqlite::Connection;
+use rusqlite::{Connection, Statement};
 use std::collections::HashSet;
 
 /// Triggers and foreign key actions are as this call needs them until it is dropped.
@@ -22,6 +22,9 @@ pub struct Muted<'a> {
     keys_were_on: bool,
     /// Triggers taken away, to be made again in their order.
     taken: Vec<Trigger>,
+    /// Takes the transaction back where an interrupted connection runs no ROLLBACK; see [`crate::sql::atomically`], whose own
+    /// statement has expired with the settings that change here.
+    by_force: Option<Statement<'a>>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,11 +44,13 @@ impl<'a> Muted<'a> {
             triggers_were_on: on(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER)?,
             keys_were_on: on(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?,
             taken: Vec::new(),
+            by_force: None,
         };
         // Foreign keys are checked by ourselves when all rows are there (`references`): the rows come in the hub's order, and an
         // ON DELETE CASCADE here would take local edits along that nobody has logged.
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         let triggers = triggers(db, written, tracked)?;
+        muted.by_force = Some(db.prepare(TAKE_BACK)?);
         if triggers.iter().any(|trigger| trigger.fires) && muted.triggers_were_on {
             for trigger in triggers {
                 if !trigger.fires {
@@ -55,6 +60,7 @@ impl<'a> Muted<'a> {
             }
         } else {
             db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+            muted.by_force = Some(db.prepare(TAKE_BACK)?);
         }
         Ok(muted)
     }
@@ -73,12 +79,17 @@ impl<'a> Muted<'a> {
         for trigger in &taken {
             self.db.execute_batch(&trigger.sql)?;
         }
+        self.by_force = None;
         Ok(!taken.is_empty())
     }
 }
 
 impl Drop for Muted<'_> {
     fn drop(&mut self) {
+        if let Some(mut statement) = self.by_force.take() {
+            // Something failed, and the transaction will be undone anyway.
+            let _ = statement.raw_query().next();
+        }
         // Dropped triggers come back with the transaction that is rolled back when this is dropped without `restore`.
         let _ = self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, self.triggers_were_on);
         let _ = self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.keys_were_on);

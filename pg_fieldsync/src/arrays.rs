@@ -79,10 +79,7 @@ fn gather<'a, T>(
 
 /// `unnest` over parameters from `$first` on: SQL with the alias `u` and the column names given.
 pub fn unnest(types: &[&str], names: &[String], first: usize) -> String {
-    let arrays: Vec<String> = types
-        .iter()
-        .enumerate()
-        .map(|(at, name)| format!("pg_catalog.unnest(${}::{name}[])", first + at))
-        .collect();
+    let arrays: Vec<String> =
+        types.iter().enumerate().map(|(at, name)| format!("pg_catalog.unnest(${}::{name}[])", first + at)).collect();
     format!("ROWS FROM ({}) WITH ORDINALITY AS u({}, place)", arrays.join(", "), names.join(", "))
 }

@@ -29,8 +29,6 @@ pub struct Column {
     pub name: String,
     /// Its type.
     pub column_type: ColumnType,
-    /// NOT NULL without anything that fills it in.
-    pub required: bool,
     /// GENERATED ALWAYS AS (…) STORED: read by applications, never sent.
     pub generated: bool,
 }
@@ -38,18 +36,12 @@ pub struct Column {
 /// A foreign key between tracked tables.
 #[derive(Debug, Clone)]
 pub struct ForeignKey {
-    /// The constraint.
-    pub name: String,
-    /// The referencing table.
-    pub child: pg_sys::Oid,
     /// Its columns, by attribute number.
     pub child_columns: Vec<u16>,
     /// The referenced table.
     pub parent: pg_sys::Oid,
     /// Its columns, by attribute number.
     pub parent_columns: Vec<u16>,
-    /// Whether it can wait for the transaction's end.
-    pub deferrable: bool,
 }
 
 /// A tracked table.
@@ -111,9 +103,8 @@ impl Table {
         if stored.is_empty() {
             return Ok(RowClocks::new(self.baseline));
         }
-        RowClocks::from_bytes(stored).map_err(|_| {
-            SqlError::new("XX001", format!("the field clocks of a row of {} are damaged", self.qualified))
-        })
+        RowClocks::from_bytes(stored)
+            .map_err(|_| SqlError::new("XX001", format!("the field clocks of a row of {} are damaged", self.qualified)))
     }
 
     /// Columns whose values travel, key columns included.
@@ -242,7 +233,6 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
             number: attribute.int(0) as u16,
             name: column.to_owned(),
             column_type: column_type(oid(attribute.int(2)), attribute.int(3) as i32),
-            required: attribute.truth(4) && !attribute.truth(5) && !attribute.truth(7) && !generated,
             generated,
         });
     }
@@ -299,8 +289,7 @@ fn flag(relation: pg_sys::Oid, question: &str) -> Result<bool, SqlError> {
 
 fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {
     let rows = sql::run(
-        "SELECT conname::text, confrelid::bigint, condeferrable,
-                array_to_string(conkey, ','), array_to_string(confkey, ',')
+        "SELECT confrelid::bigint, array_to_string(conkey, ','), array_to_string(confkey, ',')
          FROM pg_catalog.pg_constraint WHERE conrelid = $1::oid AND contype = 'f' ORDER BY conname",
         &[oid_param(relation)],
     )?;
@@ -309,12 +298,9 @@ fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {
         .rows
         .iter()
         .map(|row| ForeignKey {
-            name: row.text(0).to_owned(),
-            child: relation,
-            child_columns: numbers(row.text(3)),
-            parent: oid(row.int(1)),
-            parent_columns: numbers(row.text(4)),
-            deferrable: row.truth(2),
+            child_columns: numbers(row.text(1)),
+            parent: oid(row.int(0)),
+            parent_columns: numbers(row.text(2)),
         })
         .collect())
 }

@@ -26,8 +26,6 @@ pub struct Client {
     pub watermark: Hlc,
     /// The last committed batch; 0: none.
     pub last_batch: BatchId,
-    /// The identity that this one was split off from.
-    pub copied_from: Option<Origin>,
 }
 
 /// The client of a tag, its row locked until the transaction ends: two deltas of one client never merge at once.
@@ -63,7 +61,6 @@ pub fn find(tag: ClientTag) -> Result<Client, HubError> {
         key,
         watermark: Hlc::from_i64(row.int(3)),
         last_batch: row.int(4) as u64,
-        copied_from: (!row.is_null(5)).then(|| row.int(5) as Origin),
     })
 }
 

@@ -35,9 +35,7 @@ pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMa
         // Its signature was checked when it arrived.
         let Ok(delta) = wire::decode_delta(row.bytes(0), None, limits) else { continue };
         for table in delta.body.tables {
-            made.extend(
-                table.changes.into_iter().map(|change| (table.table.clone(), change.key, change.clock)),
-            );
+            made.extend(table.changes.into_iter().map(|change| (table.table.clone(), change.key, change.clock)));
         }
     }
     Ok(made)

@@ -81,10 +81,9 @@ impl Priority {
         match work.priority_field.as_deref() {
             None => Priority::None,
             Some("sync_modified_at") => Priority::ModifiedAt(modified_at.clone()),
-            Some(name) => work
-                .table
-                .column(name)
-                .map_or(Priority::None, |at| Priority::Field(work.table.columns[at].number)),
+            Some(name) => {
+                work.table.column(name).map_or(Priority::None, |at| Priority::Field(work.table.columns[at].number))
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use crate::catalog::{self, oid_param, Table};
 use crate::catch::SqlError;
 use crate::error::HubError;
 use crate::feed;
-use crate::guards::AsOwner;
+use crate::guards::{subtransaction, AsOwner};
 use crate::sql::{self, ident, Cells, Param};
 use crate::trigger::now_ms;
 use fieldsync_core::Hlc;
@@ -77,6 +77,17 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
         sql::run(&format!("ALTER TABLE ONLY {qualified} DROP COLUMN fieldsync_clocks"), &[])?;
     }
     add_columns(&qualified, &added, !has_clocks || !continues, version)?;
+    let mut notes = Vec::new();
+    if !continues && !added.contains(&"sync_version") {
+        // Numbers of the site's own making would be taken for transaction ids. No trigger fires; indexes and data stay.
+        let renumber = format!(
+            "ALTER TABLE ONLY {qualified} ALTER COLUMN sync_version DROP DEFAULT, ALTER COLUMN sync_version TYPE bigint USING {version}"
+        );
+        if let Err(error) = subtransaction(|| sql::run(&renumber, &[])) {
+            notes
+                .push(format!("sync_version keeps its old numbers in rows that have not been written since ({error})"));
+        }
+    }
     let soft_delete = match (options.soft_delete, &known) {
         (Some(soft), _) => soft,
         (None, Some(known)) if known.enabled => known.soft_delete,
@@ -101,7 +112,7 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
         "delete": if soft_delete { "soft" } else { "hard" },
         "added_columns": added,
         "refreshed": continues,
-        "warnings": warnings(relation, &qualified)?,
+        "warnings": warnings(relation, &qualified)?.into_iter().chain(notes).collect::<Vec<_>>(),
     }))
 }
 
@@ -226,7 +237,9 @@ fn add_columns(qualified: &str, added: &[&str], with_clocks: bool, version: u64)
                 after.push("ALTER COLUMN sync_version DROP DEFAULT");
             }
             "sync_modified_at" => {
-                parts.push("ADD COLUMN sync_modified_at timestamptz DEFAULT pg_catalog.transaction_timestamp()".to_owned());
+                parts.push(
+                    "ADD COLUMN sync_modified_at timestamptz DEFAULT pg_catalog.transaction_timestamp()".to_owned(),
+                );
                 after.push("ALTER COLUMN sync_modified_at DROP DEFAULT");
             }
             "sync_deleted" => parts.push("ADD COLUMN sync_deleted boolean DEFAULT false".to_owned()),

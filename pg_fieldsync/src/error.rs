@@ -67,15 +67,6 @@ pub enum HubError {
     },
     /// An option that `enable` does not know.
     BadOption(String),
-    /// A conflict that does not exist or cannot be settled that way.
-    Conflict {
-        /// Its number.
-        conflict_id: i64,
-        /// What is the matter.
-        why: String,
-    },
-    /// The choice for a conflict is no choice.
-    BadChoice(String),
     /// A rule holds a word that nobody knows.
     BadRule(String),
     /// The server is a standby or the transaction read-only.
@@ -180,16 +171,6 @@ impl HubError {
                 "22023",
                 what.clone(),
                 "The option is {\"delete\": \"hard\"} or {\"delete\": \"soft\"}.",
-            ),
-            HubError::Conflict { conflict_id, why } => shown(
-                "55000",
-                format!("conflict {conflict_id} cannot be settled: {why}"),
-                "See sync_control.conflicts for what is open.",
-            ),
-            HubError::BadChoice(choice) => shown(
-                "22023",
-                format!("\"{choice}\" settles no conflict"),
-                "Choose 'server', 'client', or a JSON object of field values.",
             ),
             HubError::BadRule(what) => shown("22023", what.clone(), "Correct sync_control.conflict_rules or field_rules."),
             HubError::ReadOnly => shown(

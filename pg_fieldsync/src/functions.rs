@@ -1,7 +1,7 @@
 //! The SQL functions: each is one call into the engine. Their declarations are in `sql/hub/20_functions.sql`.
 
-use crate::{enable, sync};
 use crate::error::HubError;
+use crate::{enable, sync};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::JsonB;

@@ -7,9 +7,9 @@
 use crate::applying::Engine;
 use crate::catalog;
 use crate::catch::SqlError;
+use crate::feed;
 use crate::guards::{AsOwner, AsUser, Settings};
 use crate::sql::{self, ident, Cells, Param};
-use crate::feed;
 use fieldsync_core::clocks::{RowClocks, Stamp};
 
 /// What is stored and what holds now.
@@ -71,11 +71,7 @@ pub fn hub() -> Result<Hub, SqlError> {
             sql::run(
                 "INSERT INTO fieldsync.hub (hub_id, epoch, system_identifier, database_oid, timeline, highest_version)
                  VALUES (gen_random_uuid(), 1, $1, $2::oid, $3, 0) ON CONFLICT DO NOTHING",
-                &[
-                    Param::Int(here.system_identifier),
-                    Param::Int(here.database_oid),
-                    Param::Int(here.timeline),
-                ],
+                &[Param::Int(here.system_identifier), Param::Int(here.database_oid), Param::Int(here.timeline)],
             )?;
             continue;
         };
@@ -181,7 +177,11 @@ fn restamp(table: &catalog::Table, version: u64) -> Result<(), SqlError> {
     let _owner = AsUser::owner_of_oid(table.oid);
     let _engine = Engine::writes();
     let rows = sql::run(
-        &format!("SELECT ctid::text, fieldsync_clocks FROM ONLY {} WHERE sync_version > $1 ORDER BY {}", table.qualified, keys.join(", ")),
+        &format!(
+            "SELECT ctid::text, fieldsync_clocks FROM ONLY {} WHERE sync_version > $1 ORDER BY {}",
+            table.qualified,
+            keys.join(", ")
+        ),
         &[Param::Int(version as i64)],
     )?;
     for portion in rows.rows.chunks(5_000) {
@@ -206,11 +206,8 @@ fn restamp(table: &catalog::Table, version: u64) -> Result<(), SqlError> {
 }
 
 fn lowered(clocks: &RowClocks, version: u64) -> RowClocks {
-    let lower = |stamp: Stamp| Stamp {
-        version: stamp.version.min(version),
-        foreign: stamp.foreign.min(version),
-        ..stamp
-    };
+    let lower =
+        |stamp: Stamp| Stamp { version: stamp.version.min(version), foreign: stamp.foreign.min(version), ..stamp };
     let mut lowered = RowClocks::new(lower(clocks.insert));
     for (number, stamp) in clocks.stamped() {
         lowered.set(number, lower(stamp));

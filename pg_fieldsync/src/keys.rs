@@ -72,15 +72,14 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 
 /// The key as text: the part itself, or a JSON array of the parts. Uuids in their own text form.
 pub fn row_id(key: &Key, kinds: &[Kind]) -> String {
-    let shown = Key(
-        key.0
-            .iter()
-            .enumerate()
-            .map(|(at, part)| match (kinds.get(at), part) {
-                (Some(Kind::Uuid), Value::Blob(bytes)) => Value::Text(uuid_text(bytes)),
-                _ => part.clone(),
-            })
-            .collect(),
-    );
+    let shown = Key(key
+        .0
+        .iter()
+        .enumerate()
+        .map(|(at, part)| match (kinds.get(at), part) {
+            (Some(Kind::Uuid), Value::Blob(bytes)) => Value::Text(uuid_text(bytes)),
+            _ => part.clone(),
+        })
+        .collect());
     shown.row_id()
 }

@@ -49,9 +49,6 @@ pub extern "C-unwind" fn _PG_init() {
     // SAFETY: both callbacks live as long as the library, which Postgres never unloads.
     unsafe {
         pgrx::pg_sys::RegisterXactCallback(Some(feed::at_transaction_end), std::ptr::null_mut());
-        pgrx::pg_sys::CacheRegisterRelcacheCallback(
-            Some(catalog::relation_changed),
-            pgrx::pg_sys::Datum::null(),
-        );
+        pgrx::pg_sys::CacheRegisterRelcacheCallback(Some(catalog::relation_changed), pgrx::pg_sys::Datum::null());
     }
 }

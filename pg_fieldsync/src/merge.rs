@@ -6,6 +6,7 @@
 //!   and together with the other rows that wait.
 //! * What lies in the moment (deadlocks, locks, resources) is retried or raised, and never becomes a verdict.
 
+use crate::arrays::Array;
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::decide::{self, Deciding};
@@ -14,11 +15,11 @@ use crate::parents;
 use crate::shuffle;
 use crate::sql::{self, Cells, Param};
 use crate::state::key_join;
-use crate::arrays::Array;
 use crate::work::Work;
 use crate::write::{self, Action, Group};
 use fieldsync_core::rules::OnReject;
 use fieldsync_core::Key;
+use std::collections::hash_map::Entry;
 use std::collections::HashSet;
 
 /// Attempts before a transient error is given to the caller.
@@ -122,7 +123,10 @@ pub fn parked_by_strict(table: &Table) -> SqlError {
         table: Some(table.name.clone()),
         ..SqlError::new(
             "23000",
-            format!("parked with the other changes of table \"{}\", one of which was rejected: its rule is strict", table.name),
+            format!(
+                "parked with the other changes of table \"{}\", one of which was rejected: its rule is strict",
+                table.name
+            ),
         )
     }
 }
@@ -328,7 +332,10 @@ fn together(
             continue;
         }
         let outcome = subtransaction(|| {
-            shuffle::clear_the_way(work, &circle.iter().map(|row| (row.table, row.item, &row.error)).collect::<Vec<_>>())?;
+            shuffle::clear_the_way(
+                work,
+                &circle.iter().map(|row| (row.table, row.item, &row.error)).collect::<Vec<_>>(),
+            )?;
             for row in &circle {
                 let group = Group { table: row.table, action: row.action.clone(), items: vec![row.item] };
                 write_group(work, &group, deciding)?;
@@ -356,9 +363,8 @@ fn circles(work: &Work, failed: Vec<Failure>) -> Result<Vec<Vec<Failure>>, SqlEr
     for failure in &failed {
         if let ("23505", Some(constraint)) = (failure.error.sqlstate.as_str(), &failure.error.constraint) {
             let name = (failure.table, constraint.clone());
-            if !uniques.contains_key(&name) {
-                let columns = shuffle::columns(work, failure.table, constraint)?;
-                uniques.insert(name, columns);
+            if let Entry::Vacant(place) = uniques.entry(name) {
+                place.insert(shuffle::columns(work, failure.table, constraint)?);
             }
         }
     }

@@ -21,12 +21,7 @@ pub struct News {
 
 /// Conflicts of this client whose latest state its cursor has not seen. A device without a cursor hears of what is open,
 /// and of what this transaction settled.
-pub fn conflicts(
-    client: &Client,
-    tables: &[Rc<Table>],
-    cursor: Option<&Snapshot>,
-    own: u64,
-) -> Result<News, SqlError> {
+pub fn conflicts(client: &Client, tables: &[Rc<Table>], cursor: Option<&Snapshot>, own: u64) -> Result<News, SqlError> {
     let rows = {
         let _owner = AsOwner::new();
         sql::read_set(

@@ -26,8 +26,7 @@ fn fieldsync_feed_row_ids(table_id: i32, packed: &[u8]) -> Result<SetOfIterator<
 /// `fieldsync.enrolment_text(bytea)`
 #[pg_extern(sql = false)]
 fn fieldsync_enrolment_text(key: &[u8]) -> Result<String, ErrorReport> {
-    let key: [u8; 32] = key
-        .try_into()
-        .map_err(|_| HubError::Sql(SqlError::new("22023", "a client's key has 32 bytes")).report())?;
+    let key: [u8; 32] =
+        key.try_into().map_err(|_| HubError::Sql(SqlError::new("22023", "a client's key has 32 bytes")).report())?;
     Ok(MacKey(key).to_enrolment())
 }

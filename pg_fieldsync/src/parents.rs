@@ -230,7 +230,7 @@ fn revive(
         .key
         .iter()
         .enumerate()
-        .map(|(place, at)| parent.columns[*at].column_type.from_param(&format!("u.k{place}")))
+        .map(|(place, at)| parent.columns[*at].column_type.param_to_sql(&format!("u.k{place}")))
         .collect();
     for (at, column) in parent.travelling() {
         if parent.key.contains(&at) {
@@ -241,7 +241,7 @@ fn revive(
         types.push(column.column_type.param_type());
         names.push(format!("c{}", column.number));
         targets.push(ident(&column.name));
-        sources.push(column.column_type.from_param(&format!("u.c{}", column.number)));
+        sources.push(column.column_type.param_to_sql(&format!("u.c{}", column.number)));
     }
     types.push("pg_catalog.bytea");
     names.push("clocks".to_owned());

@@ -45,8 +45,9 @@ impl Reading {
     pub fn cursor(&self, own: u64) -> Result<Snapshot, SqlError> {
         let rows = sql::read_set("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[])?;
         let text = rows.rows.first().map(|row| row.text(0).to_owned()).unwrap_or_default();
-        let snapshot: Snapshot =
-            text.parse().map_err(|error: fieldsync_core::snapshot::NotASnapshot| SqlError::new("XX000", error.to_string()))?;
+        let snapshot: Snapshot = text
+            .parse()
+            .map_err(|error: fieldsync_core::snapshot::NotASnapshot| SqlError::new("XX000", error.to_string()))?;
         Ok(snapshot.with_own(own))
     }
 }
@@ -99,11 +100,7 @@ enum Scope {
 }
 
 /// Gathers everything that the device has not seen. `tables` in the order parents first.
-pub fn pull(
-    tables: &[(Rc<Table>, Rc<TableRules>)],
-    hub: &Hub,
-    asked: &Asked<'_>,
-) -> Result<Pulled, SqlError> {
+pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>) -> Result<Pulled, SqlError> {
     let mut scopes = scopes(tables, hub, asked)?;
     let mut pulled = Pulled { tables: Vec::new(), clock: Hlc::default(), rows: 0, per_table: Vec::new() };
     for (table, rules) in tables {
@@ -289,8 +286,7 @@ fn whole(table: &Table, asked: &Asked<'_>, sent: &Sent<'_>, clock: &mut Hlc) -> 
     }
     drop_missing(table, asked, sent, &seen, clock, &mut rows)?;
     // Also what was sent and is not among the rows read (unchanged since the cursor, or gone).
-    let rest: BTreeSet<Key> =
-        sent.to_compare().filter(|key| !seen.contains(key)).collect();
+    let rest: BTreeSet<Key> = sent.to_compare().filter(|key| !seen.contains(key)).collect();
     if !rest.is_empty() {
         let known: HashSet<Key> = rows.iter().map(|row: &RowChange| row.key.clone()).collect();
         let rest: BTreeSet<Key> = rest.into_iter().filter(|key| !known.contains(key)).collect();
@@ -465,7 +461,12 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
         let knows = accepted.is_some_and(|item| item.last_op == Op::Delete);
         let tells = asked.cursor.is_some() || asked.deletions_too;
         let returns = accepted.is_some_and(|item| !item.changes.is_empty());
-        if knows || !((tells && unseen(deletion.version)) || returns || sent.wanted.contains(&row.key) || sent.settled.contains(&row.key)) {
+        if knows
+            || !((tells && unseen(deletion.version))
+                || returns
+                || sent.wanted.contains(&row.key)
+                || sent.settled.contains(&row.key))
+        {
             return None;
         }
         *clock = (*clock).max(deletion.clock);

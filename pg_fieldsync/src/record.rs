@@ -262,9 +262,7 @@ fn lost_entry(table: &TableWork, item: &Item, row_id: String) -> Option<Entry> {
 }
 
 fn lost_json(item: &Item, value: impl Fn(&crate::work::Lost) -> Option<&Value>) -> Json {
-    Json::Object(
-        item.lost.iter().filter_map(|lost| Some((lost.column.clone(), value(lost)?.to_json()))).collect(),
-    )
+    Json::Object(item.lost.iter().filter_map(|lost| Some((lost.column.clone(), value(lost)?.to_json()))).collect())
 }
 
 fn add_fields(to: &mut Json, from: Json) {
@@ -318,11 +316,7 @@ fn open_entries(client: &Client) -> Result<HashMap<(i32, String, Waiting), Open>
 }
 
 /// Closes entries that a person has settled on the device. What that changes in a row travels as a change of its own.
-pub fn settle(
-    client: &Client,
-    settled: &[fieldsync_core::delta::Settled],
-    version: u64,
-) -> Result<(), SqlError> {
+pub fn settle(client: &Client, settled: &[fieldsync_core::delta::Settled], version: u64) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
     for one in settled {
         let outcome = match one.choice.as_str() {
@@ -458,7 +452,7 @@ fn operation(op: Op) -> &'static str {
 /// What all changes of a row do together.
 fn operation_of(item: &Item) -> &'static str {
     let ops = || item.changes.iter().map(|change| change.op).filter(|op| *op != Op::Cancelled);
-    match ops().last() {
+    match ops().next_back() {
         Some(Op::Delete) => "delete",
         _ if ops().any(|op| op == Op::Insert) => "insert",
         _ => "update",
@@ -568,9 +562,8 @@ fn collisions(table: &TableWork, item: &Item, row_id: &str, entries: &mut Vec<En
             }
             if !details.is_empty() && operation_of(item) != "delete" {
                 // The whole row is what collided: all that the device wrote into it is on record.
-                let listed = |number: u16| {
-                    item.merged.collisions.iter().any(|(_, collision)| collision.number == Some(number))
-                };
+                let listed =
+                    |number: u16| item.merged.collisions.iter().any(|(_, collision)| collision.number == Some(number));
                 for field in item.changes.iter().flat_map(|change| &change.fields) {
                     if listed(field.number) {
                         continue;
@@ -621,11 +614,8 @@ fn collisions(table: &TableWork, item: &Item, row_id: &str, entries: &mut Vec<En
 
 /// A change that only a device still held is listed, whatever became of it.
 fn recovered(table: &TableWork, item: &Item, row_id: &str, entries: &mut Vec<Entry>) {
-    let listed = item
-        .merged
-        .collisions
-        .iter()
-        .any(|(place, _)| item.changes.get(*place).is_some_and(|change| change.recovered));
+    let listed =
+        item.merged.collisions.iter().any(|(place, _)| item.changes.get(*place).is_some_and(|change| change.recovered));
     if listed || !item.changes.iter().any(|change| change.recovered) {
         return;
     }

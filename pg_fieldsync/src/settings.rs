@@ -19,7 +19,11 @@ pub fn define() {
     );
     let limits = [
         (c"fieldsync.max_delta_bytes", c"Largest delta that is accepted, in bytes as it travels.", &MAX_DELTA_BYTES),
-        (c"fieldsync.max_expanded_bytes", c"Largest delta that is accepted, in bytes once expanded.", &MAX_EXPANDED_BYTES),
+        (
+            c"fieldsync.max_expanded_bytes",
+            c"Largest delta that is accepted, in bytes once expanded.",
+            &MAX_EXPANDED_BYTES,
+        ),
         (c"fieldsync.max_rows", c"Most changes that one delta may hold.", &MAX_ROWS),
     ];
     for (name, description, setting) in limits {

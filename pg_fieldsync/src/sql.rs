@@ -41,8 +41,6 @@ pub enum Param<'a> {
     Bool(bool),
     /// bigint
     Int(i64),
-    /// double precision
-    Real(f64),
     /// text
     Text(&'a str),
     /// text, or NULL
@@ -72,7 +70,6 @@ impl Param<'_> {
         match self {
             Param::Bool(_) => pg_sys::BOOLOID,
             Param::Int(_) => pg_sys::INT8OID,
-            Param::Real(_) => pg_sys::FLOAT8OID,
             Param::Text(_) | Param::MaybeText(_) => pg_sys::TEXTOID,
             Param::Bytes(_) | Param::MaybeBytes(_) => pg_sys::BYTEAOID,
             Param::Ints(_) => pg_sys::INT8ARRAYOID,
@@ -90,7 +87,6 @@ impl Param<'_> {
         Ok(match self {
             Param::Bool(truth) => Some(pg_sys::Datum::from(*truth)),
             Param::Int(number) => Some(pg_sys::Datum::from(*number)),
-            Param::Real(number) => Some(pg_sys::Datum::from(number.to_bits())),
             Param::Text(text) | Param::MaybeText(Some(text)) => Some(varlena(text.as_bytes())?),
             Param::Bytes(bytes) | Param::MaybeBytes(Some(bytes)) => Some(varlena(bytes)?),
             Param::MaybeText(None) | Param::MaybeBytes(None) => None,

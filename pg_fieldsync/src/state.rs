@@ -65,7 +65,7 @@ pub fn key_condition(table: &Table) -> String {
 /// A key part in the column's own type, so that the primary key's index serves the comparison.
 fn key_value(table: &Table, at: usize, element: &str) -> String {
     let column_type = &table.columns[at].column_type;
-    format!("({})::{}", column_type.from_param(element), column_type.sql)
+    format!("({})::{}", column_type.param_to_sql(element), column_type.sql)
 }
 
 /// The key columns of some keys as parameters.
@@ -75,10 +75,7 @@ pub fn key_arrays<'a>(table: &Table, keys: &[&'a Key]) -> Result<Vec<Array<'a>>,
         .iter()
         .enumerate()
         .map(|(place, at)| {
-            Array::of(
-                &table.columns[*at].column_type,
-                keys.iter().map(|key| key.0.get(place).unwrap_or(&Value::Null)),
-            )
+            Array::of(&table.columns[*at].column_type, keys.iter().map(|key| key.0.get(place).unwrap_or(&Value::Null)))
         })
         .collect()
 }
@@ -103,11 +100,8 @@ pub fn read(work: &TableWork, wanted: &[usize]) -> Result<Vec<Found>, SqlError> 
         let clocks = table.clocks(row.bytes(1))?;
         let deleted = row.truth(2);
         let modified_at = row[3].clone();
-        let values = columns
-            .iter()
-            .zip(row.into_iter().skip(4))
-            .map(|(at, value)| (table.columns[*at].number, value))
-            .collect();
+        let values =
+            columns.iter().zip(row.into_iter().skip(4)).map(|(at, value)| (table.columns[*at].number, value)).collect();
         let deletion = clocks.field(table.deleted_number);
         let row = HubRow { values, clocks };
         *slot = Some(Found {
@@ -156,10 +150,7 @@ fn lock(table: &Table, keys: &[&Key], columns: &[usize]) -> Result<Rows, SqlErro
 }
 
 /// Deleted rows among these keys, as they last were.
-pub fn tombstones<'a>(
-    table: &Table,
-    keys: impl Iterator<Item = &'a Key>,
-) -> Result<HashMap<Key, HubState>, SqlError> {
+pub fn tombstones<'a>(table: &Table, keys: impl Iterator<Item = &'a Key>) -> Result<HashMap<Key, HubState>, SqlError> {
     let by_row_id: HashMap<String, &Key> = keys.map(|key| (table.row_id(key), key)).collect();
     if by_row_id.is_empty() {
         return Ok(HashMap::new());
@@ -202,8 +193,7 @@ pub fn from_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<HashMap<u16
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let columns: Vec<usize> =
-        table.travelling().filter(|(at, _)| !table.key.contains(at)).map(|(at, _)| at).collect();
+    let columns: Vec<usize> = table.travelling().filter(|(at, _)| !table.key.contains(at)).map(|(at, _)| at).collect();
     let definitions: Vec<String> = table
         .travelling()
         .map(|(_, column)| format!("{} {}", ident(&column.name), column.column_type.sql_with_modifier))
@@ -228,11 +218,7 @@ pub fn from_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<HashMap<u16
         .rows
         .into_iter()
         .map(|row| {
-            columns
-                .iter()
-                .zip(row.into_iter().skip(1))
-                .map(|(at, value)| (table.columns[*at].number, value))
-                .collect()
+            columns.iter().zip(row.into_iter().skip(1)).map(|(at, value)| (table.columns[*at].number, value)).collect()
         })
         .collect())
 }

@@ -60,7 +60,11 @@ struct Received {
 fn receive(blob: &[u8]) -> Result<Received, HubError> {
     let limits = limits();
     if blob.len() > limits.blob_bytes_max {
-        return Err(HubError::Limit(format!("{} bytes, and at most {} are accepted", blob.len(), limits.blob_bytes_max)));
+        return Err(HubError::Limit(format!(
+            "{} bytes, and at most {} are accepted",
+            blob.len(),
+            limits.blob_bytes_max
+        )));
     }
     let header = wire::peek(blob)?;
     if header.kind != BlobKind::Delta {
@@ -155,7 +159,7 @@ fn course(received: &Received, hub: &mut Hub) -> Result<Course, HubError> {
 /// Everything about tables that one sync needs.
 struct Schema {
     /// Tables with their rules and `priority_field`, parents first.
-    tables: Vec<(Rc<Table>, Rc<TableRules>, Option<String>)>,
+    tables: Vec<work::Ruled>,
     /// Direction by table, where one is set for this client.
     directions: HashMap<String, String>,
 }
@@ -190,10 +194,7 @@ impl Schema {
         let mut directions = HashMap::new();
         for row in &rows.rows {
             if row.truth(2) {
-                return Err(HubError::FilterSet {
-                    client_id: client.client_id.clone(),
-                    table: row.text(0).to_owned(),
-                });
+                return Err(HubError::FilterSet { client_id: client.client_id.clone(), table: row.text(0).to_owned() });
             }
             if row.text(1) != "bidirectional" {
                 directions.insert(row.text(0).to_owned(), row.text(1).to_owned());
@@ -210,7 +211,7 @@ impl Schema {
         self.directions.get(table).or_else(qualified).map_or("bidirectional", String::as_str)
     }
 
-    fn find(&self, name: &str) -> Option<(Rc<Table>, Rc<TableRules>, Option<String>)> {
+    fn find(&self, name: &str) -> Option<work::Ruled> {
         self.tables
             .iter()
             .find(|(table, _, _)| table.name == name)
@@ -303,7 +304,8 @@ pub fn prepare(blob: &[u8]) -> Result<([u8; 16], i64, i64, i64, Json), HubError>
         return Ok((received.batch, accepted, count("conflict"), count("rejected"), known.report));
     }
     let mut hub = history::hub()?;
-    let mut report = json!({ "client": received.client.client_id, "outcomes": outcomes_json(&Outcomes::default()), "changes": [] });
+    let mut report =
+        json!({ "client": received.client.client_id, "outcomes": outcomes_json(&Outcomes::default()), "changes": [] });
     let mut outcomes = Outcomes::default();
     match course(&received, &mut hub)? {
         Course::Merge => {
@@ -355,8 +357,7 @@ fn outcomes_json(outcomes: &Outcomes) -> Json {
 
 fn stage(received: &Received, blob: &[u8], report: &Json) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
-    let unanswered: Vec<Option<i64>> =
-        received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
+    let unanswered: Vec<Option<i64>> = received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
     sql::run(
         "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered)
          VALUES ($1::text::uuid, $2, $3, 'staged', $4, $5::text::jsonb, $6) ON CONFLICT (batch) DO NOTHING",
@@ -438,8 +439,7 @@ fn merged(received: &mut Received, hub: &Hub, blob: &[u8], started: u64) -> Resu
 
 /// Verdicts of this batch and of those whose answers were lost on the way: the device has not heard of either.
 fn with_unanswered(received: &Received, mut outcomes: Outcomes) -> Result<Outcomes, SqlError> {
-    let unanswered: Vec<Option<i64>> =
-        received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
+    let unanswered: Vec<Option<i64>> = received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
     if unanswered.is_empty() {
         return Ok(outcomes);
     }
@@ -515,8 +515,7 @@ fn correct_cursor(received: &mut Received) -> Result<(), SqlError> {
         return Ok(());
     }
     let _owner = AsOwner::new();
-    let rows =
-        sql::run("SELECT DISTINCT version, batch_id FROM fieldsync.late_write WHERE client_no = $1", &[client])?;
+    let rows = sql::run("SELECT DISTINCT version, batch_id FROM fieldsync.late_write WHERE client_no = $1", &[client])?;
     for row in &rows.rows {
         let (version, batch) = (row.int(0) as u64, row.int(1) as u64);
         if !body.cursor.as_ref().is_some_and(|cursor| cursor.visible(version)) {
@@ -574,9 +573,11 @@ fn answer(
     drop(reading);
     feed::answered(received.client.number, received.batch_id);
     let unknown: HashSet<&str> = work.homeless.iter().map(|homeless| homeless.table.as_str()).collect();
-    notices.extend(unknown.into_iter().map(|table| {
-        Notice::Warning(format!("changes of table \"{table}\" were parked: the hub cannot take them"))
-    }));
+    notices.extend(
+        unknown.into_iter().map(|table| {
+            Notice::Warning(format!("changes of table \"{table}\" were parked: the hub cannot take them"))
+        }),
+    );
     let reply = Reply {
         client: received.client.tag,
         history: hub.tag(),
@@ -627,8 +628,7 @@ fn close(
          WHERE batch = $1::text::uuid",
         &[Param::Text(&batch), Param::Bytes(reply), Param::Text(&clean(&report))],
     )?;
-    let held: Vec<Option<i64>> =
-        received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
+    let held: Vec<Option<i64>> = received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
     sql::run(
         "UPDATE fieldsync.batch SET status = 'superseded'
          WHERE client_no = $1 AND status = 'staged' AND batch_id = ANY ($2)",

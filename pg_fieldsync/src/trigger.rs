@@ -77,9 +77,9 @@ fn tracked(relation: pg_sys::Relation) -> Option<Rc<Tracked>> {
     // SAFETY: an open relation has a descriptor with natts attributes.
     let attributes = unsafe { (*(*relation).rd_att).attrs.as_slice((*(*relation).rd_att).natts as usize) };
     let place = |name: &str| {
-        attributes.iter().position(|attribute| {
-            !attribute.attisdropped && pgrx::name_data_to_str(&attribute.attname) == name
-        })
+        attributes
+            .iter()
+            .position(|attribute| !attribute.attisdropped && pgrx::name_data_to_str(&attribute.attname) == name)
     };
     let Some((version, modified_at, deleted, origin, clocks)) = (|| {
         Some((
@@ -96,7 +96,6 @@ fn tracked(relation: pg_sys::Relation) -> Option<Rc<Tracked>> {
             format!("a sync_* column of {} is missing", table.qualified),
             format!("run sync_control.enable({}) again", sql::literal(&table.qualified))
         );
-        return None;
     };
     let fields = table
         .columns
@@ -166,8 +165,7 @@ impl Row {
     unsafe fn form(&mut self, relation: pg_sys::Relation, like: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
         // SAFETY: as promised; identity is copied as heap_modify_tuple does.
         unsafe {
-            let tuple =
-                pg_sys::heap_form_tuple((*relation).rd_att, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+            let tuple = pg_sys::heap_form_tuple((*relation).rd_att, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
             (*(*tuple).t_data).t_ctid = (*(*like).t_data).t_ctid;
             (*tuple).t_self = (*like).t_self;
             (*tuple).t_tableOid = (*like).t_tableOid;
@@ -219,9 +217,7 @@ impl Tracked {
         // SAFETY: fieldsync_clocks is a bytea.
         let stored = unsafe { row.bytes(self.clocks) };
         // Bytes that cannot be read are an application's doing; the row then counts as new.
-        stored
-            .and_then(|bytes| RowClocks::from_bytes(&bytes).ok())
-            .unwrap_or_else(|| RowClocks::new(self.baseline))
+        stored.and_then(|bytes| RowClocks::from_bytes(&bytes).ok()).unwrap_or_else(|| RowClocks::new(self.baseline))
     }
 
     fn key_changed(&self, old: &Row, new: &Row) -> bool {
@@ -262,8 +258,8 @@ fn differs(field: Field, old: &Row, new: &Row) -> bool {
             return false;
         }
         let (plain_one, plain_other) = (pg_sys::pg_detoast_datum_packed(one), pg_sys::pg_detoast_datum_packed(other));
-        let differ = pgrx::varlena::varlena_to_byte_slice(plain_one)
-            != pgrx::varlena::varlena_to_byte_slice(plain_other);
+        let differ =
+            pgrx::varlena::varlena_to_byte_slice(plain_one) != pgrx::varlena::varlena_to_byte_slice(plain_other);
         if plain_one != one {
             pg_sys::pfree(plain_one.cast());
         }
@@ -398,8 +394,7 @@ unsafe fn updated(
         let changed: Vec<u16> =
             tracked.fields.iter().filter(|field| differs(**field, &old, &new)).map(|field| field.number).collect();
         let old_bytes = old.bytes(tracked.clocks);
-        let is_engines =
-            applying::is_on() && !new.nulls[tracked.clocks] && new.bytes(tracked.clocks) != old_bytes;
+        let is_engines = applying::is_on() && !new.nulls[tracked.clocks] && new.bytes(tracked.clocks) != old_bytes;
         if changed.is_empty() && !deleted_changed && !is_engines {
             // Nothing happened. Whatever was written into the sync columns is put back.
             for at in [tracked.version, tracked.modified_at, tracked.origin, tracked.clocks] {
@@ -470,11 +465,25 @@ unsafe fn deleted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys::
         match applying::stamp_of_delete(tracked.table_id, &packed) {
             Some(stamp) => {
                 let version = feed::own_version();
-                bury(tracked, relation, tuple, &row, tombstone::stamp_on(&clocks, version, stamp.clock, stamp.origin), &clocks);
+                bury(
+                    tracked,
+                    relation,
+                    tuple,
+                    &row,
+                    tombstone::stamp_on(&clocks, version, stamp.clock, stamp.origin),
+                    &clocks,
+                );
             }
             None => {
                 let (clock, _) = hub_clock(clocks.latest().clock);
-                bury(tracked, relation, tuple, &row, tombstone::stamp_on(&clocks, feed::own_version(), clock, HUB), &clocks);
+                bury(
+                    tracked,
+                    relation,
+                    tuple,
+                    &row,
+                    tombstone::stamp_on(&clocks, feed::own_version(), clock, HUB),
+                    &clocks,
+                );
             }
         }
         tuple
@@ -510,9 +519,8 @@ unsafe fn bury(
 unsafe fn row_json(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> String {
     let _settings = Settings::for_text();
     // SAFETY: as promised.
-    let (datum, row_type) = unsafe {
-        (pg_sys::heap_copy_tuple_as_datum(tuple, (*relation).rd_att), (*(*relation).rd_rel).reltype)
-    };
+    let (datum, row_type) =
+        unsafe { (pg_sys::heap_copy_tuple_as_datum(tuple, (*relation).rd_att), (*(*relation).rd_rel).reltype) };
     // As whoever deletes, not as fieldsync's owner: a type's cast to json may be a function of an application's.
     let json = sql::scalar(&format!("SELECT {}", row_as_json("$1")), &[Param::Datum(row_type, datum)]);
     match json {
@@ -524,7 +532,10 @@ unsafe fn row_json(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> Stri
 /// SQL for a row as JSON text without fieldsync's own columns. Qualified, because it runs under a caller's search_path.
 fn row_as_json(row: &str) -> String {
     let names: Vec<String> = catalog::SYNC_COLUMNS.iter().map(|name| sql::literal(name)).collect();
-    format!("(pg_catalog.to_jsonb({row}) OPERATOR(pg_catalog.-) ARRAY[{}]::pg_catalog.text[])::pg_catalog.text", names.join(", "))
+    format!(
+        "(pg_catalog.to_jsonb({row}) OPERATOR(pg_catalog.-) ARRAY[{}]::pg_catalog.text[])::pg_catalog.text",
+        names.join(", ")
+    )
 }
 
 /// Turns a DELETE into the marking of its row, as the table's owner (like the actions of foreign keys): DELETE is what was

@@ -151,9 +151,7 @@ unsafe fn read(form: Form, datum: pg_sys::Datum) -> Value {
             Form::Bytes => with_varlena(datum, |bytes| Value::Blob(bytes.to_vec())),
             Form::Uuid => Value::Blob(std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), 16).to_vec()),
             Form::Instant => Value::Text(instant_text(word as i64)),
-            Form::Name => {
-                Value::Text(CStr::from_ptr(datum.cast_mut_ptr()).to_string_lossy().into_owned())
-            }
+            Form::Name => Value::Text(CStr::from_ptr(datum.cast_mut_ptr()).to_string_lossy().into_owned()),
             Form::Output(function, _) => {
                 let text = pg_sys::OidOutputFunctionCall(function, datum);
                 let value = Value::Text(CStr::from_ptr(text).to_string_lossy().into_owned());
@@ -260,10 +258,7 @@ fn uuid_bytes(text: &str) -> Option<Vec<u8>> {
     if digits.len() != 32 {
         return None;
     }
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 /// What a column's type means to the wire.
@@ -423,7 +418,10 @@ impl ColumnType {
                 let trimmed = text.trim_end_matches(' ');
                 let length = trimmed.chars().count();
                 if length > width {
-                    return Canonical::Bad(SqlError::new("22001", format!("value too long for type character({width})")));
+                    return Canonical::Bad(SqlError::new(
+                        "22001",
+                        format!("value too long for type character({width})"),
+                    ));
                 }
                 Canonical::Done(Value::Text(format!("{trimmed}{}", " ".repeat(width - length))))
             }
@@ -448,7 +446,7 @@ impl ColumnType {
 
 impl ColumnType {
     /// SQL that reads a wire text into this type. `modified`: with the column's modifier, as a stored value would have it.
-    pub fn from_text(&self, text: &str, modified: bool) -> String {
+    pub fn text_to_sql(&self, text: &str, modified: bool) -> String {
         let name = if modified { &self.sql_with_modifier } else { &self.sql };
         match self.kind {
             // Arrays travel as JSON; json_to_record reads any number of dimensions. Postgres' own text form is taken too.
@@ -470,11 +468,11 @@ impl ColumnType {
     }
 
     /// SQL that turns one element of the parameter that [`Column values`](crate::arrays) builds into this type.
-    pub fn from_param(&self, element: &str) -> String {
+    pub fn param_to_sql(&self, element: &str) -> String {
         match self.kind {
             Kind::Int | Kind::Bool | Kind::Real | Kind::Uuid | Kind::Bytes => element.to_owned(),
             _ if matches!(self.base, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID) => element.to_owned(),
-            _ => self.from_text(element, false),
+            _ => self.text_to_sql(element, false),
         }
     }
 

@@ -18,6 +18,12 @@ use fieldsync_core::{Hlc, Key, Snapshot, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
+/// A table, its rules, and its `priority_field`.
+pub type Ruled = (Rc<Table>, Rc<TableRules>, Option<String>);
+
+/// Rules and `priority_field` by table number.
+pub type RulesByTable = HashMap<i32, (Rc<TableRules>, Option<String>)>;
+
 /// Everything that one delta asks for.
 pub struct Work {
     /// Per table of the hub, parents first.
@@ -163,11 +169,7 @@ enum Target {
 }
 
 /// Brings a delta into the hub's terms. `find` gives a table and its rules by the name that travels.
-pub fn read(
-    delta: &mut Delta,
-    sender: &Sender<'_>,
-    find: &dyn Fn(&str) -> Option<(Rc<Table>, Rc<TableRules>, Option<String>)>,
-) -> Result<Work, SqlError> {
+pub fn read(delta: &mut Delta, sender: &Sender<'_>, find: &dyn Fn(&str) -> Option<Ruled>) -> Result<Work, SqlError> {
     let mut work = Work { tables: Vec::new(), homeless: Vec::new() };
     let tables = std::mem::take(&mut delta.body.tables);
     for changes in tables {
@@ -198,7 +200,13 @@ pub fn read(
                     format!(
                         "table \"{}\" has the key ({}) on the device and ({}) on the hub",
                         changes.table,
-                        changes.columns.iter().take(usize::from(changes.key_len)).cloned().collect::<Vec<_>>().join(", "),
+                        changes
+                            .columns
+                            .iter()
+                            .take(usize::from(changes.key_len))
+                            .cloned()
+                            .collect::<Vec<_>>()
+                            .join(", "),
                         table.key.iter().map(|at| table.columns[*at].name.clone()).collect::<Vec<_>>().join(", ")
                     ),
                 )
@@ -244,11 +252,7 @@ fn refuse_all(changes: TableChanges, sender: &Sender<'_>, error: &SqlError, home
             op: change.op,
             count: change.count,
             raw_clock: change.clock,
-            base: change
-                .fields
-                .iter()
-                .filter_map(|field| Some((named(field.column), field.old.clone()?)))
-                .collect(),
+            base: change.fields.iter().filter_map(|field| Some((named(field.column), field.old.clone()?))).collect(),
             fields: change.fields.into_iter().map(|field| (named(field.column), field.new)).collect(),
             key: change.key,
             error: error.clone(),
@@ -325,7 +329,12 @@ fn read_table(
                     match canonical(*at, &new) {
                         Ok(new) => {
                             touched.insert(column.number);
-                            fields.push(IncomingField { number: column.number, kind: column.column_type.kind, old, new });
+                            fields.push(IncomingField {
+                                number: column.number,
+                                kind: column.column_type.kind,
+                                old,
+                                new,
+                            });
                         }
                         Err(error) => {
                             refused.get_or_insert(error);
@@ -439,7 +448,7 @@ pub fn convert(column_type: &ColumnType, texts: &[String]) -> Result<Vec<Result<
     let whole = subtransaction(|| {
         let _settings = Settings::for_text();
         let list: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
-        let read = column_type.from_text("u.x", true);
+        let read = column_type.text_to_sql("u.x", true);
         let shown = column_type.to_wire(&read);
         sql::run_set(
             &format!(
@@ -458,14 +467,6 @@ pub fn convert(column_type: &ColumnType, texts: &[String]) -> Result<Vec<Result<
             answers.extend(convert(column_type, right)?);
             Ok(answers)
         }
-    }
-}
-
-impl Work {
-    /// Logged changes that wait for a verdict.
-    pub fn is_empty(&self) -> bool {
-        self.homeless.is_empty()
-            && self.tables.iter().all(|table| table.items.iter().all(|item| item.changes.is_empty()))
     }
 }
 
@@ -511,7 +512,7 @@ impl TableWork {
 }
 
 /// Reads the rules of all tables.
-pub fn rules(tables: &[Rc<Table>]) -> Result<HashMap<i32, (Rc<TableRules>, Option<String>)>, crate::error::HubError> {
+pub fn rules(tables: &[Rc<Table>]) -> Result<RulesByTable, crate::error::HubError> {
     use crate::error::HubError;
     let _owner = crate::guards::AsOwner::new();
     let rows = sql::run(

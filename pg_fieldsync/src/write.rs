@@ -51,9 +51,7 @@ pub fn action(table: &Table, item: &Item) -> Option<Action> {
     let numbers = || merged.fields.keys().copied().collect::<Vec<u16>>();
     match (merged.before.as_ref()?, merged.after.as_ref()?) {
         (HubState::Absent, HubState::Live(_)) => Some(Action::Insert(numbers())),
-        (HubState::Deleted { .. }, HubState::Live(_)) if merged.marked => {
-            Some(Action::Mark(false, numbers()))
-        }
+        (HubState::Deleted { .. }, HubState::Live(_)) if merged.marked => Some(Action::Mark(false, numbers())),
         (HubState::Deleted { .. }, HubState::Live(_)) => Some(Action::Insert(numbers())),
         (HubState::Live(_), HubState::Live(_)) if merged.fields.is_empty() => None,
         (HubState::Live(_), HubState::Live(_)) => Some(Action::Update(numbers())),
@@ -158,12 +156,12 @@ fn insert(work: &TableWork, numbers: &[u16], items: &[usize]) -> Result<u64, Sql
     let mut sources = Vec::new();
     for (place, at) in table.key.iter().enumerate() {
         names.push(ident(&table.columns[*at].name));
-        sources.push(table.columns[*at].column_type.from_param(&format!("u.k{place}")));
+        sources.push(table.columns[*at].column_type.param_to_sql(&format!("u.k{place}")));
     }
     for at in &columns {
         let column = &table.columns[*at];
         names.push(ident(&column.name));
-        sources.push(column.column_type.from_param(&format!("u.c{}", column.number)));
+        sources.push(column.column_type.param_to_sql(&format!("u.c{}", column.number)));
     }
     let key_names: Vec<String> = table.key.iter().map(|at| ident(&table.columns[*at].name)).collect();
     let statement = format!(
@@ -197,11 +195,7 @@ fn update(work: &TableWork, numbers: &[u16], deleted: Option<bool>, items: &[usi
         .iter()
         .map(|at| {
             let column = &table.columns[*at];
-            format!(
-                "{} = {}",
-                ident(&column.name),
-                column.column_type.from_param(&format!("u.c{}", column.number))
-            )
+            format!("{} = {}", ident(&column.name), column.column_type.param_to_sql(&format!("u.c{}", column.number)))
         })
         .collect();
     assignments.push("fieldsync_clocks = u.clocks".to_owned());
@@ -233,8 +227,7 @@ fn delete(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
     let arrays = key_arrays(table, &keys)?;
     let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     let join = key_join(table, 1);
-    let statement =
-        format!("DELETE FROM ONLY {} AS t USING {} WHERE {}", table.qualified, join.source, join.condition);
+    let statement = format!("DELETE FROM ONLY {} AS t USING {} WHERE {}", table.qualified, join.source, join.condition);
     Ok(sql::run_set(&statement, &params)?.processed)
 }
 

@@ -5,7 +5,8 @@
 pub struct Limits {
     /// Bytes of the blob as it travels.
     pub blob_bytes_max: usize,
-    /// Bytes after decompression.
+    /// Bytes that its rows may take in memory, roughly: 128 for a row, 64 for a field, and every text in full. A small blob may
+    /// not even take that: see `wire`.
     pub expanded_bytes_max: usize,
     /// Rows (changes) in all tables.
     pub rows_max: usize,

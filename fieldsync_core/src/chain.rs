@@ -38,13 +38,29 @@ pub enum Standing {
     Copy,
 }
 
+/// How many lost epochs of a hub are recognised.
+const LOST_EPOCHS_MAX: u32 = 1_000;
+
+/// The epoch to open when a device with this history shows that the hub has lost some: beyond the device's own, so that no
+/// number stands for two histories.
+pub fn next_epoch(hub_id: &[u8; 16], present: u32, device: HistoryTag) -> u32 {
+    (present + 1..=present.saturating_add(LOST_EPOCHS_MAX))
+        .find(|epoch| history_tag(hub_id, *epoch) == device)
+        .map_or(present.saturating_add(1), |lost| lost + 1)
+}
+
 /// Judges a delta.
 pub fn judge(delta: &Delta, known: &Known<'_>) -> Standing {
     let present: HistoryTag = history_tag(known.hub_id, known.epoch);
     let body = &delta.body;
     if delta.history != 0 && delta.history != present {
         let earlier = (1..known.epoch).any(|epoch| history_tag(known.hub_id, epoch) == delta.history);
-        return if earlier { Standing::EarlierEpoch } else { Standing::OtherHub };
+        if earlier {
+            return Standing::EarlierEpoch;
+        }
+        // The same backup was restored a second time: the device knows an epoch that this hub has lost with the rest.
+        let lost = next_epoch(known.hub_id, known.epoch, delta.history) > known.epoch + 1;
+        return if lost { Standing::HubLostHistory } else { Standing::OtherHub };
     }
     let bases = body.bases.iter().filter_map(|base| base.snapshot.as_ref());
     if bases.chain(&body.cursor).any(|cursor| cursor.xmax > known.highest_version.saturating_add(1)) {
@@ -104,6 +120,10 @@ mod tests {
         assert_eq!(judge(&delta, &known), Standing::HubLostHistory);
         let earlier = Delta { history: history_tag(&HUB, 1), ..Delta::default() };
         assert_eq!(judge(&earlier, &known), Standing::EarlierEpoch);
+        // Found by the simulator: restored twice from one backup, the hub took its own devices for another hub's.
+        let lost = Delta { history: history_tag(&HUB, 5), ..Delta::default() };
+        assert_eq!(judge(&lost, &known), Standing::HubLostHistory);
+        assert_eq!(next_epoch(&HUB, 2, lost.history), 6);
         let other = Delta { history: history_tag(&[1; 16], 1), ..Delta::default() };
         assert_eq!(judge(&other, &known), Standing::OtherHub);
     }

@@ -4,7 +4,9 @@
 
 use crate::schema::{self, Row, RowName, Table, TABLES};
 use fieldsync_core::coalesce::{coalesce, Logged, LoggedField};
-use fieldsync_core::delta::{client_tag, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, Recovery, TableChanges, Want};
+use fieldsync_core::delta::{
+    client_tag, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, Recovery, TableChanges, Want,
+};
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::limits::Limits;
 use fieldsync_core::overlay::{overlay, Action, Pending};
@@ -160,8 +162,7 @@ impl Device {
 
     fn log(&mut self, wall_ms: u64, name: &RowName, op: Op, fields: Vec<LoggedField>) {
         self.clock = self.clock.tick(wall_ms);
-        let logged =
-            Logged { table: name.0 as u32, op, key: name.1.clone(), clock: self.clock, count: 1, fields };
+        let logged = Logged { table: name.0 as u32, op, key: name.1.clone(), clock: self.clock, count: 1, fields };
         self.log.push(Entry { logged, parked: false, again: false });
     }
 
@@ -230,8 +231,7 @@ impl Device {
                 logged
             })
             .collect();
-        let boundaries: Vec<Hlc> =
-            self.ends.iter().copied().chain(more.then_some(high)).collect();
+        let boundaries: Vec<Hlc> = self.ends.iter().copied().chain(more.then_some(high)).collect();
         // Rows as they were at `high`: a part of the log must not tell what was written after it.
         let after: Vec<&Logged> =
             self.log.iter().map(|entry| &entry.logged).filter(|logged| logged.clock > high).collect();
@@ -311,8 +311,7 @@ impl Device {
 
     /// fs_apply_delta: all or nothing.
     pub fn apply(&mut self, blob: &[u8]) -> Result<Report, Refusal> {
-        let reply =
-            wire::decode_reply(blob, Some(&self.key), &Limits::default()).map_err(|_| Refusal::Damaged)?;
+        let reply = wire::decode_reply(blob, Some(&self.key), &Limits::default()).map_err(|_| Refusal::Damaged)?;
         if reply.client != self.tag() {
             return Err(Refusal::NotMine);
         }
@@ -340,6 +339,9 @@ impl Device {
             Notice::NewHistory { watermark, last_batch, .. } => Some((*watermark, *last_batch)),
             _ => None,
         }) {
+            if reply.history == self.history {
+                return Err(Refusal::Stale); // told before
+            }
             next.begin_new_history(reply.history, watermark, last_batch);
             *self = next;
             return Ok(Report { rows: 0, more: true });
@@ -361,9 +363,9 @@ impl Device {
         self.history = history;
         self.watermark = watermark;
         self.cursor = None;
+        // Batches of the lost history may still be on their way: they are this database's own.
+        self.unanswered.insert(0, (self.parent, Hlc::default()));
         self.parent = last_batch;
-        self.unanswered.clear();
-        self.bases.iter_mut().for_each(|base| base.snapshot = None);
         let until = self.log.last().map_or(Hlc::default(), |entry| entry.logged.clock);
         self.bases = vec![Base { until, snapshot: None }];
         self.reconciling = true;
@@ -418,7 +420,8 @@ impl Device {
         let short = body.cursor.xmax == 0 || self.cursor.as_ref() == Some(&body.cursor);
         if short {
             // Answered without rows: what became of them is asked for.
-            let answered = self.log.iter().filter(|entry| self.is_pending(entry) && entry.logged.clock <= body.watermark);
+            let answered =
+                self.log.iter().filter(|entry| self.is_pending(entry) && entry.logged.clock <= body.watermark);
             let rows: Vec<RowName> =
                 answered.map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
             self.wants.extend(rows);
@@ -476,10 +479,14 @@ impl Device {
                 continue;
             }
             let of_row = |entry: &Entry| {
-                (entry.logged.table as usize, &entry.logged.key) == (name.0, &name.1) && entry.logged.clock <= conflict.clock
+                (entry.logged.table as usize, &entry.logged.key) == (name.0, &name.1)
+                    && entry.logged.clock <= conflict.clock
             };
             if conflict.status == "open" {
-                self.log.iter_mut().filter(|entry| of_row(entry)).for_each(|entry| entry.parked |= entry.logged.clock > Hlc::default());
+                self.log
+                    .iter_mut()
+                    .filter(|entry| of_row(entry))
+                    .for_each(|entry| entry.parked |= entry.logged.clock > Hlc::default());
                 self.rejections.insert(conflict.conflict_id, name);
             } else {
                 self.log.iter_mut().filter(|entry| of_row(entry)).for_each(|entry| entry.parked = false);
@@ -492,14 +499,14 @@ impl Device {
         let mut pending = Pending::default();
         for entry in &self.log {
             let logged = &entry.logged;
-            if (logged.table as usize, &logged.key) != (name.0, &name.1)
-                || !(entry.parked || self.is_pending(entry))
-            {
+            if (logged.table as usize, &logged.key) != (name.0, &name.1) || !(entry.parked || self.is_pending(entry)) {
                 continue;
             }
             pending.made |= logged.op == Op::Insert;
             pending.last = Some(logged.op);
-            pending.fields.extend(logged.fields.iter().map(|field| (field.column, field.old.clone(), field.new.clone())));
+            pending
+                .fields
+                .extend(logged.fields.iter().map(|field| (field.column, field.old.clone(), field.new.clone())));
         }
         pending
     }
@@ -522,7 +529,9 @@ impl Device {
                 self.later.insert((name.clone(), column), value);
             }
             let pending = self.pending_of(&name);
-            let Action::Write(fields) = overlay(arriving.op, &known, &pending, &table.sums, &table.kinds) else { continue };
+            let Action::Write(fields) = overlay(arriving.op, &known, &pending, &table.sums, &table.kinds) else {
+                continue;
+            };
             match self.rows.get_mut(&name) {
                 Some(row) => fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value),
                 None if arriving.op == Op::Insert => {
@@ -573,7 +582,9 @@ impl Device {
             let shown: BTreeMap<&RowName, &Row> = self.visible().collect();
             for (name, row) in &shown {
                 let twins = schema::code_of(name.0, row).into_iter().flat_map(|code| {
-                    shown.iter().filter(move |(other, twin)| ***other != **name && schema::code_of(other.0, twin) == Some(code))
+                    shown
+                        .iter()
+                        .filter(move |(other, twin)| ***other != **name && schema::code_of(other.0, twin) == Some(code))
                 });
                 for (other, _) in twins {
                     // What the hub has deleted, and only something here still needs, gives way like a row of the device's own.
@@ -595,8 +606,7 @@ impl Device {
             self.aside.extend(step);
         }
         // Not the device's own and aside: it waits for its parent on the hub's word.
-        let waiting: Vec<RowName> =
-            self.aside.iter().filter(|name| !yields(self, name)).cloned().collect();
+        let waiting: Vec<RowName> = self.aside.iter().filter(|name| !yields(self, name)).cloned().collect();
         for name in waiting {
             self.aside.remove(&name);
             self.rows.remove(&name);

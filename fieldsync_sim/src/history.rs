@@ -193,14 +193,22 @@ impl World {
                 Value::Text(format!("[{}]", tags.join(", ")))
             }
             (schema::VISIT, schema::AMOUNT) => Value::Text(format!("{}.{:02}", self.rng.u16(..30), self.rng.u8(..100))),
-            _ if self.rng.u8(..40) == 0 && (column == 1 || column == 3) && table != schema::PLACE => schema::REFUSED.into(),
+            _ if self.rng.u8(..40) == 0 && (column == 1 || column == 3) && table != schema::PLACE => {
+                schema::REFUSED.into()
+            }
             _ if self.rng.u8(..10) == 0 => before.clone(),
             _ => Value::Text(format!("v{number}")),
         }
     }
 
     /// A row's fields for an insert or an update, with parents from what the writer sees.
-    fn draw(&mut self, name: &RowName, width: u16, before: &Row, parents: &dyn Fn(usize) -> Vec<Key>) -> Option<Vec<(u16, Value)>> {
+    fn draw(
+        &mut self,
+        name: &RowName,
+        width: u16,
+        before: &Row,
+        parents: &dyn Fn(usize) -> Vec<Key>,
+    ) -> Option<Vec<(u16, Value)>> {
         let (table, _) = *name;
         let whole = before.is_empty();
         let mut fields = Vec::new();
@@ -267,13 +275,16 @@ impl World {
                     self.last_edits.retain(|(editor, row, _), _| *editor != phone || *row != name);
                 }
                 before => {
-                    let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else { continue };
+                    let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else {
+                        continue;
+                    };
                     let mut row = before.clone().unwrap_or_else(|| vec![Value::Null; TABLES[table].columns.len() + 1]);
                     fields.iter().for_each(|(column, value)| row[usize::from(*column)] = value.clone());
                     let taken = schema::code_of(table, &row).is_some_and(|code| {
-                        self.phones[phone].file.visible().any(|(other, twin)| {
-                            *other != name && schema::code_of(other.0, twin) == Some(code)
-                        })
+                        self.phones[phone]
+                            .file
+                            .visible()
+                            .any(|(other, twin)| *other != name && schema::code_of(other.0, twin) == Some(code))
                     });
                     if taken {
                         continue;
@@ -281,7 +292,9 @@ impl World {
                     self.trace(|| format!("phone {phone} ({wall}): write {} {fields:?}", Device::describe(&name)));
                     let changed: Vec<(u16, Value)> = fields
                         .iter()
-                        .filter(|(column, value)| before.as_ref().is_none_or(|before| before[usize::from(*column)] != *value))
+                        .filter(|(column, value)| {
+                            before.as_ref().is_none_or(|before| before[usize::from(*column)] != *value)
+                        })
                         .cloned()
                         .collect();
                     for (column, value) in changed {
@@ -392,7 +405,9 @@ impl World {
         let Some(own) = self.hub.running.get(&xid) else { return text };
         if let Ok(reply) = wire::decode_reply(&own.reply, None, &limits) {
             text += &format!("\n    cursor {} watermark {:?}", reply.body.cursor, reply.body.watermark);
-            for notice in reply.body.notices.iter().filter(|notice| !matches!(notice, fieldsync_core::reply::Notice::Conflict(_))) {
+            for notice in
+                reply.body.notices.iter().filter(|notice| !matches!(notice, fieldsync_core::reply::Notice::Conflict(_)))
+            {
                 text += &format!("\n    {notice:?}");
             }
         }
@@ -400,7 +415,14 @@ impl World {
             text += &format!("\n    -> {} {state:?}", Device::describe(name));
         }
         for record in own.records.values() {
-            text += &format!("\n    !! {} {} {} open={} {:?}", Device::describe(&record.row), record.outcome, record.rule, record.open, record.values);
+            text += &format!(
+                "\n    !! {} {} {} open={} {:?}",
+                Device::describe(&record.row),
+                record.outcome,
+                record.rule,
+                record.open,
+                record.values
+            );
         }
         for table in wire::decode_reply(&own.reply, None, &limits).into_iter().flat_map(|reply| reply.body.tables) {
             for row in table.rows {
@@ -484,7 +506,9 @@ impl World {
                 let wanted = if before.is_some() && self.rng.u8(..4) == 0 {
                     None
                 } else {
-                    let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else { return };
+                    let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else {
+                        return;
+                    };
                     let mut row = before.unwrap_or_else(|| vec![Value::Null; TABLES[table].columns.len() + 1]);
                     fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value);
                     Some(row)
@@ -560,8 +584,13 @@ impl World {
             let shown: BTreeMap<&RowName, &Row> = phone.file.visible().collect();
             let mut codes = BTreeSet::new();
             for (name, row) in &shown {
-                if let Some(parent) = schema::parents_of(name.0, row).iter().find(|parent| !shown.contains_key(parent)) {
-                    return fail(format!("step {step}: phone {at} has {} without {}", Device::describe(name), Device::describe(parent)));
+                if let Some(parent) = schema::parents_of(name.0, row).iter().find(|parent| !shown.contains_key(parent))
+                {
+                    return fail(format!(
+                        "step {step}: phone {at} has {} without {}",
+                        Device::describe(name),
+                        Device::describe(parent)
+                    ));
                 }
                 if schema::code_of(name.0, row).is_some_and(|code| !codes.insert(code)) {
                     return fail(format!("step {step}: phone {at} has a code twice: {}", Device::describe(name)));

@@ -4,13 +4,15 @@
 //! holder commits first). Readers see what a Postgres snapshot shows them.
 
 use crate::schema::{self, Row, RowName, TABLES};
-use fieldsync_core::chain::{judge, Known, Standing};
+use fieldsync_core::chain::{judge, next_epoch, Known, Standing};
 use fieldsync_core::clock::SkewCorrection;
 use fieldsync_core::clocks::{Origin, RowClocks, Stamp, HUB};
 use fieldsync_core::delta::{history_tag, BatchId, Change, ClientTag, Delta, HistoryTag, Op};
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::limits::Limits;
-use fieldsync_core::merge::{decide, Answer, Collision, Context, HubRow, HubState, Incoming, IncomingField, Outcome, Write};
+use fieldsync_core::merge::{
+    decide, Answer, Collision, Context, HubRow, HubState, Incoming, IncomingField, Outcome, Write,
+};
 use fieldsync_core::reply::{ConflictNotice, Notice, Outcomes, Reply, ReplyBody, RowChange, TableRows};
 use fieldsync_core::rules::{FieldStrategy, OnDelete, TableRules};
 use fieldsync_core::{wire, Hlc, Key, Snapshot, Value};
@@ -259,8 +261,12 @@ impl Hub {
 
     /// Waits for whoever has the row: its holder commits.
     fn wait_for(&mut self, xid: u64, blocks: impl Fn(&Transaction) -> bool) {
-        let holders: Vec<u64> =
-            self.running.iter().filter(|(other, held)| **other != xid && blocks(held)).map(|(other, _)| *other).collect();
+        let holders: Vec<u64> = self
+            .running
+            .iter()
+            .filter(|(other, held)| **other != xid && blocks(held))
+            .map(|(other, _)| *other)
+            .collect();
         for holder in holders {
             self.commit(holder);
         }
@@ -315,7 +321,8 @@ impl Hub {
                     Some(State::Gone(_, deletion)) => deletion.followed_by(xid, clock.max(deletion.clock), HUB),
                     _ => Stamp::first(xid, clock, HUB),
                 };
-                let values = (1..=self.width[name.0]).map(|column| (column, values[usize::from(column)].clone())).collect();
+                let values =
+                    (1..=self.width[name.0]).map(|column| (column, values[usize::from(column)].clone())).collect();
                 State::Live(HubRow { values, clocks: RowClocks::new(stamp) })
             }
         };
@@ -410,9 +417,13 @@ impl Hub {
         match standing {
             Standing::EarlierEpoch | Standing::HubLostHistory => {
                 if standing == Standing::HubLostHistory {
-                    self.epoch += 1;
+                    self.epoch = next_epoch(&self.id, self.epoch, delta.history);
                 }
-                let notice = Notice::NewHistory { watermark: client.watermark, last_batch: client.last_batch, reason: String::new() };
+                let notice = Notice::NewHistory {
+                    watermark: client.watermark,
+                    last_batch: client.last_batch,
+                    reason: String::new(),
+                };
                 self.answer_with(xid, &client, batch, now_ms, notice, &delta);
             }
             Standing::Copy if !superseded => {
@@ -469,8 +480,13 @@ impl Hub {
         let mut raw: Vec<Hlc> = changes.iter().map(|(_, change)| change.clock).collect();
         raw.sort_unstable();
         let corrected = SkewCorrection::new(delta.device_now_ms, now_ms).correct_all(raw.iter().copied());
-        let mut work =
-            Work { client: &client, xid, delta, clocks: raw.into_iter().zip(corrected).collect(), excluded: BTreeMap::new() };
+        let mut work = Work {
+            client: &client,
+            xid,
+            delta,
+            clocks: raw.into_iter().zip(corrected).collect(),
+            excluded: BTreeMap::new(),
+        };
         let merged = if superseded {
             Merged::default()
         } else {
@@ -478,7 +494,11 @@ impl Hub {
                 let merged = self.attempt(&work, &changes);
                 let Some((name, exclusion)) = self.to_blame(&merged, &names) else { break merged };
                 let again = work.excluded.insert(name.clone(), exclusion).is_some();
-                assert!(!again && names.contains(&name), "{name:?} cannot be to blame again: {:?}", self.violations(&merged.writes));
+                assert!(
+                    !again && names.contains(&name),
+                    "{name:?} cannot be to blame again: {:?}",
+                    self.violations(&merged.writes)
+                );
             }
         };
         let mut after = client.clone();
@@ -494,14 +514,22 @@ impl Hub {
         let mut next_record = self.next_record;
         for (number, record) in self.records.iter() {
             // A change of the same client went through: its rejection is settled.
-            if record.open && record.outcome == "rejected" && record.client == client.number && merged.accepted.contains(&record.row) {
+            if record.open
+                && record.outcome == "rejected"
+                && record.client == client.number
+                && merged.accepted.contains(&record.row)
+            {
                 records.insert(*number, Record { open: false, told: xid, ..record.clone() });
             }
         }
         for mut record in merged.records {
             let all = self.records.iter().filter(|(number, _)| !records.contains_key(*number)).chain(&records);
             let same = all.into_iter().find(|(_, old)| {
-                old.open && old.outcome == "rejected" && record.outcome == "rejected" && old.client == record.client && old.row == record.row
+                old.open
+                    && old.outcome == "rejected"
+                    && record.outcome == "rejected"
+                    && old.client == record.client
+                    && old.row == record.row
             });
             // What is refused again joins what was refused before, and does not replace it.
             let number = match same {
@@ -529,7 +557,8 @@ impl Hub {
                 }
             }
         }
-        let reply = self.pull(xid, &after, client.watermark, delta, batch, now_ms, &changes, &merged.whole, merged.outcomes);
+        let reply =
+            self.pull(xid, &after, client.watermark, delta, batch, now_ms, &changes, &merged.whole, merged.outcomes);
         let reply = wire::encode_reply(&reply, Some(&client.key));
         after.batches.insert(batch, reply.clone());
         if let Some(own) = self.running.get_mut(&xid) {
@@ -563,7 +592,8 @@ impl Hub {
         loop {
             let missing = self.violations(&merged.writes).into_iter().find_map(|(constraint, rows)| {
                 let [child, parent] = rows.as_slice() else { return None };
-                let gone = !merged.writes.contains_key(parent) && matches!(self.rows.get(parent), Some(State::Gone(..)));
+                let gone =
+                    !merged.writes.contains_key(parent) && matches!(self.rows.get(parent), Some(State::Gone(..)));
                 let comes_back = self.rules[parent.0].on_delete == OnDelete::UpdateWins;
                 (constraint == "foreign" && gone && comes_back).then(|| (child.clone(), parent.clone()))
             });
@@ -705,7 +735,10 @@ impl Hub {
             let (child, parent) = (&rows[0], &rows[1]);
             let rule = self.rules[parent.0].on_delete;
             let conflict = |name: &RowName, record| {
-                (name.clone(), Exclusion { outcome: Outcome::Conflict, rule: format!("on_delete/{}", rule.word()), record })
+                (
+                    name.clone(),
+                    Exclusion { outcome: Outcome::Conflict, rule: format!("on_delete/{}", rule.word()), record },
+                )
             };
             let parent_goes_now = matches!(merged.writes.get(parent), Some(State::Gone(..)));
             if parent_goes_now {
@@ -753,7 +786,8 @@ impl Hub {
         let unseen = |version: u64| cursor.is_none_or(|cursor| !cursor.visible(version));
         // Only what this very delta brought is known to stand on the device as it was sent: an earlier answer may have changed
         // what was answered before.
-        let newly: Vec<(usize, &Change)> = changes.iter().copied().filter(|(_, change)| change.clock > before).collect();
+        let newly: Vec<(usize, &Change)> =
+            changes.iter().copied().filter(|(_, change)| change.clock > before).collect();
         let fresh = finals(&newly);
         let finals = finals(changes);
         let own = self.running.get(&xid);
@@ -767,7 +801,9 @@ impl Hub {
         // A rejection settled since: the row goes whole.
         let settled: BTreeSet<&RowName> = records
             .iter()
-            .filter(|(_, record)| !record.open && record.outcome == "rejected" && record.client == client.number && unseen(record.told))
+            .filter(|(_, record)| {
+                !record.open && record.outcome == "rejected" && record.client == client.number && unseen(record.told)
+            })
             .map(|(_, record)| &record.row)
             .collect();
         let wanted: BTreeSet<RowName> = delta
@@ -776,7 +812,8 @@ impl Hub {
             .iter()
             .filter_map(|want| Some((TABLES.iter().position(|shape| shape.name == want.table)?, want.key.clone())))
             .collect();
-        let mut names: BTreeSet<&RowName> = self.rows.keys().chain(own.iter().flat_map(|own| own.writes.keys())).collect();
+        let mut names: BTreeSet<&RowName> =
+            self.rows.keys().chain(own.iter().flat_map(|own| own.writes.keys())).collect();
         names.extend(finals.keys());
         names.extend(&wanted);
         names.extend(settled.iter().copied());
@@ -798,7 +835,8 @@ impl Hub {
                         // A counter is rebased on the device without a log entry: what was logged is not what it shows.
                         let sums = &tables[name.0].sums;
                         let echo = |column: &u16, value: &Value| {
-                            !sums.contains(column) && fresh.get(name).is_some_and(|sent| sent.fields.get(column) == Some(value))
+                            !sums.contains(column)
+                                && fresh.get(name).is_some_and(|sent| sent.fields.get(column) == Some(value))
                         };
                         let differs = |column: &u16, value: &Value| {
                             let said = sent.and_then(|sent| sent.fields.get(column));
@@ -825,7 +863,8 @@ impl Hub {
                     let echo = fresh.get(name).is_some_and(|sent| sent.deleted);
                     // A device that never was answered has nothing to delete. One that was may have got an earlier answer meanwhile.
                     let never_answered = cursor.is_none() && client.batches.is_empty() && delta.history == 0;
-                    let travels = (!never_answered && unseen(deletion.version)) || (said_alive && !refused(name)) || all;
+                    let travels =
+                        (!never_answered && unseen(deletion.version)) || (said_alive && !refused(name)) || all;
                     clock = if travels { clock.max(deletion.clock) } else { clock };
                     (travels && !echo).then_some((Op::Delete, Vec::new()))
                 }
@@ -876,7 +915,9 @@ impl Hub {
             columns: schema::names(table, width),
             kinds: schema::kinds(table)[..=usize::from(width)].to_vec(),
             key_len: 1,
-            sums: (1..=width).filter(|column| self.rules[table].fields.get(column) == Some(&FieldStrategy::Sum)).collect(),
+            sums: (1..=width)
+                .filter(|column| self.rules[table].fields.get(column) == Some(&FieldStrategy::Sum))
+                .collect(),
             rows: Vec::new(),
         }
     }

@@ -47,7 +47,13 @@ pub const REFUSED: &str = "refused";
 pub const TABLES: [Shape; 4] = [
     Shape {
         name: "person",
-        columns: &[("name", Kind::Text), ("code", Kind::Text), ("best", Kind::Int), ("tags", Kind::Array), ("note", Kind::Text)],
+        columns: &[
+            ("name", Kind::Text),
+            ("code", Kind::Text),
+            ("best", Kind::Int),
+            ("tags", Kind::Array),
+            ("note", Kind::Text),
+        ],
         parents: &[],
     },
     Shape {

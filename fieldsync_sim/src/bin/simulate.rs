@@ -1,5 +1,7 @@
 //! `simulate [--from SEED] [--count N] [--seconds S] [--trace 1]`: runs histories until one of them finds something.
 //!
+//! `--lost-history 1`: every third hub is restored from a backup, with all that was since forgotten.
+//!
 //! A finding prints the command that replays it, with as few steps as still find it.
 
 use fieldsync_sim::history::{run, Figures, Finding, Options};
@@ -13,10 +15,19 @@ struct Arguments {
     steps: usize,
     trace: bool,
     keep_going: bool,
+    lost_history: bool,
 }
 
 fn arguments() -> Option<Arguments> {
-    let mut found = Arguments { from: 0, count: 300, seconds: u64::MAX, steps: 0, trace: false, keep_going: false };
+    let mut found = Arguments {
+        from: 0,
+        count: 300,
+        seconds: u64::MAX,
+        steps: 0,
+        trace: false,
+        keep_going: false,
+        lost_history: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let number: u64 = words.next()?.parse().ok()?;
@@ -26,6 +37,7 @@ fn arguments() -> Option<Arguments> {
             "--seconds" => found.seconds = number,
             "--steps" => found.steps = number as usize,
             "--trace" => found.trace = number != 0,
+            "--lost-history" => found.lost_history = number != 0,
             "--keep-going" => found.keep_going = number != 0,
             _ => return None,
         }
@@ -36,21 +48,25 @@ fn arguments() -> Option<Arguments> {
 /// What a seed's history may contain, so that every kind of trouble also comes alone.
 fn options(seed: u64, arguments: &Arguments) -> Options {
     let steps = if arguments.steps > 0 { arguments.steps } else { 40 + (seed % 7) as usize * 40 };
-    Options { steps, copies: seed % 3 == 1, restored_hub: seed % 3 == 2, trace: arguments.trace }
+    Options {
+        steps,
+        copies: seed % 3 == 1,
+        restored_hub: arguments.lost_history && seed % 3 == 2,
+        trace: arguments.trace,
+    }
 }
 
 fn outcome(seed: u64, options: Options) -> Result<Figures, Finding> {
-    catch_unwind(AssertUnwindSafe(|| run(seed, options)))
-        .unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(Finding(format!("panic: {}", text.unwrap_or_default())))
-        })
+    catch_unwind(AssertUnwindSafe(|| run(seed, options))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Finding(format!("panic: {}", text.unwrap_or_default())))
+    })
 }
 
 fn main() {
     let Some(arguments) = arguments() else {
-        eprintln!("usage: simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--trace 1] [--keep-going 1]");
+        eprintln!("usage: simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--trace 1] [--keep-going 1] [--lost-history 1]");
         std::process::exit(2);
     };
     let start = Instant::now();
@@ -74,7 +90,7 @@ fn main() {
                     .find(|steps| outcome(seed, Options { steps: *steps, ..quiet }).is_err())
                     .unwrap_or(wanted.steps);
                 println!("seed {seed}: {}", finding.0);
-                println!("again: cargo run --release -p fieldsync_sim --bin simulate -- --from {seed} --count 1 --steps {fewest} --trace 1");
+                println!("again: cargo run --release -p fieldsync_sim --bin simulate -- --from {seed} --count 1 --steps {fewest} --trace 1 --lost-history {}", u8::from(arguments.lost_history));
                 if !arguments.keep_going {
                     std::process::exit(1);
                 }

@@ -9,7 +9,7 @@ use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{
     decide, Answer, Collision, Context, HubRow, HubState, Incoming, Outcome, Rejection, Winner, Write,
 };
-use fieldsync_core::{Hlc, Value};
+use fieldsync_core::{Hlc, Snapshot, Value};
 use std::collections::HashMap;
 
 /// What deciding needs to know beside rows and rules.
@@ -18,6 +18,8 @@ pub struct Deciding<'a> {
     pub origin: Origin,
     /// The version under which is written.
     pub version: u64,
+    /// Whether the device knew an earlier history, of which no cursor means anything now.
+    pub lost_history: bool,
     /// Client ids by origin.
     pub names: &'a HashMap<Origin, String>,
 }
@@ -144,11 +146,16 @@ fn row(
             merged.whole = true;
             continue;
         }
+        // Where a history was lost there is no cursor to tell what the device had seen. Fields that still hold what it started
+        // from were changed by nobody, in effect.
+        let all_seen = Snapshot { xmin: u64::MAX, xmax: u64::MAX, xip: Vec::new() };
+        let as_it_was =
+            deciding.lost_history && change.base.is_none() && !change.recovered && starts_from(change, &current);
         let incoming = Incoming {
             op: change.op,
             origin: deciding.origin,
             clock: change.clock,
-            base: change.base.as_ref(),
+            base: if as_it_was { Some(&all_seen) } else { change.base.as_ref() },
             fields: &change.fields,
             key_is_integer,
         };
@@ -167,6 +174,13 @@ fn row(
     merged.before = Some(before);
     merged.after = Some(current);
     item.merged = merged;
+}
+
+/// Whether an update starts from exactly what the hub has.
+fn starts_from(change: &crate::work::Prepared, state: &HubState) -> bool {
+    let HubState::Live(row) = state else { return false };
+    change.op == Op::Update
+        && change.fields.iter().all(|field| field.old.as_ref().is_some_and(|old| *old == row.value(field.number)))
 }
 
 /// The row after a write.

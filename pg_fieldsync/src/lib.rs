@@ -1,9 +1,9 @@
 //! The hub: sync for field devices inside Postgres. A table of contents; the rules are in `fieldsync_core`.
 //!
-//! How a delta goes through here: [`sync`] receives it, [`work`] brings it into the hub's terms, [`state`] locks and reads
-//! the rows, [`decide`] asks the core, [`merge`] has it written and finds who is to blame, [`record`] keeps what lost,
-//! [`pull`] gathers what the device has not seen. How an application's write goes: [`trigger`] stamps it, [`feed`] notes
-//! its key, [`tombstone`] keeps what was deleted.
+//! How a delta goes through here: `sync` receives it, `work` brings it into the hub's terms, `state` locks and reads
+//! the rows, `decide` asks the core, `merge` has it written and finds who is to blame, `record` keeps what lost,
+//! `pull` gathers what the device has not seen. How an application's write goes: `trigger` stamps it, `feed` notes
+//! its key, `tombstone` keeps what was deleted.
 #![allow(clippy::missing_safety_doc)]
 
 mod applying;

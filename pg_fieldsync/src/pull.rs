@@ -436,7 +436,7 @@ fn deletions(
         let knows = item.is_some_and(|item| item.last_op == Op::Delete && item.merged.rejected.is_none());
         let unseen = asked.cursor.map_or(asked.deletions_too, |cursor| !cursor.visible(row.int(1) as u64));
         // A row that the device has just written, and that stays deleted, goes from the device as well.
-        let returns = item.is_some_and(|item| item.merged.rejected.is_none() && !item.changes.is_empty());
+        let returns = item.is_some_and(|item| item.merged.rejected.is_none() && has_news(item));
         if !knows && (unseen || returns || sent.wanted.contains(key) || sent.settled.contains(key)) {
             *clock = (*clock).max(Hlc::from_i64(row.int(2)));
             rows.push(RowChange { op: Op::Delete, key: key.clone(), fields: Vec::new() });
@@ -451,6 +451,11 @@ fn deletions(
     Ok(rows)
 }
 
+/// Whether the delta holds any change of the row, answered before or not.
+fn has_news(item: &Item) -> bool {
+    !item.changes.is_empty() || item.repeated_whole || !item.repeated.is_empty()
+}
+
 /// What of a row travels, if anything. Fields by number.
 fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &mut Hlc) -> Option<RowChange> {
     let unseen = |version: u64| asked.cursor.is_none_or(|cursor| !cursor.visible(version));
@@ -460,7 +465,7 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
     if row.is_deleted {
         let knows = accepted.is_some_and(|item| item.last_op == Op::Delete);
         let tells = asked.cursor.is_some() || asked.deletions_too;
-        let returns = accepted.is_some_and(|item| !item.changes.is_empty());
+        let returns = accepted.is_some_and(has_news);
         if knows
             || !((tells && unseen(deletion.version))
                 || returns
@@ -478,7 +483,9 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
     let has_whole = accepted.is_some_and(|item| item.inserted && item.last_op != Op::Delete);
     let wants_whole = sent.wanted.contains(&row.key)
         || sent.settled.contains(&row.key)
-        || accepted.is_some_and(|item| item.merged.whole || (item.last_op == Op::Delete && !item.changes.is_empty()));
+        || accepted.is_some_and(|item| {
+            item.repeated_whole || item.merged.whole || (item.last_op == Op::Delete && !item.changes.is_empty())
+        });
     let whole = wants_whole || (inserted_unseen && !has_whole);
     let mut fields = Vec::new();
     for (number, value) in row.values {
@@ -488,6 +495,7 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
             _ if whole => true,
             Some(_) if sent.sums.contains(&number) => true,
             Some(echoed) => *echoed != value,
+            None if accepted.is_some_and(|item| item.repeated.contains(&number)) => true,
             None => unseen(stamp.version),
         };
         if travels {

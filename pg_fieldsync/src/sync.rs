@@ -253,7 +253,12 @@ fn merge_delta(received: &mut Received, schema: &Schema, version: u64) -> Result
         table.mark_separate(&separate);
     }
     let names = client::names()?;
-    let deciding = Deciding { origin: client.number, version, names: &names };
+    let deciding = Deciding {
+        origin: client.number,
+        version,
+        lost_history: received.delta.history != 0 && received.delta.body.cursor.is_none(),
+        names: &names,
+    };
     applying::write_for(Some(&client.client_id));
     let merged = merge::merge(&mut work, &deciding);
     applying::write_for(None);

@@ -58,6 +58,11 @@ pub struct Item {
     pub last_op: Op,
     /// Whether the device has the row whole (it inserted it in this delta).
     pub inserted: bool,
+    /// Fields of changes that were answered before. The device may have missed that answer and show something else by now, so
+    /// they travel whatever its cursor has seen, unless a change of this delta says what it shows.
+    pub repeated: HashSet<u16>,
+    /// Whether such a change made or deleted the row: then it travels whole.
+    pub repeated_whole: bool,
     /// Values in columns that the hub does not have: parked by themselves, while the rest of the row goes its way.
     pub lost: Vec<Lost>,
     /// Why the row's changes cannot even be tried.
@@ -359,6 +364,8 @@ fn read_table(
                 echo: HashMap::new(),
                 last_op: Op::Update,
                 inserted: false,
+                repeated: HashSet::new(),
+                repeated_whole: false,
                 lost: Vec::new(),
                 refused: None,
                 merged: Merged::default(),
@@ -367,7 +374,8 @@ fn read_table(
         });
         let item = &mut items[at];
         if repeated {
-            // Answered before: the device may show something else by now, so nothing of it keeps anything out of the answer.
+            item.repeated.extend(fields.iter().map(|field| field.number));
+            item.repeated_whole |= matches!(change.op, Op::Insert | Op::Delete);
             continue;
         }
         item.last_op = change.op;
@@ -485,6 +493,8 @@ impl TableWork {
             known.changes.append(&mut item.changes);
             known.changes.sort_by_key(|change| change.raw_clock);
             known.lost.append(&mut item.lost);
+            known.repeated.extend(item.repeated);
+            known.repeated_whole |= item.repeated_whole;
             known.echo.extend(item.echo);
             known.last_op = item.last_op;
             known.inserted |= item.inserted;

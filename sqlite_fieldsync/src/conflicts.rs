@@ -251,7 +251,7 @@ pub fn span_of(entries: &[Logged], table_no: i64, key: &Key, until: Hlc) -> Opti
         .filter(|entry| i64::from(entry.table) == table_no && entry.key == *key && entry.clock <= until)
         .map(|entry| entry.clock);
     let first = clocks.next()?;
-    Some((first, clocks.last().unwrap_or(first)))
+    Some((first, clocks.next_back().unwrap_or(first)))
 }
 
 /// The clock of the first logged change that waits for a decision: it, and the bases since, may be needed again.

@@ -153,11 +153,16 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
         highest = highest.max(row.get::<_, i64>(0)?);
     }
     let present = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+    // RENAME COLUMN rewrites the triggers, DROP COLUMN refuses while they name the column: a name that went while they stand
+    // was given up for the one in its place. Without them it may as well have been dropped.
+    let standing: bool = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1)")?
+        .query_row([format!("fs_{table_no}_insert")], |row| row.get(0))?;
     db.execute("UPDATE main.fs_column SET position = NULL WHERE table_no = ?1", [table_no])?;
     for (position, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.generated) {
         let same_name = known.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(&column.name));
-        // A column that stands where one of another name stood, which is gone: it was renamed.
-        let renamed = || known.iter().find(|(_, name, place)| *place == Some(position as i64) && !present(name));
+        let renamed =
+            || known.iter().find(|(_, name, place)| standing && *place == Some(position as i64) && !present(name));
         let slot = match same_name.or_else(renamed) {
             Some((slot, _, _)) => *slot,
             None => {
@@ -381,7 +386,7 @@ fn warnings(db: &Connection, table: &Table) -> Result<Vec<String>> {
     let nullable: Vec<&str> = table
         .key()
         .iter()
-        .filter(|column| !column.not_null && !(table.key_is_rowid && column.key_part == 1))
+        .filter(|column| !(column.not_null || table.key_is_rowid && column.key_part == 1))
         .map(|column| column.name.as_str())
         .collect();
     let without_rowid = db.prepare(&format!("SELECT rowid FROM {} LIMIT 0", table.qualified(db)?)).is_err();

@@ -25,21 +25,22 @@ def version():
         return tomllib.load(file)["workspace"]["package"]["version"]
 
 
-FUNCTIONS = {
-    # name: (arguments, result), as psql's \df shows them
-    "enable": "table_name regclass, options jsonb DEFAULT",
-    "disable": "regclass",
-    "register": "client_id",
-    "reenroll": "client_id",
-    "purge": "older_than",
-    "device_schema": "client_id",
-    "prepare": "delta bytea",
-    "commit": "batch uuid",
-    "sync": "delta bytea",
-    "resolve": "conflict_id",
-    "inspect": "blob bytea",
-    "check_sync_alerts": "",
-}
+# As psql's \df shows them: what anybody's script may call, and what it gives.
+FUNCTIONS = [
+    "check_sync_alerts() -> TABLE(alert_type text, client_id character varying, message text)",
+    "commit(batch uuid) -> bytea",
+    "device_schema(client_id text) -> text",
+    "disable(table_name regclass) -> void",
+    "enable(table_name regclass, options jsonb DEFAULT '{}'::jsonb) -> jsonb",
+    "inspect(blob bytea) -> jsonb",
+    "prepare(delta bytea) -> TABLE(batch uuid, accepted integer, conflicts integer, rejected integer, report jsonb)",
+    "purge(older_than interval DEFAULT '180 days'::interval) -> TABLE(what text, removed bigint, kept bigint, needed_by text[])",
+    "reenroll(client_id text, role_name name DEFAULT NULL::name) -> text",
+    "register(client_id text, client_name text DEFAULT NULL::text, role_name name DEFAULT NULL::name) -> text",
+    "resolve(conflict_id bigint, choice jsonb) -> text",
+    "resolve(conflict_id bigint, choice text) -> text",
+    "sync(delta bytea) -> bytea",
+]
 VIEWS = {"sync_health", "sync_metrics", "sync_queue", "conflict_notifications", "conflicts", "ledger", "field_rules"}
 TABLES = {"client_state", "table_sync_state", "sync_log", "conflict_rules"}
 
@@ -68,9 +69,10 @@ def test_the_schema_sync_control_holds_four_tables_and_nothing_unexpected(hub):
         "SELECT relname FROM pg_class WHERE relnamespace = 'sync_control'::regnamespace AND relkind = %s", kind)}
         for kind in ("r", "v", "m", "p", "f")}
     assert found == {"r": TABLES, "v": VIEWS, "m": set(), "p": set(), "f": set()}
-    functions = {name for (name,) in hub.sql(
-        "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'sync_control'::regnamespace")}
-    assert functions == set(FUNCTIONS)
+    functions = [name for (name,) in hub.sql("""
+        SELECT proname || '(' || pg_get_function_arguments(oid) || ') -> ' || pg_get_function_result(oid)
+        FROM pg_proc WHERE pronamespace = 'sync_control'::regnamespace ORDER BY proname, 1""")]
+    assert functions == FUNCTIONS
 
 
 @pytest.mark.parametrize("relation", COLUMNS)

@@ -276,8 +276,7 @@ def measure_set(context, files, table, label):
                       **found.shown("tracked", "plain"), session=round(found.ratio("session", "plain"), 2))
     for journal in ("DELETE", "WAL"):
         rows = 50 if context.quick else 500
-        found = single_rows(files, table, turns if journal == "DELETE" else turns + 2,
-                            rows if journal == "DELETE" else rows * 10, journal)
+        found = single_rows(files, table, turns + 2, rows if journal == "DELETE" else rows * 10, journal)
         yield context.row("device", f"{label}: single-row transactions, {journal.lower()} / plain",
                           found.ratio("tracked", "plain"), 1.3, **found.shown("tracked", "plain"))
     plain = files.path("plain-full").stat().st_size

@@ -88,7 +88,7 @@ def hot_share(context):
         if tracked:
             hub.enable(name)
         hub.script(SEPARATE_UPDATES.format(table=name).replace("update_separately", f"update_{name}"))
-        hub.script(f"CALL update_{name}({2_000 if context.quick else 20_000})")
+        hub.script(f"CALL update_{name}({10_000 if context.quick else 20_000})")
         hub.script("SELECT pg_stat_force_next_flush()")
         hub.close()  # the statistics are sent at the latest when a backend ends
         shares[name] = hub.sql("SELECT n_tup_hot_upd * 100.0 / n_tup_upd, n_tup_upd FROM pg_stat_user_tables "

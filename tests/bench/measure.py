@@ -13,7 +13,9 @@ from pathlib import Path
 
 
 def cpu_seconds(process):
-    """CPU time that a process has used."""
+    """CPU time that this process ("self"), or another one that waits for its next command, has used."""
+    if process == "self":
+        return time.process_time()
     return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -35,7 +37,6 @@ class Watch:
 
     def __exit__(self, *_):
         self.passed = time.perf_counter() - self._begun
-        # A process that has just answered may still be accounted for as running.
         self.seconds = self.passed if self.waiting else cpu_seconds(self.process) - self._cpu
         gc.enable()
 

@@ -321,7 +321,7 @@ fn decision_json(decision: &Decision, hub: &HubState) -> Json {
     };
     let exists = values.is_some();
     let values = values.unwrap_or_default();
-    let numbers = if exists { 1..=FIELDS } else { 1..=0 };
+    let numbers = 1..=if exists { FIELDS } else { 0 };
     json!({
         "verdict": decision.outcome.word(),
         "exists": exists,

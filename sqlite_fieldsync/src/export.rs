@@ -189,14 +189,22 @@ impl Export<'_> {
         by_table.into_values().collect()
     }
 
+    /// Clocks across which changes do not fold: the ends of earlier exports, and every edit that was logged before this
+    /// database, a copy, got an identity of its own.
     fn boundaries(&self) -> Result<Vec<Hlc>> {
         let mut statement = self.db.prepare_cached(
-            "SELECT DISTINCT high FROM main.fs_batch WHERE sequence > ?1 AND high > ?2 ORDER BY high",
+            "SELECT high FROM main.fs_batch WHERE sequence > ?1 AND high > ?2
+             UNION SELECT clock FROM main.fs_log WHERE clock > ?2 AND clock <= ?3
+             ORDER BY 1",
         )?;
-        let rows = statement
-            .query_map([state::integer(self.db, "parent_sequence")?, self.standing.watermark.as_i64()], |row| {
-                row.get(0)
-            })?;
+        let rows = statement.query_map(
+            [
+                state::integer(self.db, "parent_sequence")?,
+                self.standing.watermark.as_i64(),
+                state::integer(self.db, "copied_until")?,
+            ],
+            |row| row.get(0),
+        )?;
         Ok(rows.map(|high| Ok(Hlc::from_i64(high?))).collect::<rusqlite::Result<_>>()?)
     }
 

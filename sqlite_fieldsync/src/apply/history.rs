@@ -32,6 +32,8 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
                 state::set(db, "mac_key", &Value::Blob(key.derive(client_id).0.to_vec()))?;
             }
             state::set_integer(db, "parent", 0)?;
+            // The original may have delivered any of these; the hub knows each by its clock, so none may fold into another.
+            state::set_integer(db, "copied_until", last)?;
             state::set_integer(db, "history", i64::from(reply.history))?;
             format!(
                 "this database is a copy of client '{}' and is now client '{client_id}': {reason}",

@@ -51,18 +51,26 @@ def server():
         yield hub
 
 
+@pytest.fixture(scope="session")
+def template(server):
+    """A database with the extension, to copy from. It has never synced: a hub gets its identity at first use."""
+    name = f"template_{os.getpid()}"
+    server.psql(f"CREATE DATABASE {name}")
+    server.psql("CREATE EXTENSION pg_fieldsync", name)
+    yield name
+    server.psql(f"DROP DATABASE {name}")
+
+
 @pytest.fixture
-def make_hub(server):
-    """A factory of hub databases of their own. The extension is created in each: a hub's identity is its database's."""
+def make_hub(server, template):
+    """A factory of hub databases of their own, with the extension unless it is not wanted."""
     hubs = []
 
     def make(extension=True):
         name = f"test_{os.getpid()}_{next(NUMBERS)}"
-        server.psql(f"CREATE DATABASE {name}")
+        server.psql(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if extension else ""))
         made = Hub(server, name)
         hubs.append(made)
-        if extension:
-            made.sql("CREATE EXTENSION pg_fieldsync")
         return made
 
     yield make

@@ -5,6 +5,7 @@ use crate::value::{Kind, Value};
 use bigdecimal::BigDecimal;
 use serde_json::value::RawValue;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// Digits of a numeric that are worth adding: Postgres itself stops at 131072 before the point and 16383 after.
@@ -19,10 +20,44 @@ pub enum Joined {
     NotArrays,
 }
 
-/// Whether two values are the same to the hub. Canonical forms are: only numerics have several (`1.0`, `1.00`), and those
-/// are told apart, because exactness is what their users ask for.
-pub fn same(_kind: Kind, a: &Value, b: &Value) -> bool {
-    a == b
+/// Whether two values are the same to the hub. jsonb is compared by meaning. Numerics with another scale (`1.0`, `1.00`) are
+/// told apart, because exactness is what their users ask for.
+pub fn same(kind: Kind, a: &Value, b: &Value) -> bool {
+    match (kind, a, b) {
+        (Kind::Jsonb, Value::Text(a), Value::Text(b)) if a != b => same_json(a, b, JSON_DEPTH_MAX),
+        _ => a == b,
+    }
+}
+
+/// Nesting to which JSON is compared by meaning; deeper parts are compared as text.
+const JSON_DEPTH_MAX: usize = 64;
+
+/// Whether two JSON texts mean the same: any order of members, any spelling of numbers and strings.
+fn same_json(a: &str, b: &str, depth: usize) -> bool {
+    let (a, b) = (a.trim(), b.trim());
+    if a == b {
+        return true;
+    }
+    let Some(depth) = depth.checked_sub(1) else { return false };
+    match (a.as_bytes().first(), b.as_bytes().first()) {
+        (Some(b'{'), Some(b'{')) => {
+            let members = |text| serde_json::from_str::<BTreeMap<String, &RawValue>>(text).ok();
+            matches!((members(a), members(b)), (Some(a), Some(b)) if a.len() == b.len()
+            && a.iter().zip(&b).all(|((a_name, a), (b_name, b))| {
+                a_name == b_name && same_json(a.get(), b.get(), depth)
+            }))
+        }
+        (Some(b'['), Some(b'[')) => {
+            let items = |text| serde_json::from_str::<Vec<&RawValue>>(text).ok();
+            matches!((items(a), items(b)), (Some(a), Some(b)) if a.len() == b.len()
+                && a.iter().zip(&b).all(|(a, b)| same_json(a.get(), b.get(), depth)))
+        }
+        (Some(b'"'), Some(b'"')) => {
+            let text = |text| serde_json::from_str::<String>(text).ok();
+            matches!((text(a), text(b)), (Some(a), Some(b)) if a == b)
+        }
+        _ => matches!((decimal(a), decimal(b)), (Some(a), Some(b)) if a == b),
+    }
 }
 
 /// Orders two values of one column. None: no order (NULL, or different classes that are not both numbers).
@@ -134,6 +169,15 @@ mod tests {
             Err(Rejection::OutOfRange)
         );
         assert_eq!(add_difference(Kind::Int, &Value::Null, &Value::Null, &Value::Int(3)), Ok(Value::Int(3)));
+    }
+
+    #[test]
+    fn jsonb_is_compared_by_meaning() {
+        let same = |a: &str, b: &str| same(Kind::Jsonb, &a.into(), &b.into());
+        assert!(same(r#"{"a": 1, "b": [true, "x"]}"#, r#"{"b":[true,"\u0078"],"a":1.0}"#));
+        assert!(!same(r#"{"a": 1}"#, r#"{"a": 2}"#));
+        assert!(!same("[1, 2]", "[2, 1]"));
+        assert!(!same("null", "0"));
     }
 
     #[test]

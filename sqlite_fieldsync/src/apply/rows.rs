@@ -216,7 +216,10 @@ pub fn write(
                 Offence::Wait(place) => {
                     pass.excluded.insert(place);
                 }
-                Offence::StepAside { table, key } => aside += u64::from(step_aside_for_parent(db, &table, &key)?),
+                Offence::StepAside { table, key } => {
+                    let reason = "the row that it refers to was deleted on the hub";
+                    aside += u64::from(step_aside_for(db, &table, &key, reason)?);
+                }
             }
         }
     }
@@ -243,9 +246,9 @@ fn key_order(writer: &Writer<'_>) -> Option<Vec<usize>> {
     (!straight && order.len() == writer.key_len).then_some(order)
 }
 
-/// A row that refers to a removed one leaves its table and is kept whole.
-fn step_aside_for_parent(db: &Connection, table: &str, key: &Key) -> Result<bool> {
-    let Some(found) = Table::read(db, table)? else { return Ok(false) };
+/// A writer for single rows of a table by their keys.
+fn writer_by_key<'a>(db: &'a Connection, table: &str) -> Result<Option<Writer<'a>>> {
+    let Some(found) = Table::read(db, table)? else { return Ok(None) };
     let names: Vec<String> = found.key().iter().map(|column| column.name.clone()).collect();
     let head = TableRows {
         table: found.name.clone(),
@@ -254,9 +257,21 @@ fn step_aside_for_parent(db: &Connection, table: &str, key: &Key) -> Result<bool
         columns: names,
         ..TableRows::default()
     };
-    let Some(mut writer) = Writer::new(db, found, &head)? else { return Ok(false) };
+    Writer::new(db, found, &head)
+}
+
+fn read_row(db: &Connection, table: &str, key: &Key) -> Result<Option<Vec<(String, Value)>>> {
+    match writer_by_key(db, table)? {
+        Some(mut writer) => writer.read(key),
+        None => Ok(None),
+    }
+}
+
+/// A row that has lost the row that it refers to leaves its table and is kept whole.
+fn step_aside_for(db: &Connection, table: &str, key: &Key, reason: &str) -> Result<bool> {
+    let Some(mut writer) = writer_by_key(db, table)? else { return Ok(false) };
     let Some(row) = writer.read(key)? else { return Ok(false) };
-    conflicts::step_aside(db, table, key, &row, "the row that it refers to was deleted on the hub")?;
+    conflicts::step_aside(db, table, key, &row, reason)?;
     writer.delete(key)?;
     Ok(true)
 }
@@ -439,18 +454,9 @@ impl Pass<'_, '_> {
             let key = &tables[place.0].rows[place.1].key;
             let Some(writer) = &mut self.writers[place.0] else { continue };
             for blocker in writer.in_the_way(&after, key)? {
-                let Some(row) = writer.read(&blocker)? else { continue };
-                let name = writer.table.name.clone();
-                let reason = format!("row {} of the hub has the same unique value", key.row_id());
-                conflicts::step_aside(self.db, &name, &blocker, &row, &reason)?;
-                writer.delete(&blocker)?;
-                self.done.stepped_aside += 1;
-                let own = self.unanswered.rows.contains_key(&(name.to_lowercase(), blocker.clone()))
-                    || self.pinned.of(&name, &blocker).is_some();
-                if !own {
-                    self.done.wants.push((name, blocker)); // the hub may have it, under another value by now
-                }
+                self.blocker_steps_aside(place.0, blocker, key)?;
             }
+            let Some(writer) = &mut self.writers[place.0] else { continue };
             match writer.insert_row(&after)? {
                 Written::Refused { reason, .. } => {
                     if let Some(before) = before {
@@ -461,6 +467,62 @@ impl Pass<'_, '_> {
                 _ => {
                     self.done.rows += 1;
                     self.done.written.push((place, fields));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A row that holds a unique value of the hub's row `key` leaves its table and is kept whole.
+    fn blocker_steps_aside(&mut self, table: usize, blocker: Key, key: &Key) -> Result<()> {
+        let Some(writer) = &mut self.writers[table] else { return Ok(()) };
+        let Some(row) = writer.read(&blocker)? else { return Ok(()) };
+        let name = writer.table.name.clone();
+        // Before the row itself: deleting it would take them along, or leave them without a parent.
+        let mut leaving = HashSet::from([(name.to_lowercase(), blocker.clone())]);
+        self.dependents_step_aside(&name, &row, &mut leaving)?;
+        let reason = format!("row {} of the hub has the same unique value", key.row_id());
+        conflicts::step_aside(self.db, &name, &blocker, &row, &reason)?;
+        if let Some(writer) = &mut self.writers[table] {
+            writer.delete(&blocker)?;
+        }
+        self.done.stepped_aside += 1;
+        let own = self.unanswered.rows.contains_key(&(name.to_lowercase(), blocker.clone()))
+            || self.pinned.of(&name, &blocker).is_some();
+        if !own {
+            self.done.wants.push((name, blocker)); // the hub may have it, under another value by now
+        }
+        Ok(())
+    }
+
+    /// Rows that refer to a row that is about to step aside do so before it, and theirs before them. Rows that the hub has
+    /// are asked for again: it has them with another parent.
+    fn dependents_step_aside(
+        &mut self,
+        parent: &str,
+        row: &[(String, Value)],
+        leaving: &mut HashSet<(String, Key)>,
+    ) -> Result<()> {
+        for at in self.references.of_parent(parent) {
+            let (child_name, to) = (self.references.key(at).child.clone(), self.references.key(at).to.clone());
+            let values: Option<Vec<Value>> = to
+                .iter()
+                .map(|name| {
+                    row.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+                })
+                .collect();
+            let (Some(values), Some(child)) = (values, Table::read(self.db, &child_name)?) else { continue };
+            for key in self.references.children_of(at, &child, &values)? {
+                if !leaving.insert((child_name.to_lowercase(), key.clone())) {
+                    continue; // rows may refer to each other in circles
+                }
+                let Some(own) = read_row(self.db, &child_name, &key)? else { continue };
+                self.dependents_step_aside(&child_name, &own, leaving)?;
+                if step_aside_for(self.db, &child_name, &key, "the row that it refers to stepped aside")? {
+                    self.done.stepped_aside += 1;
+                }
+                if !self.unanswered.of(&child_name, &key).is_some_and(|pending| pending.made) {
+                    self.done.wants.push((child_name.clone(), key));
                 }
             }
         }

@@ -120,6 +120,7 @@ fn row(
 ) {
     let name = |origin: Origin| deciding.names.get(&origin).cloned().unwrap_or_default();
     let mut current = before.clone();
+    let last = item.changes.len().saturating_sub(1);
     let mut merged = Merged { parked_by_strict: item.merged.parked_by_strict, ..Merged::default() };
     for (place, change) in item.changes.iter().enumerate() {
         if change.of_parked && change.op != Op::Cancelled {
@@ -169,7 +170,7 @@ fn row(
         merged.outcomes.push(decision.outcome);
         merged.collisions.extend(decision.collisions.into_iter().map(|collision| (place, collision)));
         merged.whole |= decision.answer == Answer::Whole;
-        current = after(current, decision.write, &mut merged);
+        current = after(current, decision.write, &mut merged, place == last);
     }
     merged.before = Some(before);
     merged.after = Some(current);
@@ -183,21 +184,25 @@ fn starts_from(change: &crate::work::Prepared, state: &HubState) -> bool {
         && change.fields.iter().all(|field| field.old.as_ref().is_some_and(|old| *old == row.value(field.number)))
 }
 
-/// The row after a write.
-fn after(state: HubState, write: Write, merged: &mut Merged) -> HubState {
+/// The row after a write. After the last one the values that are written are in `merged.fields` alone.
+fn after(state: HubState, write: Write, merged: &mut Merged, is_last: bool) -> HubState {
     match write {
         Write::Nothing => state,
         Write::Insert { fields, clocks } | Write::Revive { fields, clocks } => {
-            merged.fields = fields.iter().cloned().collect();
-            HubState::Live(HubRow { values: fields.into_iter().collect(), clocks })
+            let values = if is_last { HashMap::new() } else { fields.iter().cloned().collect() };
+            merged.fields.clear();
+            merged.fields.extend(fields);
+            HubState::Live(HubRow { values, clocks })
         }
         Write::Update { fields, clocks } => {
-            merged.fields.extend(fields.iter().cloned());
             let mut row = match state {
                 HubState::Live(row) | HubState::Deleted { row, .. } => row,
                 HubState::Absent => HubRow { values: HashMap::new(), clocks: RowClocks::new(clocks.insert) },
             };
-            row.values.extend(fields);
+            if !is_last {
+                row.values.extend(fields.iter().cloned());
+            }
+            merged.fields.extend(fields);
             row.clocks = clocks;
             HubState::Live(row)
         }

@@ -16,6 +16,7 @@ mod decide;
 mod enable;
 mod error;
 mod feed;
+mod field_values;
 mod functions;
 mod guards;
 mod history;

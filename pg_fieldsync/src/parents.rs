@@ -23,10 +23,7 @@ fn value(table: &Table, item: &Item, number: u16) -> Option<Value> {
     if let Some(place) = table.key.iter().position(|at| table.columns[*at].number == number) {
         return item.key.0.get(place).cloned();
     }
-    match &item.merged.after {
-        Some(HubState::Live(row)) => row.values.get(&number).cloned(),
-        _ => None,
-    }
+    item.value_after(number).cloned()
 }
 
 /// The key of the parent that a row refers to, if the reference is to the parent's primary key and not NULL.
@@ -113,7 +110,7 @@ fn referring_items(work: &Work, place: usize, reference: &ForeignKey, parent: &T
             item.merged.rejected.is_none()
                 && matches!(item.merged.after, Some(HubState::Live(_)))
                 && (!matches!(item.merged.before, Some(HubState::Live(_)))
-                    || reference.child_columns.iter().any(|number| item.merged.fields.contains_key(number)))
+                    || reference.child_columns.iter().any(|number| item.merged.fields.contains(*number)))
         })
         .filter_map(|(at, item)| Some((at, parent_key(&table.table, item, reference, parent)?)))
         .collect()
@@ -353,11 +350,11 @@ fn record(
         }];
         if rule != OnDelete::UpdateWins {
             collisions.extend(item.merged.fields.iter().map(|(number, value)| Collision {
-                number: Some(*number),
+                number: Some(number),
                 base: None,
                 client: value.clone(),
                 server: match &before {
-                    Some(HubState::Live(row)) => row.value(*number),
+                    Some(HubState::Live(row)) => row.value(number),
                     _ => Value::Null,
                 },
                 server_stamp: deletion,

@@ -11,6 +11,7 @@
 use crate::arrays::Array;
 use crate::catalog::Table;
 use crate::catch::SqlError;
+use crate::feed::Xxh3;
 use crate::guards::AsOwner;
 use crate::history::Hub;
 use crate::keys;
@@ -25,6 +26,7 @@ use fieldsync_core::rules::{FieldStrategy, TableRules};
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
 use pgrx::pg_sys;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 
 /// The one snapshot of a pull, active until dropped.
@@ -93,8 +95,8 @@ pub struct Pulled {
 
 /// Keys to look at in one table.
 enum Scope {
-    /// These.
-    Keys(BTreeSet<Key>),
+    /// These, possibly some of them twice.
+    Keys(Vec<Key>),
     /// All.
     Whole,
 }
@@ -108,14 +110,12 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
             continue;
         }
         let sent = Sent::of(table, rules, asked);
-        let scope = scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(BTreeSet::new()));
+        let scope = scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new()));
         let rows = match scope {
             Scope::Whole => whole(table, asked, &sent, &mut pulled.clock)?,
-            Scope::Keys(mut keys) => {
-                keys.extend(sent.to_compare());
-                for key in &sent.exact {
-                    keys.remove(*key);
-                }
+            Scope::Keys(keys) => {
+                let news = keys.into_iter().chain(sent.to_compare());
+                let keys: BTreeSet<Key> = news.filter(|key| !sent.exact.contains(key)).collect();
                 by_keys(table, &keys, asked, &sent, &mut pulled.clock)?
             }
         };
@@ -154,7 +154,7 @@ fn scopes(
         let id = entry.int(1) as i32;
         let Some((table, _)) = tables.iter().find(|(table, _)| table.table_id == id) else { continue };
         let packed = entry.bytes(2);
-        let scope = scopes.entry(id).or_insert_with(|| Scope::Keys(BTreeSet::new()));
+        let scope = scopes.entry(id).or_insert_with(|| Scope::Keys(Vec::new()));
         if packed.is_empty() {
             *scope = Scope::Whole;
             continue;
@@ -172,13 +172,13 @@ fn scopes(
 
 /// What the device sent of one table.
 struct Sent<'a> {
-    items: HashMap<&'a Key, &'a Item>,
+    items: HashMap<&'a Key, &'a Item, BuildHasherDefault<Xxh3>>,
     /// Columns under a `sum` rule: the device rebases them without a log entry, so what it sent is not what it shows.
     sums: HashSet<u16>,
     settled: HashSet<&'a Key>,
     wanted: HashSet<&'a Key>,
     /// Rows that were written exactly as sent: nothing to look at.
-    exact: HashSet<&'a Key>,
+    exact: HashSet<&'a Key, BuildHasherDefault<Xxh3>>,
 }
 
 impl<'a> Sent<'a> {
@@ -186,11 +186,11 @@ impl<'a> Sent<'a> {
         let sums = rules.fields.iter().filter(|(_, rule)| **rule == FieldStrategy::Sum).map(|(number, _)| *number);
         let settled = asked.settled.iter().filter(|(table_id, _)| *table_id == table.table_id).map(|(_, key)| key);
         let mut sent = Sent {
-            items: HashMap::new(),
+            items: HashMap::default(),
             sums: sums.collect(),
             settled: settled.collect(),
             wanted: HashSet::new(),
-            exact: HashSet::new(),
+            exact: HashSet::default(),
         };
         let wanted = asked.wants.iter().filter(|want| want.table == table.name && want.key.0.len() == table.key.len());
         sent.wanted.extend(wanted.map(|want| &want.key));
@@ -207,7 +207,7 @@ impl<'a> Sent<'a> {
                     && all_given
                     && item.merged.rejected.is_none()
                     && item.inserted
-                    && item.merged.fields.iter().all(|(number, value)| item.echo.get(number) == Some(value))
+                    && item.merged.fields.iter().all(|(number, value)| item.echo(number) == Some(value))
                 {
                     sent.exact.insert(&item.key);
                 }
@@ -490,7 +490,7 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
     let mut fields = Vec::new();
     for (number, value) in row.values {
         let stamp = row.clocks.field(number);
-        let echoed = accepted.and_then(|item| item.echo.get(&number));
+        let echoed = accepted.and_then(|item| item.echo(number));
         let travels = match echoed {
             _ if whole => true,
             Some(_) if sent.sums.contains(&number) => true,

@@ -28,14 +28,10 @@ pub fn columns(work: &Work, table: usize, constraint: &str) -> Result<Vec<u16>, 
 /// Whether one row is to get, in the columns of the violated constraint, what another has now.
 pub fn wants_what_the_other_has(work: &Work, table: usize, one: usize, other: usize, numbers: &[u16]) -> bool {
     let items = &work.tables[table].items;
-    let (Some(HubState::Live(after)), Some(HubState::Live(before))) =
-        (&items[one].merged.after, &items[other].merged.before)
-    else {
-        return false;
-    };
+    let Some(HubState::Live(before)) = &items[other].merged.before else { return false };
     !numbers.is_empty()
         && numbers.iter().all(|number| {
-            let wanted = after.values.get(number);
+            let wanted = items[one].value_after(*number);
             wanted.is_some() && wanted == before.values.get(number)
         })
 }

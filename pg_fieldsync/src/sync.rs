@@ -239,7 +239,10 @@ fn merge_delta(received: &mut Received, schema: &Schema, version: u64) -> Result
     let already_made = copies::delivered_by_others(client, &limits())?;
     let sender = Sender {
         watermark: client.watermark,
-        correct: &|clock| corrected.get(&clock).copied().unwrap_or_else(|| correction.correct(clock)),
+        correct: &|clock| match corrected.binary_search_by_key(&clock, |(raw, _)| *raw) {
+            Ok(at) => corrected[at].1,
+            Err(_) => correction.correct(clock),
+        },
         already_made: &already_made,
         no_push: &|table| matches!(schema.direction(table), "pull" | "none"),
     };
@@ -268,9 +271,11 @@ fn merge_delta(received: &mut Received, schema: &Schema, version: u64) -> Result
 }
 
 /// Every stamp of the delta in the hub's time, in the device's order.
-fn corrected_clocks(delta: &Delta, correction: &SkewCorrection) -> HashMap<Hlc, Hlc> {
-    let raw: BTreeSet<Hlc> =
+fn corrected_clocks(delta: &Delta, correction: &SkewCorrection) -> Vec<(Hlc, Hlc)> {
+    let mut raw: Vec<Hlc> =
         delta.body.tables.iter().flat_map(|table| &table.changes).map(|change| change.clock).collect();
+    raw.sort_unstable();
+    raw.dedup();
     let corrected = correction.correct_all(raw.iter().copied());
     raw.into_iter().zip(corrected).collect()
 }

@@ -371,6 +371,29 @@ impl ColumnType {
         }
     }
 
+    /// Whether the value has the hub's form already: then [`ColumnType::canonical`] would only copy it.
+    pub fn holds(&self, value: &Value) -> bool {
+        match (self.kind, value) {
+            (_, Value::Null) => true,
+            (Kind::Int, Value::Int(number)) => match self.base {
+                pg_sys::INT8OID => true,
+                pg_sys::INT4OID => i32::try_from(*number).is_ok(),
+                pg_sys::INT2OID => i16::try_from(*number).is_ok(),
+                _ => false,
+            },
+            (Kind::Real, Value::Real(_)) => self.base == pg_sys::FLOAT8OID,
+            (Kind::Uuid, Value::Blob(bytes)) => bytes.len() == 16,
+            (Kind::Bytes, Value::Blob(_)) => true,
+            (Kind::Text | Kind::Json, Value::Text(text)) => {
+                matches!(self.base, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID) && !text.contains('\0')
+            }
+            (Kind::Instant, Value::Text(text)) => {
+                self.base == pg_sys::TIMESTAMPTZOID && self.typmod < 0 && is_canonical_instant(text)
+            }
+            _ => false,
+        }
+    }
+
     fn canonical_int(&self, value: &Value) -> Canonical {
         let number = match value {
             Value::Int(number) => *number,

@@ -7,6 +7,8 @@
 
 use crate::catalog::Table;
 use crate::catch::SqlError;
+use crate::feed::Xxh3;
+use crate::field_values::FieldValues;
 use crate::guards::{subtransaction, Settings};
 use crate::sql::{self, Cells, Param};
 use crate::types::{Canonical, ColumnType};
@@ -16,6 +18,7 @@ use fieldsync_core::rules::TableRules;
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 
 /// A table, its rules, and its `priority_field`.
@@ -52,8 +55,8 @@ pub struct Item {
     pub key: Key,
     /// The changes, in the device's order.
     pub changes: Vec<Prepared>,
-    /// What the device has in each field after the changes that this delta brings: for leaving out of the answer what it knows.
-    pub echo: HashMap<u16, Value>,
+    /// From which change on the fields are as the device has them: earlier ones went with a deletion.
+    echo_from: usize,
     /// What the device last did to the row; None: all of its changes were answered before and it is a plain update.
     pub last_op: Op,
     /// Whether the device has the row whole (it inserted it in this delta).
@@ -113,7 +116,7 @@ pub struct Merged {
     /// The row as it shall be.
     pub after: Option<HubState>,
     /// Fields to be written.
-    pub fields: BTreeMap<u16, Value>,
+    pub fields: FieldValues,
     /// The verdicts, one per change.
     pub outcomes: Vec<Outcome>,
     /// Who lost what, by change.
@@ -229,11 +232,27 @@ pub fn read(delta: &mut Delta, sender: &Sender<'_>, find: &dyn Fn(&str) -> Optio
         }
     }
     for table in &mut work.tables {
-        table.items.sort_by(|one, other| one.key.0.cmp(&other.key.0));
+        sort_by_key(&mut table.items);
         table.touched.sort_unstable();
         table.touched.dedup();
     }
     Ok(work)
+}
+
+/// Sorts by ascending key. Items are large and each key is there once, so the places are sorted first and each item is moved once.
+fn sort_by_key(items: &mut [Item]) {
+    let mut from: Vec<usize> = (0..items.len()).collect();
+    from.sort_unstable_by(|one, other| items[*one].key.0.cmp(&items[*other].key.0));
+    for start in 0..items.len() {
+        let mut at = start;
+        while from[at] != start {
+            let next = from[at];
+            items.swap(at, next);
+            from[at] = at;
+            at = next;
+        }
+        from[at] = at;
+    }
 }
 
 /// Where the hub's key columns stand in the delta's key, in the hub's order.
@@ -285,25 +304,31 @@ fn read_table(
         })
         .collect();
     let asked = ask(&changes, &targets, table)?;
-    let canonical = |at: usize, value: &Value| -> Result<Value, SqlError> {
+    // The value in the hub's form, or why it has none, with the value.
+    let canonical = |at: usize, value: Value| -> Result<Value, (SqlError, Value)> {
         let column = &table.columns[at];
+        if column.column_type.holds(&value) {
+            return Ok(value);
+        }
         let named = |error: SqlError| SqlError {
             table: Some(table.name.clone()),
             column: Some(column.name.clone()),
             message: format!("{} in column \"{}\" of table \"{}\"", error.message, column.name, table.name),
             ..error
         };
-        match column.column_type.canonical(value) {
+        match column.column_type.canonical(&value) {
             Canonical::Done(value) => Ok(value),
-            Canonical::Bad(error) => Err(named(error)),
+            Canonical::Bad(error) => Err((named(error), value)),
             Canonical::Ask(text) => match asked.get(&(at, text)) {
-                Some(answer) => answer.clone().map_err(named),
-                None => Err(named(SqlError::new("XX000", "a value was not converted"))),
+                Some(Ok(answer)) => Ok(answer.clone()),
+                Some(Err(error)) => Err((named(error.clone()), value)),
+                None => Err((named(SqlError::new("XX000", "a value was not converted")), value)),
             },
         }
     };
-    let mut items: Vec<Item> = Vec::new();
-    let mut places: HashMap<Key, usize> = HashMap::with_capacity(changes.changes.len());
+    let mut items: Vec<Item> = Vec::with_capacity(changes.changes.len());
+    let mut places: HashMap<Key, usize, BuildHasherDefault<Xxh3>> = HashMap::default();
+    places.reserve(changes.changes.len());
     let mut touched: HashSet<u16> = HashSet::new();
     for change in changes.changes {
         let mut refused = None;
@@ -311,9 +336,9 @@ fn read_table(
         let mut parts = Vec::with_capacity(key_places.len());
         for (key_at, place) in table.key.iter().zip(key_places) {
             let raw = change.key.0.get(*place).cloned().unwrap_or_default();
-            match canonical(*key_at, &raw) {
+            match canonical(*key_at, raw) {
                 Ok(part) => parts.push(part),
-                Err(error) => {
+                Err((error, raw)) => {
                     refused.get_or_insert(error);
                     parts.push(raw);
                 }
@@ -326,12 +351,12 @@ fn read_table(
             match targets.get(usize::from(column)) {
                 Some(Target::Field(at)) if !table.key.contains(at) => {
                     let column = &table.columns[*at];
-                    let old = match old.map(|old| canonical(*at, &old)) {
+                    let old = match old.map(|old| canonical(*at, old)) {
                         // What the device had before may be nothing that the hub could hold; then it is no base for anything.
                         Some(Err(_)) | None => None,
                         Some(Ok(old)) => Some(old),
                     };
-                    match canonical(*at, &new) {
+                    match canonical(*at, new) {
                         Ok(new) => {
                             touched.insert(column.number);
                             fields.push(IncomingField {
@@ -341,7 +366,7 @@ fn read_table(
                                 new,
                             });
                         }
-                        Err(error) => {
+                        Err((error, new)) => {
                             refused.get_or_insert(error);
                             fields.push(IncomingField { number: column.number, kind: Kind::Text, old, new });
                         }
@@ -361,7 +386,7 @@ fn read_table(
             items.push(Item {
                 key: key.clone(),
                 changes: Vec::new(),
-                echo: HashMap::new(),
+                echo_from: 0,
                 last_op: Op::Update,
                 inserted: false,
                 repeated: HashSet::new(),
@@ -385,9 +410,7 @@ fn read_table(
             Op::Update => {}
         }
         if change.op == Op::Delete {
-            item.echo.clear();
-        } else {
-            item.echo.extend(fields.iter().map(|field| (field.number, field.new.clone())));
+            item.echo_from = item.changes.len() + 1;
         }
         if item.refused.is_none() {
             item.refused = refused;
@@ -417,7 +440,9 @@ type Asked = HashMap<(usize, String), Result<Value, SqlError>>;
 fn ask(changes: &TableChanges, targets: &[Target], table: &Table) -> Result<Asked, SqlError> {
     let mut questions: BTreeMap<usize, HashSet<String>> = BTreeMap::new();
     let mut note = |target: Option<&Target>, value: &Value| {
-        if let Some(Target::Field(at)) = target {
+        if let Some(Target::Field(at)) =
+            target.filter(|target| !matches!(target, Target::Field(at) if table.columns[*at].column_type.holds(value)))
+        {
             if let Canonical::Ask(text) = table.columns[*at].column_type.canonical(value) {
                 questions.entry(*at).or_default().insert(text);
             }
@@ -478,6 +503,26 @@ pub fn convert(column_type: &ColumnType, texts: &[String]) -> Result<Vec<Result<
     }
 }
 
+impl Item {
+    /// What the device has in a field after the changes that this delta brings, if they touch it: for leaving out of the answer
+    /// what it knows.
+    pub fn echo(&self, number: u16) -> Option<&Value> {
+        let changes = self.changes.get(self.echo_from..)?;
+        changes.iter().rev().find_map(|change| {
+            let at = change.fields.binary_search_by_key(&number, |field| field.number).ok()?;
+            Some(&change.fields[at].new)
+        })
+    }
+
+    /// A field's value after the merge, where the delta has anything to do with it.
+    pub fn value_after(&self, number: u16) -> Option<&Value> {
+        match &self.merged.after {
+            Some(HubState::Live(row)) => self.merged.fields.get(number).or_else(|| row.values.get(&number)),
+            _ => None,
+        }
+    }
+}
+
 impl TableWork {
     /// Adds rows; a row that is here already gets the changes on top.
     fn take_in(&mut self, items: Vec<Item>) {
@@ -490,12 +535,15 @@ impl TableWork {
                 continue;
             };
             let known = &mut self.items[*at];
+            if known.echo_from > 0 || item.echo_from > 0 {
+                // Which of them came after the deletion is not known any more: all of it is sent back.
+                known.echo_from = usize::MAX;
+            }
             known.changes.append(&mut item.changes);
             known.changes.sort_by_key(|change| change.raw_clock);
             known.lost.append(&mut item.lost);
             known.repeated.extend(item.repeated);
             known.repeated_whole |= item.repeated_whole;
-            known.echo.extend(item.echo);
             known.last_op = item.last_op;
             known.inserted |= item.inserted;
             known.refused = known.refused.take().or(item.refused);

@@ -48,7 +48,7 @@ pub fn action(table: &Table, item: &Item) -> Option<Action> {
     if merged.rejected.is_some() {
         return None;
     }
-    let numbers = || merged.fields.keys().copied().collect::<Vec<u16>>();
+    let numbers = || merged.fields.numbers().collect::<Vec<u16>>();
     match (merged.before.as_ref()?, merged.after.as_ref()?) {
         (HubState::Absent, HubState::Live(_)) => Some(Action::Insert(numbers())),
         (HubState::Deleted { .. }, HubState::Live(_)) if merged.marked => Some(Action::Mark(false, numbers())),
@@ -115,7 +115,7 @@ fn field_parameters<'a>(
     for number in numbers {
         let Some(at) = work.table.columns.iter().position(|column| column.number == *number) else { continue };
         let column_type = &work.table.columns[at].column_type;
-        let values = items.iter().map(|item| work.items[*item].merged.fields.get(number).unwrap_or(NULL));
+        let values = items.iter().map(|item| work.items[*item].merged.fields.get(*number).unwrap_or(NULL));
         parameters.arrays.push(Array::of(column_type, values)?);
         parameters.types.push(column_type.param_type());
         parameters.names.push(format!("c{number}"));

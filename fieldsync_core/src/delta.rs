@@ -64,6 +64,8 @@ pub struct DeltaBody {
     pub wants: Vec<Want>,
     /// Conflicts that a person settled on the device.
     pub settled: Vec<Settled>,
+    /// Whether the device lacks a shape that the hub took for known: the answer shall name all of its tables.
+    pub names_wanted: bool,
     /// The changes.
     pub tables: Vec<TableChanges>,
 }

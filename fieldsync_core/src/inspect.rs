@@ -59,6 +59,7 @@ pub fn delta_to_json(delta: &Delta, bytes: usize) -> Json {
         "more": body.more,
         "wants": body.wants.iter().map(|want| json!({"table": want.table, "row_id": want.key.row_id()})).collect::<Vec<_>>(),
         "settled": body.settled.iter().map(|settled| json!({"conflict_id": settled.conflict_id, "choice": settled.choice})).collect::<Vec<_>>(),
+        "names_wanted": body.names_wanted,
         "tables": tables,
     })
 }
@@ -130,6 +131,7 @@ fn notice_to_json(notice: &Notice) -> Json {
             json!({ "notice": "new_history", "watermark": watermark.0, "reason": reason })
         }
         Notice::Warning(text) => json!({ "notice": "warning", "text": text }),
+        Notice::NamesWanted => json!({ "notice": "names_wanted" }),
     }
 }
 

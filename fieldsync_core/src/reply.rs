@@ -126,6 +126,8 @@ pub enum Notice {
     },
     /// Something a person should read.
     Warning(String),
+    /// The hub lacks a shape that the delta left out: nothing of it was merged, the next one shall name all of its tables.
+    NamesWanted,
 }
 
 /// A conflict as the device shows it.

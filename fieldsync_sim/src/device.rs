@@ -272,6 +272,7 @@ impl Device {
                 .map(|(table, key)| Want { table: TABLES[*table].name.to_owned(), key: key.clone() })
                 .collect(),
             settled: Vec::new(),
+            names_wanted: false,
             recovery: self.recovery,
             tables,
         };

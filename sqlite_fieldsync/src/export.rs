@@ -152,6 +152,7 @@ impl Export<'_> {
             recovery: self.recovery()?,
             wants: self.wants()?,
             settled: self.settled()?,
+            names_wanted: false,
             tables: self.travelling(folded.into_iter().filter(|folded| folded.change.clock <= high)),
         })
     }

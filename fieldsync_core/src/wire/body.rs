@@ -239,7 +239,7 @@ const DELTA_FLAGS: [u32; 6] = [40, 40, 230, 200, 200, 240];
 const REPLY_FLAGS: [u32; 6] = [20, 230, 220, 100, 128, 128];
 
 /// What of a delta is rare: postcard, in this order. A field that is added goes to the end, under a new format version.
-type RareOfDelta = (Option<Recovery>, Vec<Want>, Vec<Settled>);
+type RareOfDelta = (Option<Recovery>, Vec<Want>, Vec<Settled>, bool);
 
 pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Packed {
     // All fields are named, here and where they are read: one that is added cannot be forgotten.
@@ -255,12 +255,13 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
         recovery,
         wants,
         settled,
+        names_wanted,
         tables,
     } = body;
     let mut out = Out::new();
     let mut front = Front::new(DELTA_FLAGS);
     let now = Hlc::from_ms(now_ms);
-    let rare = recovery.is_some() || !wants.is_empty() || !settled.is_empty();
+    let rare = recovery.is_some() || !wants.is_empty() || !settled.is_empty() || *names_wanted;
     let flags = [*parent != 0, cursor.is_some(), *more, !unanswered.is_empty(), !bases.is_empty(), rare];
     for (model, flag) in front.has.iter_mut().zip(flags) {
         out.coder.bit(model, flag);
@@ -294,7 +295,7 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
         }
     }
     if rare {
-        write_rare(&mut out, &(recovery, wants, settled));
+        write_rare(&mut out, &(recovery, wants, settled, names_wanted));
     }
     let mut rows = Rows::new(now);
     let mut shapers = Shapers::new();
@@ -433,7 +434,8 @@ pub(super) fn read_delta<'a>(
             bases.push(Base { until: last, snapshot });
         }
     }
-    let (recovery, wants, settled) = if rare { read_rare::<RareOfDelta>(&mut input)? } else { RareOfDelta::default() };
+    let (recovery, wants, settled, names_wanted) =
+        if rare { read_rare::<RareOfDelta>(&mut input)? } else { RareOfDelta::default() };
     input.coder.check()?;
     let body = DeltaBody {
         sequence,
@@ -447,6 +449,7 @@ pub(super) fn read_delta<'a>(
         recovery,
         wants,
         settled,
+        names_wanted,
         tables: Vec::new(),
     };
     Ok((body, Tables::new(input, front, now, shapes, limits)))

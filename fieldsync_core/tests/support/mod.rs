@@ -151,9 +151,10 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
         front,
         prop::collection::vec(want, 0..3),
         prop::collection::vec(settled, 0..3),
+        any::<bool>(),
         prop::collection::vec(tables(), 0..4),
     )
-        .prop_map(|((client, history, device_now_ms), front, wants, settled, tables)| {
+        .prop_map(|((client, history, device_now_ms), front, wants, settled, names_wanted, tables)| {
             let (sequence, parent, unanswered, cursor, bases, watermark, high, more, recovery) = front;
             let body = DeltaBody {
                 sequence,
@@ -167,6 +168,7 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
                 recovery,
                 wants,
                 settled,
+                names_wanted,
                 tables,
             };
             Delta { client, history, device_now_ms, body }
@@ -208,6 +210,7 @@ fn notices() -> impl Strategy<Value = Notice> {
             reason
         }),
         any::<String>().prop_map(Notice::Warning),
+        Just(Notice::NamesWanted),
     ]
 }
 

@@ -61,7 +61,7 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             )?;
             format!("the hub has a new history: {reason}")
         }
-        Notice::Conflict(_) | Notice::Warning(_) => String::new(),
+        Notice::Conflict(_) | Notice::Warning(_) | Notice::NamesWanted => String::new(),
     };
     // The chain starts anew: exports made before will not be answered.
     let sequence: i64 = db.query_row("SELECT ifnull(max(sequence), 0) FROM main.fs_batch", [], |row| row.get(0))?;

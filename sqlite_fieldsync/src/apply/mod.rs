@@ -178,7 +178,7 @@ impl<'a> Apply<'a> {
                     state::note(self.db, text)?;
                     report.warnings.push(text.clone());
                 }
-                Notice::NewIdentity { .. } | Notice::NewHistory { .. } => {}
+                Notice::NewIdentity { .. } | Notice::NewHistory { .. } | Notice::NamesWanted => {}
             }
         }
         entries.retain(|entry| entry.clock > watermark);

@@ -192,6 +192,86 @@ class TestDevice:
         assert caught.value.diag.message_hint
 
 
+class TestFiftyRealBlobs:
+    """Twenty-five syncs of one device, the delta and the reply of each: every truncation and every single flipped bit."""
+
+    MEGABYTES_MAX = 64
+    # All of them inside the server: one call from here, some thousands of refusals there.
+    ON_THE_HUB = """
+        CREATE FUNCTION pg_temp.accepted(blob bytea) RETURNS text[] LANGUAGE plpgsql AS $$
+        DECLARE
+            damaged bytea;
+            unexpected text[] := '{}';
+        BEGIN
+            FOR at IN 0 .. 9 * length(blob) - 1 LOOP
+                IF at < length(blob) THEN
+                    damaged := substr(blob, 1, at);
+                ELSE
+                    damaged := set_bit(blob, at - length(blob), 1 - get_bit(blob, at - length(blob)));
+                END IF;
+                BEGIN
+                    PERFORM sync_control.sync(damaged);
+                    unexpected := unexpected || ('accepted ' || at);
+                EXCEPTION
+                    WHEN SQLSTATE '22P03' THEN NULL;
+                    WHEN OTHERS THEN unexpected := unexpected || (SQLSTATE || ' at ' || at);
+                END;
+            END LOOP;
+            RETURN unexpected;
+        END $$"""
+
+    def test_every_truncation_and_every_flipped_bit(self, programme, unsigned):
+        programme.sql(self.ON_THE_HUB)
+        source = random.Random(25)
+        backend = programme.one("SELECT pg_backend_pid()")
+        for day in range(25):
+            self.work(programme, unsigned, source, day)
+            delta = unsigned.export()
+            watch = Watch(programme)
+            before = high_water(backend)
+            assert programme.one("SELECT pg_temp.accepted(%s)", delta) == []
+            assert high_water(backend) - before < self.MEGABYTES_MAX
+            watch.holds()
+            reply = programme.sync(delta)
+            self.device_refuses_all(unsigned, reply)
+            unsigned.apply(reply)
+        assert_equal(programme, unsigned)
+
+    @staticmethod
+    def work(hub, device, source, day):
+        """A few rows on either side, of every kind of value that the tables have."""
+        for _ in range(source.randrange(1, 6)):
+            number = source.randrange(10_000)
+            device.sql("INSERT OR IGNORE INTO members (id, household_id, name, age, balance, note) VALUES (?, 'h1', ?, ?, ?, ?)",
+                       f"d{number}", f"Name {number}", source.randrange(90), f"{source.randrange(10 ** 6) / 100:.2f}",
+                       source.choice([None, "", "Ünïcödé ✓", "x" * source.randrange(80)]))
+        device.sql("UPDATE members SET visits = visits + 1, note = ? WHERE id = 'm1'", f"day {day}")
+        hub.sql("UPDATE programme.members SET age = %s WHERE id = 'm1'", 20 + day)
+        hub.sql("INSERT INTO programme.households VALUES (%s, %s, 'Kayes')", f"hub{day}", f"KAY-{day}")
+        if day % 5 == 4:
+            device.sql("DELETE FROM members WHERE id = (SELECT min(id) FROM members WHERE id LIKE 'd%')")
+
+    def device_refuses_all(self, device, reply):
+        before = rows(device, "members"), rows(device, "households"), device.status()
+        memory = high_water("self")
+        for at in range(9 * len(reply)):
+            if at < len(reply):
+                damaged = reply[:at]
+            else:
+                damaged = bytearray(reply)
+                damaged[at % len(reply)] ^= 1 << (at // len(reply) - 1)
+            with pytest.raises(sqlite3.Error, match="^fs_apply_delta"):
+                device.db.execute("SELECT fs_apply_delta(?)", (bytes(damaged),)).fetchall()
+        assert high_water("self") - memory < self.MEGABYTES_MAX
+        assert (rows(device, "members"), rows(device, "households"), device.status()) == before
+
+
+def high_water(process):
+    """The most memory that a process has had at once, in MB."""
+    with open(f"/proc/{process}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
 class TestLimits:
     """Settings that bound what a blob may cost: SQLSTATE 54000, each named in the message."""
 

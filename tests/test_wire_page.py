@@ -11,6 +11,8 @@ import struct
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
+import zstandard
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "wire.md").read_text()
 PRACTICE = (ROOT / "fieldsync_core" / "src" / "wire" / "prime.txt").read_bytes()
@@ -228,6 +230,42 @@ class TextModel:
         return bit
 
 
+class Postcard:
+    """Rare structures."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def number(self):
+        value, self.data = Blob.varint(self.data)
+        return value
+
+    def take(self, count):
+        found, self.data = self.data[:count], self.data[count:]
+        assert len(found) == count, "it ends early"
+        return found
+
+    def text(self):
+        return self.take(self.number()).decode()
+
+    def list(self, read):
+        return [read() for _ in range(self.number())]
+
+    def optional(self, read):
+        return read() if self.number() else None
+
+    def value(self):
+        return (lambda: None, lambda: unzigzag(self.number()), lambda: struct.unpack("<d", self.take(8))[0], self.text,
+                lambda: "\\x" + self.take(self.number()).hex())[self.number()]()
+
+    def key(self):
+        parts = self.list(self.value)
+        return str(parts[0]) if len(parts) == 1 else json.dumps(parts, separators=(",", ":"))
+
+    def finish(self):
+        assert not self.data, "left over"
+
+
 class Blob:
     """A blob as the JSON that `fs_inspect` shows."""
 
@@ -280,7 +318,8 @@ class Blob:
     def unpack(self, packed):
         if packed[0] == 0:
             return packed[1:]
-        assert packed[0] == 2, "no vector has zstd"
+        if packed[0] == 1:
+            return zstandard.ZstdDecompressor().decompressobj().decompress(packed[1:])
         length, rest = self.varint(packed[1:])
         d, model = Decisions(rest), TextModel()
         pool = bytes(model.byte(d) for _ in range(length))
@@ -323,15 +362,26 @@ class Blob:
     def delta(self):
         d = self.d
         parent, cursor, more, unanswered, bases, rare = [d.bit(Bit(k)) for k in (40, 40, 230, 200, 200, 240)]
-        assert not (unanswered or bases or rare), "no vector has these"
         shown = {"device_now_ms": self.now_ms, "sequence": Number(Number.VALUE).read(d)}
         shown["parent"] = f"{self.batch() if parent else 0:016x}"
-        shown["unanswered"] = []
+        shown["unanswered"] = [f"{self.batch():016x}" for _ in range(self.count.read(d) + 1 if unanswered else 0)]
         shown["cursor"] = self.snapshot(0) if cursor else None
-        shown["watermark"] = self.clock_from(self.clock, self.now_ms << 16)
+        shown["watermark"] = last = self.clock_from(self.clock, self.now_ms << 16)
+        shown["bases"] = []
+        for _ in range(self.count.read(d) + 1 if bases else 0):
+            last = self.clock_from(self.clock, last)
+            seen = None if d.bit(self.nothing) else self.snapshot(int(shown["cursor"].split(":")[0]) if cursor else 0)
+            shown["bases"].append({"until": last, "cursor": seen})
         shown["high"] = 0
         shown["logged_changes"] = 0
-        shown |= {"more": bool(more), "wants": [], "settled": []}
+        shown |= {"more": bool(more), "recovery": None, "wants": [], "settled": [], "names_wanted": False}
+        if rare:
+            read = Postcard(self.bytes())
+            shown["recovery"] = read.optional(lambda: {name: read.number() for name in ("after", "until", "as_of")})
+            shown["wants"] = read.list(lambda: {"table": read.text(), "row_id": read.key()})
+            shown["settled"] = read.list(lambda: {"conflict_id": read.number(), "choice": read.text()})
+            shown["names_wanted"] = bool(read.number())
+            read.finish()
         shown["tables"] = self.tables(True)
         latest = [row["clock"] for table in shown["tables"] for row in table["changes"]]
         shown["high"] = self.clock_from(self.high, max(latest, default=shown["watermark"]))
@@ -344,14 +394,37 @@ class Blob:
     def reply(self):
         d = self.d
         answers, more, notices, outcomes = [d.bit(Bit(k)) for k in (20, 230, 220, 100)]
-        assert not notices, "no vector has these"
         shown = {"hub_now_ms": self.now_ms, "batch": f"{self.batch() if answers else 0:016x}"}
         shown["cursor"] = self.snapshot(0)
         shown["watermark"] = self.clock_from(self.clock, self.now_ms << 16)
         self.clock_from(self.high, shown["watermark"])
         names = ("applied", "merged", "superseded", "conflict", "rejected")
         shown["outcomes"] = {name: self.count.read(d) if outcomes else 0 for name in names}
-        return shown | {"more": bool(more), "notices": [], "tables": self.tables(False)}
+        shown |= {"more": bool(more), "notices": []}
+        if notices:
+            read = Postcard(self.bytes())
+            shown["notices"] = read.list(lambda: self.notice(read))
+            read.finish()
+        return shown | {"tables": self.tables(False)}
+
+    @staticmethod
+    def notice(read):
+        kind = ("conflict", "new_identity", "new_history", "warning", "names_wanted")[read.number()]
+        shown = {"notice": kind}
+        if kind == "conflict":
+            shown |= {"conflict_id": read.number(), "table": read.text(), "row_id": read.key(), "operation": read.text()}
+            shown |= {side: json.loads(read.text()) for side in ("base", "mine", "theirs")}
+            shown |= {name: read.text() for name in ("rule", "outcome", "detail", "status")}
+            read.number()
+        elif kind == "new_identity":
+            shown |= {"client_id": read.text(), "reason": read.text()}
+        elif kind == "new_history":
+            shown["watermark"] = read.number()
+            read.number()
+            shown["reason"] = read.text()
+        elif kind == "warning":
+            shown["text"] = read.text()
+        return shown
 
     def tables(self, logged):
         tables = []
@@ -453,8 +526,12 @@ class Blob:
                 values = [(self.sixteen_text(kind, s), kind, 0) for s in self.read_sixteens(len(at), are_keys)]
             elif kind in (5, 6):
                 values = [(s, kind, 0) for s in self.strings(kind, len(at))]
+            elif kind == 3:
+                zeros = d.direct(6)
+                uppers = self.numbers(self.plans, len(at))
+                bits = [upper << 48 | d.direct(48 - zeros) << zeros for upper in uppers]
+                values = [(struct.unpack(">d", struct.pack(">Q", b))[0], kind, 0) for b in bits]
             else:
-                assert kind != 3, "no vector has raw floats"
                 numbers = self.numbers(self.plans, len(at))
                 values = [(self.of_number(kind, n, scale), kind, n) for n in numbers]
             for row, value in zip(at, values):
@@ -478,6 +555,10 @@ class Blob:
             return ("-" if number < 0 else "") + (f"{text[:-digits]}.{text[-digits:]}" if digits else text)
         if kind == 32:
             return str(date(1970, 1, 1) + timedelta(days=number))
+        if kind == 33:
+            return f"{number // 60:02d}:{number % 60:02d}"
+        if kind == 34:
+            return f"{number // 3600:02d}:{number // 60 % 60:02d}:{number % 60:02d}"
         code = kind - 64
         separator, zone, digits = " T"[code % 2], ("", "Z", "+00", "+00:00")[code // 2 % 4], code // 8
         seconds, fraction = divmod(number, 10 ** digits)
@@ -552,7 +633,7 @@ NONE = object()
 
 def test_the_page_is_enough_to_read_its_vectors():
     vectors = re.findall(r"### ([^\n]*): (\d+) bytes\n\n```\n([0-9a-f\n]+)```\n\n```json\n(.*?)\n```", PAGE, re.S)
-    assert len(vectors) >= 5
+    assert len(vectors) >= 8
     for title, size, content, expected in vectors:
         blob = bytes.fromhex(content)
         assert len(blob) == int(size), title

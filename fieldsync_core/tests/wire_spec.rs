@@ -3,11 +3,13 @@
 
 mod support;
 
-use fieldsync_core::delta::{client_tag, Change, Delta, DeltaBody, FieldChange, Op, TableChanges};
+use fieldsync_core::delta::{
+    client_tag, Base, Change, Delta, DeltaBody, FieldChange, Op, Recovery, Settled, TableChanges, Want,
+};
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::inspect;
 use fieldsync_core::limits::Limits;
-use fieldsync_core::reply::{Outcomes, Reply, ReplyBody, RowChange, TableRows};
+use fieldsync_core::reply::{ConflictNotice, Notice, Outcomes, Reply, ReplyBody, RowChange, TableRows};
 use fieldsync_core::value::{hex, Kind};
 use fieldsync_core::wire::{self, BlobKind, Shape, Shapes};
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
@@ -106,6 +108,98 @@ fn reply() -> Reply {
     Reply { client: client_tag("tablet-01"), history: 0x1234_5678, hub_now_ms: NOW_MS, body }
 }
 
+/// Everything that a delta can say before its tables.
+fn eventful_delta() -> Delta {
+    let ms = |ago: u64| Hlc((NOW_MS - ago) << 16);
+    let body = DeltaBody {
+        unanswered: vec![0x0123_4567, 0x89ab_cdef_0123_4567],
+        bases: vec![
+            Base { until: ms(80_000_000), snapshot: None },
+            Base { until: ms(70_000_000), snapshot: Some(Snapshot { xmin: 990, xmax: 999, xip: vec![992, 997] }) },
+        ],
+        more: true,
+        recovery: Some(Recovery { after: ms(70_000_000), until: ms(60_000_000), as_of: ms(90_000_000) }),
+        wants: vec![Want { table: "sites".into(), key: Key(vec![Value::Int(4), "north".into()]) }],
+        settled: vec![Settled { conflict_id: 17, choice: "mine".into() }],
+        names_wanted: true,
+        ..empty_delta().body
+    };
+    Delta { body, ..delta() }
+}
+
+/// Every class of value, in lists long enough for the plans of numbers and for zstd.
+fn readings() -> Delta {
+    let rows: Vec<Vec<Value>> = (0..40i64)
+        .map(|at| {
+            let noise = (at * 7919 + 13) % 101;
+            vec![
+                Value::Int(1000 + 3 * at),
+                Value::Real(1.0 / (noise + 3) as f64),
+                Value::Real(if at == 7 { -0.5 } else { noise as f64 / 10.0 }),
+                Value::Text(format!("{}.{:02}", at - 3, noise % 100)),
+                Value::Text(format!("2025-11-{:02}", 1 + at % 28)),
+                Value::Text(format!("{:02}:{:02}", at % 24, noise % 60)),
+                Value::Text(format!("{:02}:{:02}:{:02}", at % 24, noise % 60, at)),
+                Value::Text(format!("2025-11-20 {:02}:00:{:02}.{:03}+00", at % 24, at, noise)),
+                if at % 3 == 0 { Value::Null } else { Value::Int(i64::MAX >> (at % 40)) },
+                Value::Text(format!("reading {noise} of well {at}, taken by the team of village {}", at * at)),
+                Value::Blob(vec![at as u8; 16]),
+                Value::Text(if at % 2 == 0 { "007".into() } else { "1e3\u{0}\u{1}".to_owned() }),
+            ]
+        })
+        .collect();
+    let changes = rows.iter().enumerate().map(|(at, row)| Change {
+        op: Op::Insert,
+        key: Key(vec![row[0].clone()]),
+        clock: Hlc(((NOW_MS - 9000) << 16) + at as u64),
+        first_clock: Hlc(((NOW_MS - 9000) << 16) + at as u64),
+        count: 1,
+        fields: row[1..]
+            .iter()
+            .zip(1..)
+            .map(|(new, column)| FieldChange { column, old: None, new: new.clone() })
+            .collect(),
+    });
+    let table = TableChanges {
+        table: "readings".into(),
+        columns: (0..rows[0].len()).map(|at| format!("c{at}")).collect(),
+        key_len: 1,
+        changes: changes.collect(),
+    };
+    let body = DeltaBody { high: Hlc(((NOW_MS - 9000) << 16) + 39), tables: vec![table], ..empty_delta().body };
+    Delta { body, ..delta() }
+}
+
+fn reply_with_notices() -> Reply {
+    let conflict = ConflictNotice {
+        conflict_id: 17,
+        table: "sites".into(),
+        key: Key(vec![Value::Int(2)]),
+        operation: "update".into(),
+        base: r#"{"name":"well"}"#.into(),
+        mine: r#"{"name":"well 2b"}"#.into(),
+        theirs: r#"{"name":"well 2"}"#.into(),
+        rule: "field_compare/manual".into(),
+        outcome: "manual".into(),
+        detail: String::new(),
+        status: "open".into(),
+        clock: Hlc((NOW_MS - 1000) << 16),
+    };
+    let body = ReplyBody {
+        notices: vec![
+            Notice::Conflict(Box::new(conflict)),
+            Notice::NewIdentity { client_id: "tablet-01-b7".into(), reason: "a copy".into() },
+            Notice::NewHistory { watermark: Hlc((NOW_MS - 5000) << 16), last_batch: 9, reason: "restored".into() },
+            Notice::Warning("read this".into()),
+            Notice::NamesWanted,
+        ],
+        more: true,
+        tables: Vec::new(),
+        ..reply().body
+    };
+    Reply { body, ..reply() }
+}
+
 fn known() -> Shapes {
     [Shape::of_changes(&visit())].into_iter().collect()
 }
@@ -118,6 +212,9 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
         ("An insert and an update", wire::encode_delta(&delta(), None).0),
         ("The same, where the hub knows the table's shape", wire::encode_delta_for(&delta(), None, &known()).0),
         ("A reply", wire::encode_reply(&reply(), None)),
+        ("A delta after much has happened", wire::encode_delta(&eventful_delta(), None).0),
+        ("A reply with every notice", wire::encode_reply(&reply_with_notices(), None)),
+        ("Forty rows with every class of value", wire::encode_delta(&readings(), None).0),
     ]
 }
 
@@ -132,7 +229,13 @@ fn shown(blob: &[u8]) -> String {
         BlobKind::Reply => inspect::reply_to_json(&wire::decode_reply(blob, key, &Limits::default()).unwrap(), 0),
     };
     json.as_object_mut().unwrap().shift_remove("bytes");
-    serde_json::to_string_pretty(&json).unwrap()
+    let pretty = serde_json::to_string_pretty(&json).unwrap();
+    // Many rows: one line each.
+    if pretty.lines().count() < 150 {
+        pretty
+    } else {
+        json.to_string().replace("{\"op\"", "\n{\"op\"")
+    }
 }
 
 fn wrapped(blob: &[u8]) -> String {

@@ -278,12 +278,11 @@ class Blob:
             blob = blob[:-16]
         self.client = int.from_bytes(blob[4:9], "little")
         self.history = int.from_bytes(blob[9:13], "little")
-        self.now_ms = int.from_bytes(blob[13:19], "little")
-        self.checksum = int.from_bytes(blob[19:23], "little")
-        body, self.pool = blob[23:], b""
+        self.now_ms = int.from_bytes(blob[13:18], "little") | (flags >> 2 & 7) << 40
+        body, self.pool = blob[22:], b""
         if flags & 64:
-            length, body = self.varint(body)
-            self.pool, body = self.unpack(body[:length]), body[length:]
+            number, body = self.varint(body)
+            self.pool, body = self.unpack(number % 3, body[:number // 3]), body[number // 3:]
         self.d = Decisions(body)
         self.count, self.gap = Number(Number.SMALL), Number(Number.SMALL)
         self.xid = Signed(Number.MODEST, 200)
@@ -315,12 +314,12 @@ class Blob:
             if byte < 128:
                 return value, data[at + 1:]
 
-    def unpack(self, packed):
-        if packed[0] == 0:
-            return packed[1:]
-        if packed[0] == 1:
-            return zstandard.ZstdDecompressor().decompressobj().decompress(packed[1:])
-        length, rest = self.varint(packed[1:])
+    def unpack(self, method, packed):
+        if method == 0:
+            return packed
+        if method == 1:
+            return zstandard.ZstdDecompressor().decompressobj().decompress(packed)
+        length, rest = self.varint(packed)
         d, model = Decisions(rest), TextModel()
         pool = bytes(model.byte(d) for _ in range(length))
         d.finish()
@@ -362,7 +361,7 @@ class Blob:
     def delta(self):
         d = self.d
         parent, cursor, more, unanswered, bases, rare = [d.bit(Bit(k)) for k in (40, 40, 230, 200, 200, 240)]
-        shown = {"device_now_ms": self.now_ms, "sequence": Number(Number.VALUE).read(d)}
+        shown = {"device_now_ms": self.now_ms}
         shown["parent"] = f"{self.batch() if parent else 0:016x}"
         shown["unanswered"] = [f"{self.batch():016x}" for _ in range(self.count.read(d) + 1 if unanswered else 0)]
         shown["cursor"] = self.snapshot(0) if cursor else None

@@ -49,7 +49,6 @@ fn delta_of(json: &Json) -> Option<Delta> {
         changes,
     };
     let body = DeltaBody {
-        sequence: 41,
         parent: 0x9e37_79b9,
         cursor: Some(Snapshot { xmin: 812_345, xmax: 812_345, xip: Vec::new() }),
         // Synced yesterday.

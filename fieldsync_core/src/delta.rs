@@ -41,11 +41,9 @@ pub struct Delta {
 /// The part of a delta behind the header.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DeltaBody {
-    /// Counts exports of this database file: two empty batches differ by it.
-    pub sequence: u64,
     /// The last batch whose answer the device has applied.
     pub parent: BatchId,
-    /// Batches exported since, oldest first.
+    /// Batches exported since, oldest first. They also tell two batches apart that hold the same.
     pub unanswered: Vec<BatchId>,
     /// What the device has applied up to now: its cursor. None: nothing yet.
     pub cursor: Option<Snapshot>,

@@ -49,7 +49,6 @@ pub fn delta_to_json(delta: &Delta, bytes: usize) -> Json {
         "client": format!("{:016x}", delta.client),
         "history": format!("{:08x}", delta.history),
         "device_now_ms": delta.device_now_ms,
-        "sequence": body.sequence,
         "parent": format!("{:016x}", body.parent),
         "unanswered": body.unanswered.iter().map(|batch| format!("{batch:016x}")).collect::<Vec<_>>(),
         "cursor": body.cursor.as_ref().map(ToString::to_string),

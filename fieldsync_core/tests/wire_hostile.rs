@@ -113,6 +113,7 @@ fn crashers_are_refused() {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let blob = std::fs::read(&path).unwrap();
+        assert!(wire::peek(&blob).is_ok(), "{}: its checksum is wrong, so it tests nothing", path.display());
         assert!(is_refused(&blob, false), "{}", path.display());
         files += 1;
     }

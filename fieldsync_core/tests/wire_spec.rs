@@ -63,7 +63,6 @@ fn visit() -> TableChanges {
 
 fn delta() -> Delta {
     let body = DeltaBody {
-        sequence: 7,
         parent: 0x9e37_79b9,
         cursor: Some(Snapshot { xmin: 1000, xmax: 1005, xip: vec![1001, 1003] }),
         watermark: Hlc((NOW_MS - 86_400_000) << 16),

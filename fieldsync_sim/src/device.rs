@@ -258,7 +258,6 @@ impl Device {
         }
         self.sequence += 1;
         let body = DeltaBody {
-            sequence: self.sequence,
             parent: self.parent,
             unanswered: self.unanswered.iter().map(|(batch, _)| *batch).collect(),
             cursor: self.cursor.clone(),

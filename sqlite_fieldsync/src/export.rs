@@ -141,7 +141,6 @@ impl Export<'_> {
             bases.push(Base { until: read.high, snapshot: self.standing.cursor.clone() });
         }
         Ok(DeltaBody {
-            sequence: self.standing.sequence + 1,
             parent: self.standing.parent,
             unanswered: self.unanswered()?,
             cursor: self.standing.cursor.clone().filter(|_| !repull),

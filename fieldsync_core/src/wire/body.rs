@@ -41,7 +41,6 @@ struct Front {
     has: [Bit; 6],
     long_batch: Bit,
     seen_nothing: Bit,
-    sequence: Number,
     count: Number,
     table: Bit,
     xid: Signed,
@@ -57,7 +56,6 @@ impl Front {
             has: flags.map(Bit::expecting_false),
             long_batch: Bit::expecting_false(250),
             seen_nothing: Bit::expecting_false(250),
-            sequence: Number::value(),
             count: Number::small(),
             table: Bit::default(),
             xid: Signed::new(Number::modest(), Bit::expecting_false(200)),
@@ -244,7 +242,6 @@ type RareOfDelta = (Option<Recovery>, Vec<Want>, Vec<Settled>, bool);
 pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Packed {
     // All fields are named, here and where they are read: one that is added cannot be forgotten.
     let DeltaBody {
-        sequence,
         parent,
         unanswered,
         cursor,
@@ -266,7 +263,6 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
     for (model, flag) in front.has.iter_mut().zip(flags) {
         out.coder.bit(model, flag);
     }
-    front.sequence.code(&mut out.coder, *sequence);
     if *parent != 0 {
         front.batch(&mut out.coder, *parent);
     }
@@ -409,7 +405,6 @@ pub(super) fn read_delta<'a>(
         *flag = input.coder.bit(model, false);
     }
     let [has_parent, has_cursor, more, has_unanswered, has_bases, rare] = flags;
-    let sequence = front.sequence.code(&mut input.coder, 0);
     let parent = if has_parent { front.batch(&mut input.coder, 0) } else { 0 };
     let mut unanswered: Vec<BatchId> = Vec::new();
     if has_unanswered {
@@ -438,7 +433,6 @@ pub(super) fn read_delta<'a>(
         if rare { read_rare::<RareOfDelta>(&mut input)? } else { RareOfDelta::default() };
     input.coder.check()?;
     let body = DeltaBody {
-        sequence,
         parent,
         unanswered,
         cursor,
@@ -561,10 +555,7 @@ fn pack(out: Out) -> Packed {
         write_varint(&mut bytes, padding as u64);
         bytes.resize(bytes.len() + padding, 0);
     }
-    if texts {
-        write_varint(&mut bytes, pool.len() as u64);
-        bytes.extend(pool);
-    }
+    bytes.extend(pool);
     bytes.extend(decisions);
     Packed { bytes, texts, padded: padding > 0 }
 }
@@ -578,11 +569,7 @@ fn unpack<'a>(bytes: &'a [u8], header: &Header, limits: &Limits) -> Result<In<'a
             return Err(WireError::Damaged("its padding is wrong"));
         }
     }
-    let pool = if header.texts { section(&mut rest)? } else { &[] };
-    if header.texts && pool.is_empty() {
-        return Err(WireError::Damaged("its texts are missing"));
-    }
-    let pool = PoolReader::open(pool, &mut budget)?;
+    let pool = if header.texts { PoolReader::open(&mut rest, &mut budget)? } else { PoolReader::empty() };
     Ok(In { coder: Reader::new(rest), pool, shared: Shared::new(), budget })
 }
 

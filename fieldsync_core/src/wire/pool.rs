@@ -16,9 +16,10 @@ const ESCAPE: u8 = 1;
 const ESCAPED_ESCAPE: u8 = 2;
 const ESCAPED_END: u8 = 3;
 
-const STORED: u8 = 0;
-const ZSTD: u8 = 1;
-const MODEL: u8 = 2;
+const STORED: u64 = 0;
+const ZSTD: u64 = 1;
+const MODEL: u64 = 2;
+const METHODS: u64 = 3;
 
 const WINDOW_LOG_MAX: u32 = 23;
 /// Shorter pools never gain by it.
@@ -61,7 +62,7 @@ impl PoolWriter {
         self.bytes.len()
     }
 
-    /// The pool as it travels: empty, or a byte for the method and what that made of it; the shortest of all methods.
+    /// The pool as it travels: empty, or a number for length and method, and what that made of it; the shortest of all.
     pub(super) fn finish(self) -> Vec<u8> {
         if self.bytes.is_empty() {
             return Vec::new();
@@ -70,9 +71,11 @@ impl PoolWriter {
         let zstd = (self.bytes.len() >= ZSTD_BYTES_MIN).then(|| compress(&self.bytes)).flatten();
         let packed = [(MODEL, model), (ZSTD, zstd), (STORED, Some(self.bytes))];
         let shortest = packed.into_iter().filter_map(|(method, bytes)| Some((method, bytes?)));
-        let (method, mut bytes) = shortest.min_by_key(|(_, bytes)| bytes.len()).unwrap_or_default();
-        bytes.insert(0, method);
-        bytes
+        let (method, bytes) = shortest.min_by_key(|(_, bytes)| bytes.len()).unwrap_or_default();
+        let mut pool = Vec::with_capacity(bytes.len() + 10);
+        write_varint(&mut pool, bytes.len() as u64 * METHODS + method);
+        pool.extend(bytes);
+        pool
     }
 }
 
@@ -85,18 +88,25 @@ pub(super) struct PoolReader {
 }
 
 impl PoolReader {
-    /// Expands a pool; pays for what it becomes.
-    pub(super) fn open(packed: &[u8], budget: &mut Budget) -> Result<PoolReader, WireError> {
-        let bytes = match packed.split_first() {
-            None => Vec::new(),
-            Some((_, [])) => return Err(WireError::Damaged("its texts are missing")),
-            Some((&STORED, bytes)) => bytes.to_vec(),
-            Some((&ZSTD, bytes)) => expand(bytes, budget.left())?,
-            Some((&MODEL, bytes)) => predict(bytes)?,
-            Some(_) => return Err(WireError::Damaged("its texts are packed in an unknown way")),
+    /// Without a pool there is nothing to read.
+    pub(super) fn empty() -> PoolReader {
+        PoolReader { bytes: Vec::new(), at: 0, lengths: Number::modest() }
+    }
+
+    /// Takes a pool from the beginning of `rest` and expands it; pays for what it becomes.
+    pub(super) fn open(rest: &mut &[u8], budget: &mut Budget) -> Result<PoolReader, WireError> {
+        const WHY: WireError = WireError::Damaged("its texts are missing");
+        let number = read_varint(rest).ok_or(WHY)?;
+        let length = usize::try_from(number / METHODS).ok().filter(|length| *length > 0).ok_or(WHY)?;
+        let (packed, after) = rest.split_at_checked(length).ok_or(WHY)?;
+        *rest = after;
+        let bytes = match number % METHODS {
+            STORED => packed.to_vec(),
+            ZSTD => expand(packed, budget.left())?,
+            _ => predict(packed)?,
         };
         budget.take(bytes.len())?;
-        Ok(PoolReader { bytes, at: 0, lengths: Number::modest() })
+        Ok(PoolReader { bytes, ..PoolReader::empty() })
     }
 
     /// The next text. Pays for it.

@@ -8,17 +8,19 @@ use crate::limits::Limits;
 use xxhash_rust::xxh3::{xxh3_128, Xxh3};
 
 /// Bytes before the body.
-pub const HEADER_BYTES: usize = 23;
+pub const HEADER_BYTES: usize = 22;
 /// Bytes of a MAC after the body.
 pub const MAC_BYTES: usize = 16;
 
 pub(super) const FORMAT: u8 = 1;
 const MAGIC: [u8; 2] = *b"FS";
-const CHECKSUM: std::ops::Range<usize> = 19..23;
+const CHECKSUM: std::ops::Range<usize> = 18..22;
+/// The bits of the flags that hold what of the sender's time does not go into five bytes.
+const LATE: u8 = 7 << 2;
 const PADDED: u8 = 1 << 5;
 const TEXTS: u8 = 1 << 6;
 const SIGNED: u8 = 1 << 7;
-const NOW_MS_MAX: u64 = (1 << 48) - 1;
+const NOW_MS_MAX: u64 = (1 << 43) - 1;
 
 /// The direction of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub fn peek(blob: &[u8]) -> Result<Header, WireError> {
         return Err(WireError::UnknownFormat(blob[2]));
     }
     let flags = blob[3];
-    let kind = match flags & !(PADDED | TEXTS | SIGNED) {
+    let kind = match flags & !(LATE | PADDED | TEXTS | SIGNED) {
         1 => BlobKind::Delta,
         2 => BlobKind::Reply,
         _ => return Err(WireError::Damaged("unknown kind of blob")),
@@ -78,7 +80,7 @@ pub fn peek(blob: &[u8]) -> Result<Header, WireError> {
         kind,
         client: little_endian(&blob[4..9]),
         history: little_endian(&blob[9..13]) as u32,
-        now_ms: little_endian(&blob[13..19]),
+        now_ms: little_endian(&blob[13..18]) | u64::from(flags & LATE) << 38,
         batch: little_endian(&blob[CHECKSUM]),
         signed: flags & SIGNED != 0,
         texts: flags & TEXTS != 0,
@@ -96,7 +98,7 @@ pub fn blob_uuid(blob: &[u8]) -> [u8; 16] {
     xxh3_128(blob).to_be_bytes()
 }
 
-/// Six bytes hold milliseconds until the year 10889.
+/// 43 bits hold milliseconds until the year 2248.
 pub(super) fn fitting_ms(now_ms: u64) -> u64 {
     now_ms.min(NOW_MS_MAX)
 }
@@ -117,10 +119,11 @@ pub(super) fn seal(
         BlobKind::Reply => 2,
     };
     let flag = |flag: u8, on: bool| if on { flag } else { 0 };
-    blob.push(kind | flag(PADDED, body.padded) | flag(TEXTS, body.texts) | flag(SIGNED, key.is_some()));
+    let late = (now_ms >> 38) as u8 & LATE;
+    blob.push(kind | late | flag(PADDED, body.padded) | flag(TEXTS, body.texts) | flag(SIGNED, key.is_some()));
     blob.extend(&client.to_le_bytes()[..5]);
     blob.extend(history.to_le_bytes());
-    blob.extend(&now_ms.to_le_bytes()[..6]);
+    blob.extend(&now_ms.to_le_bytes()[..5]);
     blob.extend([0; CHECKSUM.end - CHECKSUM.start]);
     blob.extend(&body.bytes);
     let batch = checksum(&blob);

@@ -7,7 +7,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use xxhash_rust::xxh3::Xxh3;
 
-const CHECKSUM: std::ops::Range<usize> = 19..23;
+const CHECKSUM: std::ops::Range<usize> = 18..22;
 const FLAGS: usize = 3;
 const TEXTS: u8 = 1 << 6;
 const SIGNED: u8 = 1 << 7;
@@ -66,7 +66,7 @@ pub fn forge(blob: &mut Vec<u8>) {
         blob.resize(HEADER_BYTES, 0);
     }
     blob[..3].copy_from_slice(b"FS\x01");
-    blob[FLAGS] &= !(SIGNED | 0x1c);
+    blob[FLAGS] &= !SIGNED;
     if !matches!(blob[FLAGS] & 3, 1 | 2) {
         blob[FLAGS] = blob[FLAGS] & !3 | 1;
     }

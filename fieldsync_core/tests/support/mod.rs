@@ -132,7 +132,6 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
     let settled = (any::<u64>(), any::<String>()).prop_map(|(conflict_id, choice)| Settled { conflict_id, choice });
     let batch = || prop_oneof![Just(0u64), any::<u32>().prop_map(u64::from), any::<u64>()];
     let front = (
-        any::<u64>(),
         batch(),
         prop::collection::vec(batch(), 0..4),
         prop::option::of(snapshots()),
@@ -147,7 +146,7 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
         })),
     );
     (
-        (0u64..1 << 40, any::<u32>(), 0u64..1 << 48),
+        (0u64..1 << 40, any::<u32>(), 0u64..1 << 43),
         front,
         prop::collection::vec(want, 0..3),
         prop::collection::vec(settled, 0..3),
@@ -155,9 +154,8 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
         prop::collection::vec(tables(), 0..4),
     )
         .prop_map(|((client, history, device_now_ms), front, wants, settled, names_wanted, tables)| {
-            let (sequence, parent, unanswered, cursor, bases, watermark, high, more, recovery) = front;
+            let (parent, unanswered, cursor, bases, watermark, high, more, recovery) = front;
             let body = DeltaBody {
-                sequence,
                 parent,
                 unanswered,
                 cursor,
@@ -235,7 +233,7 @@ pub fn replies() -> impl Strategy<Value = Reply> {
         },
     );
     (
-        (0u64..1 << 40, any::<u32>(), 0u64..1 << 48),
+        (0u64..1 << 40, any::<u32>(), 0u64..1 << 43),
         (prop_oneof![any::<u32>().prop_map(u64::from), any::<u64>()], clocks(), snapshots(), clocks(), any::<bool>()),
         prop::array::uniform5(prop_oneof![Just(0u64), any::<u64>()]),
         prop::collection::vec(notices(), 0..4),

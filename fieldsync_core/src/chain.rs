@@ -7,6 +7,7 @@
 //! The history is checked before the chain: after the hub itself was restored or promoted every chain looks broken.
 
 use crate::delta::{history_tag, BatchId, Delta, HistoryTag};
+use crate::snapshot::Snapshot;
 
 /// What the hub knows when a delta arrives.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,26 @@ pub fn next_epoch(hub_id: &[u8; 16], present: u32, device: HistoryTag) -> u32 {
         .map_or(present.saturating_add(1), |lost| lost + 1)
 }
 
+/// Whether a delta that speaks of no history comes from before the hub lost some: its client was registered in an earlier
+/// epoch, and may have heard of that one since. It is to be answered like one of an earlier epoch. Merged, it would become the
+/// last batch of a chain that its device does not have: found by the simulator, where the device then passed for a copy and
+/// counted everything twice.
+pub fn begins_in_a_lost_history(delta: &Delta, registered_in_earlier_epoch: bool) -> bool {
+    delta.history == 0 && registered_in_earlier_epoch
+}
+
+/// Whether the hub's own memory of its answer to the delta's parent disproves what the device has seen: the device's cursor is
+/// the one of that answer, always; so another one comes from a history that this hub has lost. Needed where the hub had
+/// worked on after it was put back, until its transaction ids reached the device's cursor again, and an old blob that came
+/// once more made the parent known again: found by the simulator, where rows were then skipped without a trace.
+/// `answered_with`: the cursor in the stored answer to the parent; None if there is no such answer.
+pub fn has_seen_another_answer(delta: &Delta, answered_with: Option<&Snapshot>) -> bool {
+    match (&delta.body.cursor, answered_with) {
+        (Some(cursor), Some(answer)) => cursor != answer,
+        _ => false,
+    }
+}
+
 /// Judges a delta.
 pub fn judge(delta: &Delta, known: &Known<'_>) -> Standing {
     let present: HistoryTag = history_tag(known.hub_id, known.epoch);
@@ -84,7 +105,6 @@ pub fn judge(delta: &Delta, known: &Known<'_>) -> Standing {
 mod tests {
     use super::*;
     use crate::delta::DeltaBody;
-    use crate::snapshot::Snapshot;
 
     const HUB: [u8; 16] = [9; 16];
 
@@ -109,6 +129,30 @@ mod tests {
         assert_eq!(standing(0, &[], 8, false), Standing::Copy);
         assert_eq!(standing(8, &[], 7, false), Standing::HubLostHistory);
         assert_eq!(standing(8, &[], 0, false), Standing::HubLostHistory);
+    }
+
+    /// Found by the simulator (seed 47): a first blob of the lost history came late, was merged, and broke the chain.
+    #[test]
+    fn a_first_blob_from_before_the_loss_is_not_merged() {
+        let first = Delta::default();
+        assert!(begins_in_a_lost_history(&first, true));
+        assert!(!begins_in_a_lost_history(&first, false));
+        let later = Delta { history: history_tag(&HUB, 1), ..Delta::default() };
+        assert!(!begins_in_a_lost_history(&later, true), "the history itself is judged");
+    }
+
+    /// Found by the simulator (seed 28283): transaction ids had caught up, and the parent was known by a repetition.
+    #[test]
+    fn a_cursor_that_the_hub_never_gave_shows_a_lost_history() {
+        let seen = Snapshot { xmin: 102, xmax: 102, xip: vec![] };
+        let given = Snapshot { xmin: 103, xmax: 105, xip: vec![103] };
+        let body = DeltaBody { parent: 7, cursor: Some(seen.clone()), ..DeltaBody::default() };
+        let delta = Delta { history: history_tag(&HUB, 1), body, ..Delta::default() };
+        let known = Known { hub_id: &HUB, epoch: 1, last_batch: 7, knows_parent: true, highest_version: 105 };
+        assert_eq!(judge(&delta, &known), Standing::Continues, "nothing else tells");
+        assert!(has_seen_another_answer(&delta, Some(&given)));
+        assert!(!has_seen_another_answer(&delta, Some(&seen)));
+        assert!(!has_seen_another_answer(&delta, None));
     }
 
     #[test]

@@ -2,16 +2,17 @@
 //!
 //! The file is a value. A crash is a step that never replaced it; a copy is a clone of it; a backup is an old one.
 
+use crate::post::{self, Unreadable};
 use crate::schema::{self, Row, RowName, Table, TABLES};
 use fieldsync_core::coalesce::{coalesce, Logged, LoggedField};
 use fieldsync_core::delta::{
     client_tag, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, Recovery, TableChanges, Want,
 };
 use fieldsync_core::enrolment::MacKey;
-use fieldsync_core::limits::Limits;
 use fieldsync_core::overlay::{overlay, Action, Pending};
 use fieldsync_core::reply::{Notice, Reply, TableRows};
-use fieldsync_core::{wire, Hlc, Key, Snapshot, Value};
+use fieldsync_core::wire::{Shape, Shapes};
+use fieldsync_core::{Hlc, Key, Snapshot, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
@@ -73,6 +74,18 @@ pub struct Device {
     pub recovery: Option<Recovery>,
     /// The hub's time of the last answer.
     pub last_sync: Hlc,
+    /// Entries up to here are offered for the second time: what the rows show may be what became of them the first time.
+    pub offered_again: Hlc,
+    /// Shapes that the hub is known to know.
+    pub hub_knows: Shapes,
+    /// Shapes that batches named whose answers are awaited.
+    pub named: Vec<(BatchId, Shape)>,
+    /// Shapes of replies.
+    pub reply_shapes: Shapes,
+    /// A reply left out names that are not known here.
+    pub names_wanted: bool,
+    /// Whether blobs are written plainly.
+    pub plain: bool,
 }
 
 /// Why a reply was not applied.
@@ -124,6 +137,12 @@ impl Device {
             reconciling: false,
             recovery: None,
             last_sync: Hlc::default(),
+            offered_again: Hlc::default(),
+            hub_knows: Shapes::none(),
+            named: Vec::new(),
+            reply_shapes: Shapes::none(),
+            names_wanted: false,
+            plain: true,
         }
     }
 
@@ -144,9 +163,7 @@ impl Device {
 
     /// Whether anything refers to the row.
     pub fn is_needed(&self, name: &RowName) -> bool {
-        self.rows.iter().any(|((table, key), row)| {
-            (*table, key) != (name.0, &name.1) && schema::parents_of(*table, row).contains(name)
-        })
+        self.rows.iter().any(|(child, row)| child != name && schema::refers_to(child, row, name))
     }
 
     /// Log entries that the hub has not answered.
@@ -190,7 +207,7 @@ impl Device {
     /// DELETE.
     pub fn delete(&mut self, wall_ms: u64, name: &RowName) {
         let Some(row) = self.rows.remove(name) else { return };
-        let fields = (1..=self.width[name.0])
+        let fields = schema::fields(name.0, self.width[name.0])
             .map(|column| LoggedField { column, old: row[usize::from(column)].clone(), new: Value::Null })
             .collect();
         self.log(wall_ms, name, Op::Delete, fields);
@@ -241,15 +258,19 @@ impl Device {
         })
         .unwrap_or_else(|never| match never {});
         let mut tables: Vec<TableChanges> = Vec::new();
+        let mut wants = self.wants.clone();
         let rows = folded.len();
         for folded in folded {
             let table = folded.table as usize;
             let name = TABLES[table].name;
+            if folded.change.first_clock <= self.offered_again {
+                wants.insert((table, folded.change.key.clone()));
+            }
             let at = tables.iter().position(|changes| changes.table == name).unwrap_or_else(|| {
                 tables.push(TableChanges {
                     table: name.to_owned(),
                     columns: schema::names(table, self.width[table]),
-                    key_len: 1,
+                    key_len: schema::key_len(table),
                     changes: Vec::new(),
                 });
                 tables.len() - 1
@@ -265,18 +286,19 @@ impl Device {
             watermark: self.watermark,
             high,
             more,
-            wants: self
-                .wants
+            wants: wants
                 .iter()
                 .map(|(table, key)| Want { table: TABLES[*table].name.to_owned(), key: key.clone() })
                 .collect(),
             settled: Vec::new(),
-            names_wanted: false,
             recovery: self.recovery,
+            names_wanted: self.names_wanted,
             tables,
         };
+        let named = post::named_by_delta(&body.tables, &self.hub_knows);
         let delta = Delta { client: self.tag(), history: self.history, device_now_ms: wall_ms, body };
-        let (blob, batch) = wire::encode_delta(&delta, Some(&self.key));
+        let (blob, batch) = post::write_delta(&delta, &self.key, &self.hub_knows, self.plain);
+        self.named.extend(named.into_iter().map(|shape| (batch, shape)));
         self.unanswered.push((batch, high));
         self.ends.insert(high);
         (blob, rows)
@@ -289,7 +311,7 @@ impl Device {
             match logged.op {
                 Op::Insert => row = None,
                 Op::Delete => {
-                    let mut before = vec![Value::Null; TABLES[name.0].columns.len() + 1];
+                    let mut before = schema::blank(name.0);
                     for field in &logged.fields {
                         before[usize::from(field.column)] = field.old.clone();
                     }
@@ -304,35 +326,49 @@ impl Device {
                 }
             }
         }
-        row.map(|row| (1..=self.width[name.0]).map(|column| (column, row[usize::from(column)].clone())).collect())
+        let told = schema::fields(name.0, self.width[name.0]);
+        row.map(|row| told.map(|column| (column, row[usize::from(column)].clone())).collect())
     }
 
     // ---- apply -----------------------------------------------------------------------------------------------------
 
     /// fs_apply_delta: all or nothing.
     pub fn apply(&mut self, blob: &[u8]) -> Result<Report, Refusal> {
-        let reply = wire::decode_reply(blob, Some(&self.key), &Limits::default()).map_err(|_| Refusal::Damaged)?;
+        let reply = match post::read_reply(blob, &self.key, &self.reply_shapes) {
+            Ok(reply) => reply,
+            Err(Unreadable::NamesUnknown) => {
+                self.names_wanted = true;
+                return Ok(Report { rows: 0, more: true });
+            }
+            Err(Unreadable::Damaged) => return Err(Refusal::Damaged),
+        };
         if reply.client != self.tag() {
             return Err(Refusal::NotMine);
         }
         let place = self.unanswered.iter().position(|(batch, _)| *batch == reply.body.batch);
         let place = place.ok_or(Refusal::Stale)?;
-        let mut next = self.clone();
+        let has = |wanted: fn(&Notice) -> bool| reply.body.notices.iter().any(wanted);
+        if has(|notice| matches!(notice, Notice::NamesWanted)) {
+            self.names_wanted = false;
+            self.hub_knows = Shapes::none();
+            self.named.clear();
+            return Ok(Report { rows: 0, more: true });
+        }
         if let Some(new_id) = reply.body.notices.iter().find_map(|notice| match notice {
             Notice::NewIdentity { client_id, .. } => Some(client_id),
             _ => None,
         }) {
-            next.key = self.key.derive(new_id);
-            next.client_id = new_id.clone();
-            next.parent = 0;
-            next.unanswered.clear();
+            self.key = self.key.derive(new_id);
+            self.client_id.clone_from(new_id);
+            self.parent = 0;
+            self.unanswered.clear();
+            self.forget_shapes();
             // The hub will speak of its rejections to whoever goes on under the old name.
-            next.rejections.clear();
-            for entry in next.log.iter_mut().filter(|entry| entry.parked) {
+            self.rejections.clear();
+            for entry in self.log.iter_mut().filter(|entry| entry.parked) {
                 entry.parked = false;
                 entry.again = true;
             }
-            *self = next;
             return Ok(Report { rows: 0, more: true });
         }
         if let Some((watermark, last_batch)) = reply.body.notices.iter().find_map(|notice| match notice {
@@ -342,8 +378,7 @@ impl Device {
             if reply.history == self.history {
                 return Err(Refusal::Stale); // told before
             }
-            next.begin_new_history(reply.history, watermark, last_batch);
-            *self = next;
+            self.begin_new_history(reply.history, watermark, last_batch);
             return Ok(Report { rows: 0, more: true });
         }
         if self.history != 0 && reply.history != self.history {
@@ -352,14 +387,14 @@ impl Device {
         if self.cursor.as_ref().is_some_and(|cursor| !reply.body.cursor.covers(cursor)) {
             return Err(Refusal::Stale);
         }
-        next.history = reply.history;
-        let rows = next.take(&reply, place);
-        *self = next;
+        self.history = reply.history;
+        let rows = self.take(&reply, place);
         Ok(Report { rows, more: reply.body.more })
     }
 
     /// The hub forgot: everything above what it still knows is pending again, and nothing has been seen.
     fn begin_new_history(&mut self, history: HistoryTag, watermark: Hlc, last_batch: BatchId) {
+        self.forget_shapes();
         self.history = history;
         self.watermark = watermark;
         self.cursor = None;
@@ -367,6 +402,7 @@ impl Device {
         self.unanswered.insert(0, (self.parent, Hlc::default()));
         self.parent = last_batch;
         let until = self.log.last().map_or(Hlc::default(), |entry| entry.logged.clock);
+        self.offered_again = until;
         self.bases = vec![Base { until, snapshot: None }];
         self.reconciling = true;
         // The hub may have forgotten what it refused: it goes again.
@@ -375,6 +411,13 @@ impl Device {
             entry.parked = false;
             entry.again = entry.logged.clock <= watermark;
         }
+    }
+
+    fn forget_shapes(&mut self) {
+        self.hub_knows = Shapes::none();
+        self.named.clear();
+        self.reply_shapes = Shapes::none();
+        self.names_wanted = false;
     }
 
     /// What this device still has of a history that the hub lost: rows that differ go up as they are here, and rows that did
@@ -416,7 +459,16 @@ impl Device {
     fn take(&mut self, reply: &Reply, place: usize) -> usize {
         let body = &reply.body;
         self.parent = body.batch;
-        self.unanswered.drain(..=place);
+        let answered: Vec<BatchId> = self.unanswered.drain(..=place).map(|(batch, _)| batch).collect();
+        // Earlier batches than the answered one: whether the hub has seen them is open.
+        for (_, shape) in self.named.iter().filter(|(batch, _)| *batch == body.batch) {
+            self.hub_knows.add(shape.clone());
+        }
+        self.named.retain(|(batch, _)| !answered.contains(batch));
+        for table in &body.tables {
+            self.reply_shapes.add(Shape::of_rows(table));
+        }
+        self.names_wanted = false;
         let short = body.cursor.xmax == 0 || self.cursor.as_ref() == Some(&body.cursor);
         if short {
             // Answered without rows: what became of them is asked for.
@@ -438,13 +490,12 @@ impl Device {
             self.last_sync = Hlc::from_ms(reply.hub_now_ms);
         }
         let mut rows = 0;
-        let before_all = self.clone();
         for table in &body.tables {
             rows += table.rows.len();
-            self.take_rows(&before_all, table);
+            self.take_rows(table);
         }
         for table in body.tables.iter().rev() {
-            self.take_deletions(&before_all, table);
+            self.take_deletions(table);
         }
         self.settle_doomed();
         self.make_way();
@@ -515,7 +566,7 @@ impl Device {
         self.pending_of(name).last.is_some()
     }
 
-    fn take_rows(&mut self, _before: &Device, table: &TableRows) {
+    fn take_rows(&mut self, table: &TableRows) {
         let Some(number) = TABLES.iter().position(|shape| shape.name == table.table) else { return };
         for arriving in table.rows.iter().filter(|row| row.op != Op::Delete) {
             let name: RowName = (number, arriving.key.clone());
@@ -535,7 +586,7 @@ impl Device {
             match self.rows.get_mut(&name) {
                 Some(row) => fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value),
                 None if arriving.op == Op::Insert => {
-                    let mut row = vec![Value::Null; TABLES[number].columns.len() + 1];
+                    let mut row = schema::blank(number);
                     fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value);
                     self.rows.insert(name.clone(), row);
                 }
@@ -546,7 +597,7 @@ impl Device {
         }
     }
 
-    fn take_deletions(&mut self, _before: &Device, table: &TableRows) {
+    fn take_deletions(&mut self, table: &TableRows) {
         let Some(number) = TABLES.iter().position(|shape| shape.name == table.table) else { return };
         for arriving in table.rows.iter().filter(|row| row.op == Op::Delete) {
             let name: RowName = (number, arriving.key.clone());
@@ -596,7 +647,7 @@ impl Device {
                         _ => {}
                     }
                 }
-                if schema::parents_of(name.0, row).iter().any(|parent| !shown.contains_key(parent)) {
+                if schema::parents_of(name, row).iter().any(|parent| !shown.contains_key(parent)) {
                     step.push((*name).clone());
                 }
             }

@@ -2,11 +2,14 @@
 
 use crate::device::{self, Device};
 use crate::hub::{self, Hub};
+use crate::post;
 use crate::schema::{self, pick, Row, RowName, TABLES};
 use fastrand::Rng;
 use fieldsync_core::enrolment::MacKey;
-use fieldsync_core::{wire, Key, Snapshot, Value};
+use fieldsync_core::wire::Shapes;
+use fieldsync_core::{Key, Snapshot, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 const YEAR_MS: i64 = 365 * 86_400_000;
 
@@ -19,8 +22,31 @@ pub struct Options {
     pub copies: bool,
     /// A hub that loses its last days.
     pub restored_hub: bool,
+    /// Blobs in their plain form, not the wire's.
+    pub plain: bool,
     /// Prints every step.
     pub trace: bool,
+}
+
+impl Options {
+    /// What a seed's history contains, so that every kind of trouble also comes alone; most are short, a few very long.
+    pub fn of(seed: u64) -> Options {
+        let mut rng = Rng::with_seed(seed ^ 0x005e_ed0f_57e9);
+        let steps = match rng.u8(..100) {
+            0..=59 => rng.usize(15..45),
+            60..=89 => rng.usize(45..110),
+            90..=98 => rng.usize(110..280),
+            _ => rng.usize(280..1200),
+        };
+        Options { steps, copies: seed % 3 == 1, restored_hub: seed % 3 == 2, plain: seed % 8 != 0, trace: false }
+    }
+
+    /// The command that replays it.
+    pub fn replay(seed: u64, steps: usize) -> String {
+        format!(
+            "cargo run --release -p fieldsync_sim --bin simulate -- --from {seed} --count 1 --steps {steps} --trace 1"
+        )
+    }
 }
 
 /// What was found.
@@ -36,11 +62,23 @@ pub struct Figures {
     pub syncs: u64,
     /// Collisions and rejections on record.
     pub records: u64,
+    /// Orders of delivery whose outcomes were compared.
+    pub orders: u64,
+}
+
+impl Figures {
+    /// Adds another history's.
+    pub fn add(&mut self, other: &Figures) {
+        self.edits += other.edits;
+        self.syncs += other.syncs;
+        self.records += other.records;
+        self.orders += other.orders;
+    }
 }
 
 enum Letter {
-    ToHub { from: usize, blob: Vec<u8> },
-    ToDevice { to: usize, blob: Vec<u8> },
+    ToHub { from: usize, blob: Rc<[u8]> },
+    ToDevice { to: usize, blob: Rc<[u8]> },
 }
 
 struct Phone {
@@ -58,7 +96,7 @@ struct World {
     hub_backup: Option<Hub>,
     phones: Vec<Phone>,
     network: Vec<Letter>,
-    archive: Vec<(usize, Vec<u8>)>,
+    archive: Vec<(usize, Rc<[u8]>)>,
     syncs_open: VecDeque<(u64, usize)>,
     writers_open: Vec<u64>,
     unique: i64,
@@ -67,6 +105,9 @@ struct World {
     /// The last value that a device gave a field, unless it deleted the row after: (client, row, column) → value.
     last_edits: BTreeMap<(usize, RowName, u16), Value>,
     figures: Figures,
+    /// Phones whose rows may have changed since they were last looked at.
+    touched: BTreeSet<usize>,
+    hub_looked_at: u64,
 }
 
 /// Runs one history.
@@ -90,13 +131,17 @@ impl World {
         let rules = schema::rules(&mut rng);
         let late = if rng.bool() { schema::EXTRA - 1 } else { schema::EXTRA };
         let mut hub = Hub::new(rules, late);
+        hub.priorities = schema::priorities(&mut rng);
+        hub.plain = options.plain;
         let mut phones = Vec::new();
         for at in 0..rng.usize(2..5) {
             let key = MacKey([at as u8 + 1; 32]);
             let id = format!("phone{}", (at * 7 + 3) % 10);
             hub.register(&id, key.clone());
             let offset_ms = if rng.u8(..3) == 0 { rng.i64(-3_600_000..3_600_000) } else { 0 };
-            phones.push(Phone { file: Device::new(&id, key, late), backup: None, offset_ms, cursor: None });
+            let mut file = Device::new(&id, key, late);
+            file.plain = options.plain;
+            phones.push(Phone { file, backup: None, offset_ms, cursor: None });
         }
         let mut world = World {
             rng,
@@ -114,6 +159,8 @@ impl World {
             stock_exact: true,
             last_edits: BTreeMap::new(),
             figures: Figures::default(),
+            touched: BTreeSet::new(),
+            hub_looked_at: u64::MAX,
         };
         let xid = world.hub.begin();
         for name in ["flour", "oil"] {
@@ -175,6 +222,7 @@ impl World {
             95 if self.options.copies => self.restore(phone),
             96 if self.options.restored_hub && self.hub_backup.is_none() => self.hub_backup = Some(self.hub.clone()),
             97 if self.options.restored_hub => self.restore_hub(),
+            98 => self.lose_shapes(phone),
             _ => self.crash(phone),
         }
         Ok(())
@@ -187,13 +235,15 @@ impl World {
         }
         match (table, column) {
             (schema::PERSON, schema::CODE) => Value::Text(format!("c{}", self.rng.u8(..6))),
-            (schema::PERSON, 3) | (schema::PLACE, schema::EXTRA) => Value::Int(self.rng.i64(0..50)),
+            (schema::PERSON | schema::ATTENDANCE, 3) | (schema::PLACE, schema::EXTRA) => {
+                Value::Int(self.rng.i64(0..50))
+            }
             (schema::PERSON, 4) => {
                 let tags: Vec<String> = (0..5).filter(|_| self.rng.bool()).map(|tag| format!("\"t{tag}\"")).collect();
                 Value::Text(format!("[{}]", tags.join(", ")))
             }
             (schema::VISIT, schema::AMOUNT) => Value::Text(format!("{}.{:02}", self.rng.u16(..30), self.rng.u8(..100))),
-            _ if self.rng.u8(..40) == 0 && (column == 1 || column == 3) && table != schema::PLACE => {
+            _ if self.rng.u8(..40) == 0 && table != schema::PLACE && schema::is_checked(table, column) => {
                 schema::REFUSED.into()
             }
             _ if self.rng.u8(..10) == 0 => before.clone(),
@@ -211,8 +261,11 @@ impl World {
     ) -> Option<Vec<(u16, Value)>> {
         let (table, _) = *name;
         let whole = before.is_empty();
+        if table == schema::ATTENDANCE && whole && !parents(schema::PERSON).iter().any(|key| key.0[0] == name.1 .0[0]) {
+            return None;
+        }
         let mut fields = Vec::new();
-        for column in 1..=width {
+        for column in schema::fields(table, width) {
             if !whole && self.rng.u8(..3) > 0 {
                 continue;
             }
@@ -240,12 +293,16 @@ impl World {
     fn draw_key(&mut self, table: usize) -> Key {
         Key(vec![match table {
             schema::VISIT => Value::Int(self.rng.i64(1..7)),
+            schema::ATTENDANCE => {
+                return Key(vec![Value::Text(format!("p{}", self.rng.u8(..6))), Value::Int(self.rng.i64(1..4))]);
+            }
             schema::PERSON => Value::Text(format!("p{}", self.rng.u8(..6))),
             _ => Value::Text(format!("l{}", self.rng.u8(..6))),
         }])
     }
 
     fn edit(&mut self, phone: usize) {
+        self.touched.insert(phone);
         for _ in 0..self.rng.usize(1..4) {
             let wall = self.wall(phone) + self.rng.u64(..1_000);
             let table = self.rng.usize(..TABLES.len());
@@ -278,7 +335,7 @@ impl World {
                     let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else {
                         continue;
                     };
-                    let mut row = before.clone().unwrap_or_else(|| vec![Value::Null; TABLES[table].columns.len() + 1]);
+                    let mut row = before.clone().unwrap_or_else(|| schema::blank(table));
                     fields.iter().for_each(|(column, value)| row[usize::from(*column)] = value.clone());
                     let taken = schema::code_of(table, &row).is_some_and(|code| {
                         self.phones[phone]
@@ -330,6 +387,7 @@ impl World {
         let most = (self.rng.u8(..4) == 0).then(|| self.rng.usize(..4));
         let (blob, _) = self.phones[phone].file.export(wall, most);
         self.trace(|| format!("phone {phone}: export"));
+        let blob: Rc<[u8]> = blob.into();
         self.archive.push((phone, blob.clone()));
         self.network.push(Letter::ToHub { from: phone, blob });
     }
@@ -342,31 +400,33 @@ impl World {
         let twice = self.rng.u8(..8) == 0;
         let letter = self.network.remove(at);
         match letter {
-            Letter::ToHub { from, mut blob } => {
+            Letter::ToHub { from, blob } => {
                 if twice {
                     self.network.push(Letter::ToHub { from, blob: blob.clone() });
                 }
-                self.damage(&mut blob);
+                let blob = self.damaged(blob);
                 self.hear_of(from, &blob)
             }
-            Letter::ToDevice { to, mut blob } => {
+            Letter::ToDevice { to, blob } => {
                 if twice {
                     self.network.push(Letter::ToDevice { to, blob: blob.clone() });
                 }
-                self.damage(&mut blob);
+                let blob = self.damaged(blob);
                 self.apply(to, &blob)
             }
         }
     }
 
-    fn damage(&mut self, blob: &mut Vec<u8>) {
+    fn damaged(&mut self, blob: Rc<[u8]>) -> Rc<[u8]> {
         match self.rng.u8(..40) {
-            0 => blob.truncate(self.rng.usize(..blob.len().max(1))),
+            0 => blob[..self.rng.usize(..blob.len().max(1))].into(),
             1 if !blob.is_empty() => {
-                let at = self.rng.usize(..blob.len());
-                blob[at] ^= 1 << self.rng.u8(..8);
+                let mut bytes = blob.to_vec();
+                let at = self.rng.usize(..bytes.len());
+                bytes[at] ^= 1 << self.rng.u8(..8);
+                bytes.into()
             }
-            _ => {}
+            _ => blob,
         }
     }
 
@@ -395,15 +455,19 @@ impl World {
 
     /// A sync in words, for a trace.
     fn told(&self, xid: u64, from: usize, blob: &[u8]) -> String {
-        let limits = fieldsync_core::limits::Limits::default();
         let mut text = format!("hub: sync {xid} of phone {from}");
-        for table in wire::decode_delta(blob, None, &limits).into_iter().flat_map(|delta| delta.body.tables) {
+        let Ok(envelope) = post::peek(blob) else { return text };
+        let Some(client) = self.hub.clients.get(&envelope.client) else { return text };
+        let delta = post::read_delta(blob, &client.key, &client.delta_shapes);
+        for table in delta.into_iter().flat_map(|(delta, _)| delta.body.tables) {
             for change in table.changes {
                 text += &format!("\n    {}/{} {change:?}", table.table, change.key.row_id());
             }
         }
         let Some(own) = self.hub.running.get(&xid) else { return text };
-        if let Ok(reply) = wire::decode_reply(&own.reply, None, &limits) {
+        let knows = own.client.as_ref().map_or(Shapes::none(), |after| after.knows.clone());
+        let reply = post::read_reply(&own.reply, &client.key, &knows).ok();
+        if let Some(reply) = &reply {
             text += &format!("\n    cursor {} watermark {:?}", reply.body.cursor, reply.body.watermark);
             for notice in
                 reply.body.notices.iter().filter(|notice| !matches!(notice, fieldsync_core::reply::Notice::Conflict(_)))
@@ -424,7 +488,7 @@ impl World {
                 record.values
             );
         }
-        for table in wire::decode_reply(&own.reply, None, &limits).into_iter().flat_map(|reply| reply.body.tables) {
+        for table in reply.into_iter().flat_map(|reply| reply.body.tables) {
             for row in table.rows {
                 text += &format!("\n    <- {}/{} {:?} {:?}", table.table, row.key.row_id(), row.op, row.fields);
             }
@@ -457,6 +521,7 @@ impl World {
         }
         let outcome = self.phones[to].file.apply(blob);
         self.trace(|| format!("phone {to}: apply {outcome:?} watermark {:?}", self.phones[to].file.watermark));
+        self.touched.insert(to);
         if outcome == Err(device::Refusal::NotMine) || outcome == Err(device::Refusal::Stale) {
             return Ok(());
         }
@@ -497,7 +562,7 @@ impl World {
                 self.writers_open.remove(at);
             }
             _ => {
-                let table = self.rng.usize(..3);
+                let table = pick(&mut self.rng, &[schema::PERSON, schema::VISIT, schema::PLACE, schema::ATTENDANCE]);
                 let name: RowName = (table, self.draw_key(table));
                 let width = self.hub.width[table];
                 let before = self.hub.row(&name);
@@ -509,7 +574,7 @@ impl World {
                     let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else {
                         return;
                     };
-                    let mut row = before.unwrap_or_else(|| vec![Value::Null; TABLES[table].columns.len() + 1]);
+                    let mut row = before.unwrap_or_else(|| schema::blank(table));
                     fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value);
                     Some(row)
                 };
@@ -537,6 +602,22 @@ impl World {
         // Exported, and the blob never left.
         let wall = self.wall(phone);
         let _ = self.phones[phone].file.export(wall, None);
+    }
+
+    /// What either end kept of the other's names is gone: a damaged table, a careless operator.
+    fn lose_shapes(&mut self, phone: usize) {
+        let tag = self.phones[phone].file.tag();
+        let which = self.rng.u8(..3);
+        if which == 0 {
+            self.phones[phone].file.reply_shapes = Shapes::none();
+        } else if let Some(client) = self.hub.clients.get_mut(&tag) {
+            if which == 1 {
+                client.delta_shapes = Shapes::none();
+            } else {
+                client.knows = Shapes::none();
+            }
+        }
+        self.trace(|| format!("shapes of phone {phone} are lost ({which})"));
     }
 
     fn copy(&mut self, phone: usize) {
@@ -576,30 +657,42 @@ impl World {
 
     // ---- what holds at every step ----------------------------------------------------------------------------------
 
-    fn hold(&self, step: usize) -> Result<(), Finding> {
+    fn hold(&mut self, step: usize) -> Result<(), Finding> {
+        if self.hub.commits != self.hub_looked_at {
+            self.hub_looked_at = self.hub.commits;
+            self.hub_holds(step)?;
+        }
+        for at in std::mem::take(&mut self.touched) {
+            self.phone_holds(at, step)?;
+        }
+        Ok(())
+    }
+
+    fn hub_holds(&self, step: usize) -> Result<(), Finding> {
         if let Some((constraint, rows)) = self.hub.violations(&BTreeMap::new()).first() {
             return fail(format!("step {step}: the hub breaks {constraint}: {rows:?}"));
-        }
-        for (at, phone) in self.phones.iter().enumerate() {
-            let shown: BTreeMap<&RowName, &Row> = phone.file.visible().collect();
-            let mut codes = BTreeSet::new();
-            for (name, row) in &shown {
-                if let Some(parent) = schema::parents_of(name.0, row).iter().find(|parent| !shown.contains_key(parent))
-                {
-                    return fail(format!(
-                        "step {step}: phone {at} has {} without {}",
-                        Device::describe(name),
-                        Device::describe(parent)
-                    ));
-                }
-                if schema::code_of(name.0, row).is_some_and(|code| !codes.insert(code)) {
-                    return fail(format!("step {step}: phone {at} has a code twice: {}", Device::describe(name)));
-                }
-            }
         }
         for client in self.hub.clients.values() {
             if client.outcomes.total() != client.acknowledged {
                 return fail(format!("step {step}: the ledger of {} does not add up: {client:?}", client.client_id));
+            }
+        }
+        Ok(())
+    }
+
+    fn phone_holds(&self, at: usize, step: usize) -> Result<(), Finding> {
+        let file = &self.phones[at].file;
+        let mut codes = BTreeSet::new();
+        for (name, row) in file.visible() {
+            if let Some(parent) = schema::parents_of(name, row).iter().find(|parent| file.row(parent).is_none()) {
+                return fail(format!(
+                    "step {step}: phone {at} has {} without {}",
+                    Device::describe(name),
+                    Device::describe(parent)
+                ));
+            }
+            if schema::code_of(name.0, row).is_some_and(|code| !codes.insert(code)) {
+                return fail(format!("step {step}: phone {at} has a code twice: {}", Device::describe(name)));
             }
         }
         Ok(())
@@ -632,6 +725,7 @@ impl World {
                 Ok(report) => report,
                 Err(refusal) => return fail(format!("at the end phone {phone} refuses its answer: {refusal:?}")),
             };
+            self.touched.insert(phone);
             self.trace(|| format!("end: phone {phone} sent {changes} and got {}", report.rows));
             moved += changes + report.rows;
             if !report.more {

@@ -3,20 +3,31 @@
 //! Writers hold row locks from their first write to their end; whoever needs a locked row waits for its holder (here: the
 //! holder commits first). Readers see what a Postgres snapshot shows them.
 
+use crate::post::{self, Unreadable};
 use crate::schema::{self, Row, RowName, TABLES};
-use fieldsync_core::chain::{judge, next_epoch, Known, Standing};
+use fieldsync_core::chain::{begins_in_a_lost_history, has_seen_another_answer, judge, next_epoch, Known, Standing};
 use fieldsync_core::clock::SkewCorrection;
 use fieldsync_core::clocks::{Origin, RowClocks, Stamp, HUB};
 use fieldsync_core::delta::{history_tag, BatchId, Change, ClientTag, Delta, HistoryTag, Op};
 use fieldsync_core::enrolment::MacKey;
-use fieldsync_core::limits::Limits;
 use fieldsync_core::merge::{
     decide, Answer, Collision, Context, HubRow, HubState, Incoming, IncomingField, Outcome, Write,
 };
 use fieldsync_core::reply::{ConflictNotice, Notice, Outcomes, Reply, ReplyBody, RowChange, TableRows};
-use fieldsync_core::rules::{FieldStrategy, OnDelete, TableRules};
-use fieldsync_core::{wire, Hlc, Key, Snapshot, Value};
+use fieldsync_core::rules::{FieldStrategy, OnDelete, OnReject, TableRules};
+use fieldsync_core::wire::{Shape, Shapes};
+use fieldsync_core::{Hlc, Key, Snapshot, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+/// An answer that was given.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    /// It, to be given again.
+    pub reply: Rc<[u8]>,
+    /// The cursor in it.
+    pub cursor: Snapshot,
+}
 
 /// A client as the hub knows it.
 #[derive(Debug, Clone)]
@@ -32,13 +43,21 @@ pub struct Client {
     /// The last batch committed.
     pub last_batch: BatchId,
     /// Batches committed, with their answers.
-    pub batches: BTreeMap<BatchId, Vec<u8>>,
+    pub batches: BTreeMap<BatchId, Answered>,
     /// Batches that a later one named: when they come late they change nothing.
     pub superseded: BTreeSet<BatchId>,
     /// Verdicts.
     pub outcomes: Outcomes,
     /// Logged changes answered.
     pub acknowledged: u64,
+    /// The epoch in which it was registered.
+    pub since_epoch: u32,
+    /// Shapes of its deltas.
+    pub delta_shapes: Shapes,
+    /// Shapes that it is known to know.
+    pub knows: Shapes,
+    /// Shapes that the answer to a batch named.
+    pub named: (BatchId, Vec<Shape>),
 }
 
 /// A rejection that a person has to settle, or a collision on record.
@@ -87,7 +106,7 @@ pub struct Transaction {
     /// Records written.
     pub records: BTreeMap<u64, Record>,
     /// The answer.
-    pub reply: Vec<u8>,
+    pub reply: Rc<[u8]>,
 }
 
 /// The hub's database.
@@ -114,6 +133,12 @@ pub struct Hub {
     /// How many columns each table has.
     pub width: [u16; TABLES.len()],
     clock: Hlc,
+    /// `priority_field` by table.
+    pub priorities: [Option<u16>; TABLES.len()],
+    /// Whether blobs are written plainly.
+    pub plain: bool,
+    /// Counts commits.
+    pub commits: u64,
     /// Every value that was ever a field's.
     pub ever: BTreeSet<Value>,
 }
@@ -152,6 +177,8 @@ struct Merged {
     outcomes: Outcomes,
     records: Vec<Record>,
     whole: BTreeSet<RowName>,
+    /// Tables in which something was rejected.
+    rejected: BTreeSet<usize>,
     accepted: BTreeSet<RowName>,
     /// Parents that came back for a child, with that child.
     revived: BTreeMap<RowName, RowName>,
@@ -177,6 +204,9 @@ impl Hub {
             rules,
             width,
             clock: Hlc::default(),
+            priorities: [None; TABLES.len()],
+            plain: true,
+            commits: 0,
             ever: BTreeSet::new(),
         }
     }
@@ -205,6 +235,10 @@ impl Hub {
             superseded: BTreeSet::new(),
             outcomes: Outcomes::default(),
             acknowledged: 0,
+            since_epoch: self.epoch,
+            delta_shapes: Shapes::none(),
+            knows: Shapes::none(),
+            named: (0, Vec::new()),
         }
     }
 
@@ -219,8 +253,9 @@ impl Hub {
     }
 
     /// COMMIT; the answer, if it was a sync.
-    pub fn commit(&mut self, xid: u64) -> Vec<u8> {
-        let Some(done) = self.running.remove(&xid) else { return Vec::new() };
+    pub fn commit(&mut self, xid: u64) -> Rc<[u8]> {
+        let Some(done) = self.running.remove(&xid) else { return Rc::default() };
+        self.commits += 1;
         self.latest_completed = self.latest_completed.max(xid);
         for (name, state) in done.writes {
             if let State::Live(row) = &state {
@@ -280,7 +315,7 @@ impl Hub {
     pub fn write(&mut self, xid: u64, now_ms: u64, name: &RowName, wanted: Option<Row>) -> bool {
         self.lock(xid, name);
         if let Some(row) = &wanted {
-            for parent in schema::parents_of(name.0, row) {
+            for parent in schema::parents_of(name, row) {
                 self.wait_for(xid, |held| held.writes.contains_key(&parent));
             }
             if let Some(code) = schema::code_of(name.0, row) {
@@ -303,7 +338,7 @@ impl Hub {
             }
             (Some(State::Live(mut row)), Some(values)) => {
                 let mut changed = false;
-                for column in 1..=self.width[name.0] {
+                for column in schema::fields(name.0, self.width[name.0]) {
                     let value = &values[usize::from(column)];
                     if row.value(column) != *value {
                         row.values.insert(column, value.clone());
@@ -321,8 +356,9 @@ impl Hub {
                     Some(State::Gone(_, deletion)) => deletion.followed_by(xid, clock.max(deletion.clock), HUB),
                     _ => Stamp::first(xid, clock, HUB),
                 };
-                let values =
-                    (1..=self.width[name.0]).map(|column| (column, values[usize::from(column)].clone())).collect();
+                let values = schema::fields(name.0, self.width[name.0])
+                    .map(|column| (column, values[usize::from(column)].clone()))
+                    .collect();
                 State::Live(HubRow { values, clocks: RowClocks::new(stamp) })
             }
         };
@@ -334,7 +370,7 @@ impl Hub {
         let Some(own) = self.running.get_mut(&xid) else { return false };
         own.writes = writes;
         if let Some(row) = wanted {
-            own.holds.extend(schema::parents_of(name.0, &row));
+            own.holds.extend(schema::parents_of(name, &row));
             own.codes.extend(schema::code_of(name.0, &row).cloned());
         }
         true
@@ -343,8 +379,8 @@ impl Hub {
     // ---- constraints -----------------------------------------------------------------------------------------------
 
     fn as_row(&self, name: &RowName, row: &HubRow) -> Row {
-        let mut values = vec![Value::Null; TABLES[name.0].columns.len() + 1];
-        for column in 1..=self.width[name.0] {
+        let mut values = schema::blank(name.0);
+        for column in schema::fields(name.0, self.width[name.0]) {
             values[usize::from(column)] = row.value(column);
         }
         values
@@ -375,7 +411,7 @@ impl Hub {
                     found.push(("unique", vec![name.clone(), twin.clone()]));
                 }
             }
-            for parent in schema::parents_of(name.0, row) {
+            for parent in schema::parents_of(name, row) {
                 if !rows.contains_key(&parent) {
                     found.push(("foreign", vec![name.clone(), parent]));
                 }
@@ -387,18 +423,19 @@ impl Hub {
     // ---- sync ------------------------------------------------------------------------------------------------------
 
     /// sync_control.sync up to its commit: the transaction, or a stored answer.
-    pub fn sync(&mut self, blob: &[u8], now_ms: u64) -> Result<Result<u64, Vec<u8>>, Refusal> {
-        let header = wire::peek(blob).map_err(|_| Refusal::Damaged)?;
+    pub fn sync(&mut self, blob: &[u8], now_ms: u64) -> Result<Result<u64, Rc<[u8]>>, Refusal> {
+        let header = post::peek(blob).map_err(|_| Refusal::Damaged)?;
         let tag = header.client;
         self.wait_for(0, |held| {
             held.client.as_ref().is_some_and(|client| fieldsync_core::delta::client_tag(&client.client_id) == tag)
         });
         let client = self.clients.get(&header.client).cloned().ok_or(Refusal::Unknown)?;
-        let delta = wire::decode_delta(blob, Some(&client.key), &Limits::default()).map_err(|_| Refusal::Damaged)?;
+        let (delta, complete) =
+            post::read_delta(blob, &client.key, &client.delta_shapes).map_err(|_: Unreadable| Refusal::Damaged)?;
         let batch = header.batch;
-        if let Some(reply) = client.batches.get(&batch) {
+        if let Some(answered) = client.batches.get(&batch) {
             if delta.history == 0 || delta.history == self.history() {
-                return Ok(Err(reply.clone()));
+                return Ok(Err(answered.reply.clone()));
             }
         }
         let superseded = client.superseded.contains(&batch);
@@ -409,7 +446,17 @@ impl Hub {
             knows_parent: client.batches.contains_key(&delta.body.parent),
             highest_version: self.next_xid - 1,
         };
-        let standing = judge(&delta, &known);
+        let answered_with = client.batches.get(&delta.body.parent).map(|answered| &answered.cursor);
+        let standing = if begins_in_a_lost_history(&delta, client.since_epoch < self.epoch) {
+            Standing::EarlierEpoch
+        } else {
+            match judge(&delta, &known) {
+                Standing::Continues | Standing::Copy if has_seen_another_answer(&delta, answered_with) => {
+                    Standing::HubLostHistory
+                }
+                standing => standing,
+            }
+        };
         if standing == Standing::OtherHub {
             return Err(Refusal::OtherHub);
         }
@@ -438,6 +485,7 @@ impl Hub {
                     own.registers = new;
                 }
             }
+            _ if !complete => self.answer_with(xid, &client, batch, now_ms, Notice::NamesWanted, &delta),
             _ => self.merge(xid, client, &delta, batch, now_ms, superseded),
         }
         Ok(Ok(xid))
@@ -457,7 +505,7 @@ impl Hub {
             },
         };
         if let Some(own) = self.running.get_mut(&xid) {
-            own.reply = wire::encode_reply(&reply, Some(&client.key));
+            own.reply = post::write_reply(&reply, &client.key, &Shapes::none(), self.plain).into();
         }
     }
 
@@ -492,6 +540,9 @@ impl Hub {
         } else {
             loop {
                 let merged = self.attempt(&work, &changes);
+                if self.park_strict(&mut work, &merged, &changes) {
+                    continue;
+                }
                 let Some((name, exclusion)) = self.to_blame(&merged, &names) else { break merged };
                 let again = work.excluded.insert(name.clone(), exclusion).is_some();
                 assert!(
@@ -550,21 +601,48 @@ impl Hub {
             own.records = records;
             for (name, state) in &own.writes {
                 if let State::Live(row) = state {
-                    let mut values = vec![Value::Null; TABLES[name.0].columns.len() + 1];
+                    let mut values = schema::blank(name.0);
                     row.values.iter().for_each(|(column, value)| values[usize::from(*column)] = value.clone());
-                    own.holds.extend(schema::parents_of(name.0, &values));
+                    own.holds.extend(schema::parents_of(name, &values));
                     own.codes.extend(schema::code_of(name.0, &values).cloned());
                 }
             }
         }
         let reply =
             self.pull(xid, &after, client.watermark, delta, batch, now_ms, &changes, &merged.whole, merged.outcomes);
-        let reply = wire::encode_reply(&reply, Some(&client.key));
-        after.batches.insert(batch, reply.clone());
+        for table in &body.tables {
+            after.delta_shapes.add(Shape::of_changes(table));
+        }
+        let (told, shapes) = std::mem::take(&mut after.named);
+        if body.names_wanted {
+            after.knows = Shapes::none();
+        } else if told == body.parent {
+            shapes.into_iter().for_each(|shape| {
+                after.knows.add(shape);
+            });
+        }
+        after.named = (batch, post::named_by_reply(&reply.body.tables, &after.knows));
+        let cursor = reply.body.cursor.clone();
+        let reply: Rc<[u8]> = post::write_reply(&reply, &client.key, &after.knows, self.plain).into();
+        after.batches.insert(batch, Answered { reply: reply.clone(), cursor });
         if let Some(own) = self.running.get_mut(&xid) {
             own.client = Some(after);
             own.reply = reply;
         }
+    }
+
+    /// A rejected change of a strict table parks all of that table's changes in the delta.
+    fn park_strict(&self, work: &mut Work<'_>, merged: &Merged, changes: &[(usize, &Change)]) -> bool {
+        let strict = |table: usize| self.rules[table].on_reject == OnReject::Strict;
+        let tables: BTreeSet<usize> = merged.rejected.iter().copied().filter(|table| strict(*table)).collect();
+        let mut learnt = false;
+        for (table, change) in changes.iter().filter(|(table, _)| tables.contains(table)) {
+            work.excluded.entry((*table, change.key.clone())).or_insert_with(|| {
+                learnt = true;
+                Exclusion { outcome: Outcome::Rejected, rule: "strict".to_owned(), record: "rejected" }
+            });
+        }
+        learnt
     }
 
     /// One try at the whole delta, without the rows that are known to be refused.
@@ -627,6 +705,9 @@ impl Hub {
         });
         if let Some(exclusion) = exclusion {
             merged.outcomes.count(exclusion.outcome, count);
+            if exclusion.outcome == Outcome::Rejected {
+                merged.rejected.insert(name.0);
+            }
             merged.records.push(Record {
                 client: work.client.number,
                 row: name.clone(),
@@ -673,7 +754,12 @@ impl Hub {
         let ids: HashMap<Origin, String> =
             self.clients.values().map(|client| (client.number, client.client_id.clone())).collect();
         let client_id = |origin: Origin| ids.get(&origin).cloned().unwrap_or_default();
-        let context = Context { version: work.xid, client_id: &client_id, priority: None };
+        let priority = self.priorities[name.0].and_then(|column| {
+            let HubState::Live(row) = &state else { return None };
+            let device = fields.iter().find(|field| field.number == column)?;
+            Some((device.new.clone(), row.value(column)))
+        });
+        let context = Context { version: work.xid, client_id: &client_id, priority };
         let decision = decide(&incoming, &state, &self.rules[name.0], &context);
         merged.outcomes.count(decision.outcome, count);
         let mut record = |outcome: &str, open: bool, rule: String, values: Vec<Value>| {
@@ -696,7 +782,9 @@ impl Hub {
             let Collision { client, server, winner, rule, .. } = collision;
             record(winner.word(), winner.word() == "manual", rule.clone(), vec![client.clone(), server.clone()]);
         }
-        if decision.outcome != Outcome::Rejected {
+        if decision.outcome == Outcome::Rejected {
+            merged.rejected.insert(name.0);
+        } else {
             merged.accepted.insert(name.clone());
         }
         if decision.answer == Answer::Whole {
@@ -825,7 +913,7 @@ impl Hub {
             let said_alive = sent.is_some_and(|sent| !sent.deleted);
             let change = match self.state(xid, name) {
                 Some(State::Live(row)) => {
-                    let fields = (1..=self.width[name.0]).map(|column| (column, row.value(column)));
+                    let fields = schema::fields(name.0, self.width[name.0]).map(|column| (column, row.value(column)));
                     let said_deleted = sent.is_some_and(|sent| sent.deleted) && !refused(name);
                     if all || said_deleted {
                         clock = clock.max(row.clocks.latest().clock);
@@ -914,8 +1002,8 @@ impl Hub {
             table: TABLES[table].name.to_owned(),
             columns: schema::names(table, width),
             kinds: schema::kinds(table)[..=usize::from(width)].to_vec(),
-            key_len: 1,
-            sums: (1..=width)
+            key_len: schema::key_len(table),
+            sums: schema::fields(table, width)
                 .filter(|column| self.rules[table].fields.get(column) == Some(&FieldStrategy::Sum))
                 .collect(),
             rows: Vec::new(),
@@ -994,11 +1082,11 @@ fn finals(changes: &[(usize, &Change)]) -> BTreeMap<RowName, Final> {
 }
 
 fn parents_in(table: usize, change: &Change) -> Vec<RowName> {
-    let mut row = vec![Value::Null; TABLES[table].columns.len() + 1];
+    let mut row = schema::blank(table);
     for field in &change.fields {
         row[usize::from(field.column)] = field.new.clone();
     }
-    schema::parents_of(table, &row)
+    schema::parents_of(&(table, change.key.clone()), &row)
 }
 
 fn add(to: &mut Outcomes, more: Outcomes) {

@@ -7,4 +7,5 @@ pub mod cases;
 pub mod device;
 pub mod history;
 pub mod hub;
+pub mod post;
 pub mod schema;

@@ -4,11 +4,10 @@ use fieldsync_sim::history::{run, Options};
 
 #[test]
 fn histories_come_to_rest_equal() {
-    for seed in 0..60 {
-        let options =
-            Options { steps: 40 + (seed % 7) as usize * 40, copies: seed % 3 == 1, restored_hub: false, trace: false };
+    for seed in 0..1000 {
+        let options = Options::of(seed);
         if let Err(finding) = run(seed, options) {
-            panic!("{}: cargo run --release -p fieldsync_sim --bin simulate -- --from {seed} --count 1", finding.0);
+            panic!("{}: {}", finding.0, Options::replay(seed, options.steps));
         }
     }
 }

@@ -1,6 +1,5 @@
-//! `simulate [--from SEED] [--count N] [--seconds S] [--trace 1]`: runs histories until one of them finds something.
-//!
-//! `--lost-history 1`: every third hub is restored from a backup, with all that was since forgotten.
+//! `simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--trace 1] [--keep-going 1] [--wire 1]`: runs histories
+//! until one of them finds something. `--wire 1`: all of them travel as the extensions would send them.
 //!
 //! A finding prints the command that replays it, with as few steps as still find it.
 
@@ -15,19 +14,12 @@ struct Arguments {
     steps: usize,
     trace: bool,
     keep_going: bool,
-    lost_history: bool,
+    wire: bool,
 }
 
 fn arguments() -> Option<Arguments> {
-    let mut found = Arguments {
-        from: 0,
-        count: 300,
-        seconds: u64::MAX,
-        steps: 0,
-        trace: false,
-        keep_going: false,
-        lost_history: false,
-    };
+    let mut found =
+        Arguments { from: 0, count: 300, seconds: u64::MAX, steps: 0, trace: false, keep_going: false, wire: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let number: u64 = words.next()?.parse().ok()?;
@@ -37,23 +29,12 @@ fn arguments() -> Option<Arguments> {
             "--seconds" => found.seconds = number,
             "--steps" => found.steps = number as usize,
             "--trace" => found.trace = number != 0,
-            "--lost-history" => found.lost_history = number != 0,
             "--keep-going" => found.keep_going = number != 0,
+            "--wire" => found.wire = number != 0,
             _ => return None,
         }
     }
     Some(found)
-}
-
-/// What a seed's history may contain, so that every kind of trouble also comes alone.
-fn options(seed: u64, arguments: &Arguments) -> Options {
-    let steps = if arguments.steps > 0 { arguments.steps } else { 40 + (seed % 7) as usize * 40 };
-    Options {
-        steps,
-        copies: seed % 3 == 1,
-        restored_hub: arguments.lost_history && seed % 3 == 2,
-        trace: arguments.trace,
-    }
 }
 
 fn outcome(seed: u64, options: Options) -> Result<Figures, Finding> {
@@ -66,22 +47,38 @@ fn outcome(seed: u64, options: Options) -> Result<Figures, Finding> {
 
 fn main() {
     let Some(arguments) = arguments() else {
-        eprintln!("usage: simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--trace 1] [--keep-going 1] [--lost-history 1]");
+        eprintln!("usage: simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--trace 1] [--keep-going 1] [--wire 1]");
         std::process::exit(2);
     };
     let start = Instant::now();
-    let (mut histories, mut edits, mut syncs, mut records, mut findings) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let mut shown = start;
+    let mut sum = Figures::default();
+    let (mut histories, mut findings) = (0u64, 0u64);
+    let say = |histories: u64, sum: &Figures, findings: u64| {
+        println!(
+            "{histories} histories, {} edits, {} syncs, {} conflicts on record, {} orders compared, {findings} findings, {:.1} s",
+            sum.edits,
+            sum.syncs,
+            sum.records,
+            sum.orders,
+            start.elapsed().as_secs_f64()
+        );
+    };
     for seed in arguments.from..arguments.from.saturating_add(arguments.count) {
         if start.elapsed() > Duration::from_secs(arguments.seconds) {
             break;
         }
-        let wanted = options(seed, &arguments);
+        if shown.elapsed() > Duration::from_secs(60) {
+            shown = Instant::now();
+            say(histories, &sum, findings);
+        }
+        let mut wanted = Options { trace: arguments.trace, ..Options::of(seed) };
+        if arguments.steps > 0 {
+            wanted.steps = arguments.steps;
+        }
+        wanted.plain &= !arguments.wire;
         match outcome(seed, wanted) {
-            Ok(figures) => {
-                edits += figures.edits;
-                syncs += figures.syncs;
-                records += figures.records;
-            }
+            Ok(figures) => sum.add(&figures),
             Err(finding) => {
                 findings += 1;
                 // The same seed with fewer steps draws the same beginning.
@@ -90,7 +87,7 @@ fn main() {
                     .find(|steps| outcome(seed, Options { steps: *steps, ..quiet }).is_err())
                     .unwrap_or(wanted.steps);
                 println!("seed {seed}: {}", finding.0);
-                println!("again: cargo run --release -p fieldsync_sim --bin simulate -- --from {seed} --count 1 --steps {fewest} --trace 1 --lost-history {}", u8::from(arguments.lost_history));
+                println!("again: {}{}", Options::replay(seed, fewest), if arguments.wire { " --wire 1" } else { "" });
                 if !arguments.keep_going {
                     std::process::exit(1);
                 }
@@ -98,9 +95,6 @@ fn main() {
         }
         histories += 1;
     }
-    println!(
-        "{histories} histories, {edits} edits, {syncs} syncs, {records} conflicts on record, {findings} findings, {:.1} s",
-        start.elapsed().as_secs_f64()
-    );
+    say(histories, &sum, findings);
     std::process::exit(i32::from(findings > 0));
 }

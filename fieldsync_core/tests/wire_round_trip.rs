@@ -7,7 +7,7 @@ use fieldsync_core::delta::Delta;
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::limits::Limits;
 use fieldsync_core::reply::Reply;
-use fieldsync_core::wire::{self, Shape, Shapes};
+use fieldsync_core::wire::{self, DeltaWriter, Shape, Shapes};
 use proptest::prelude::*;
 
 proptest! {
@@ -25,7 +25,13 @@ proptest! {
 
         let known = delta.body.tables.iter().enumerate().filter(|(at, _)| some_known >> at & 1 == 1);
         let known: Shapes = known.map(|(_, table)| Shape::of_changes(table)).collect();
-        let (blob, _) = wire::encode_delta_for(&delta, key, &known);
+        let (blob, batch) = wire::encode_delta_for(&delta, key, &known);
+        let mut writer = DeltaWriter::begin(&delta, &known);
+        for table in &delta.body.tables {
+            writer.table(Shape::of_changes(table));
+            table.changes.iter().cloned().for_each(|change| writer.change(change));
+        }
+        prop_assert_eq!(writer.finish(delta.body.high, key), (blob.clone(), batch));
         prop_assert_eq!(wire::decode_delta_with(&blob, key, &Limits::default(), &known).unwrap(), delta);
     }
 

@@ -18,7 +18,7 @@ use super::seal::Header;
 use super::shape::{Shape, Shapes};
 use super::table::{self, Clocks, Row, Rows};
 use crate::clock::Hlc;
-use crate::delta::{Base, BatchId, DeltaBody, Recovery, Settled, TableChanges, Want};
+use crate::delta::{Base, BatchId, DeltaBody, Recovery, Settled, Want};
 use crate::limits::Limits;
 use crate::number::{read_varint, write_varint};
 use crate::reply::{Notice, Outcomes, ReplyBody};
@@ -239,7 +239,69 @@ const REPLY_FLAGS: [u32; 6] = [20, 230, 220, 100, 128, 128];
 /// What of a delta is rare: postcard, in this order. A field that is added goes to the end, under a new format version.
 type RareOfDelta = (Option<Recovery>, Vec<Want>, Vec<Settled>, bool);
 
+/// A body's tables on their way out, block by block.
+pub(super) struct TablesWriter<'k> {
+    out: Out,
+    front: Front,
+    rows: Rows,
+    shapers: Shapers,
+    known: &'k Shapes,
+}
+
+impl<'k> TablesWriter<'k> {
+    fn new(out: Out, front: Front, now: Hlc, known: &'k Shapes) -> TablesWriter<'k> {
+        TablesWriter { out, front, rows: Rows::new(now), shapers: Shapers::new(), known }
+    }
+
+    /// Begins a table.
+    pub(super) fn table(&mut self, shape: &Shape, of_reply: bool) {
+        self.out.coder.bit(&mut self.front.table, true);
+        self.shapers.write(&mut self.out, shape, self.known, of_reply);
+    }
+
+    /// A block of the table: [`table::BLOCK_ROWS`] rows; the last one fewer, none if need be.
+    pub(super) fn block<R: Row>(&mut self, shape: &Shape, rows: &[R]) {
+        assert_fits(shape, rows);
+        table::write_block(&mut self.out, &mut self.rows, rows, usize::from(shape.key_len), shape.columns.len());
+    }
+
+    /// All rows of the table.
+    fn blocks<R: Row>(&mut self, shape: &Shape, rows: &[R]) {
+        for block in rows.chunks(table::BLOCK_ROWS) {
+            self.block(shape, block);
+        }
+        if rows.len() % table::BLOCK_ROWS == 0 {
+            self.block::<R>(shape, &[]);
+        }
+    }
+
+    /// Ends a delta. `latest`: the latest clock of all changes, or else the watermark: what `high` is in most deltas.
+    pub(super) fn finish_delta(mut self, high: Hlc, latest: Hlc) -> Packed {
+        self.out.coder.bit(&mut self.front.table, false);
+        self.front.high.code(&mut self.out.coder, high, latest);
+        pack(self.out)
+    }
+
+    fn finish_reply(mut self) -> Packed {
+        self.out.coder.bit(&mut self.front.table, false);
+        pack(self.out)
+    }
+}
+
 pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Packed {
+    let mut writer = begin_delta(body, now_ms, shapes);
+    let mut latest = None;
+    for table in &body.tables {
+        let shape = Shape::of_changes(table);
+        writer.table(&shape, false);
+        writer.blocks(&shape, &table.changes);
+        latest = latest.max(table.changes.iter().map(|change| change.clock).max());
+    }
+    writer.finish_delta(body.high, latest.unwrap_or(body.watermark))
+}
+
+/// Writes what is before a delta's tables.
+pub(super) fn begin_delta<'k>(body: &DeltaBody, now_ms: u64, shapes: &'k Shapes) -> TablesWriter<'k> {
     // All fields are named, here and where they are read: one that is added cannot be forgotten.
     let DeltaBody {
         parent,
@@ -247,13 +309,13 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
         cursor,
         bases,
         watermark,
-        high,
+        high: _,
         more,
         recovery,
         wants,
         settled,
         names_wanted,
-        tables,
+        tables: _,
     } = body;
     let mut out = Out::new();
     let mut front = Front::new(DELTA_FLAGS);
@@ -293,18 +355,7 @@ pub(super) fn write_delta(body: &DeltaBody, now_ms: u64, shapes: &Shapes) -> Pac
     if rare {
         write_rare(&mut out, &(recovery, wants, settled, names_wanted));
     }
-    let mut rows = Rows::new(now);
-    let mut shapers = Shapers::new();
-    for table in tables {
-        out.coder.bit(&mut front.table, true);
-        let shape = Shape::of_changes(table);
-        assert_fits(&shape, &table.changes);
-        shapers.write(&mut out, &shape, shapes, false);
-        table::write(&mut out, &mut rows, &table.changes, usize::from(table.key_len), table.columns.len());
-    }
-    out.coder.bit(&mut front.table, false);
-    front.high.code(&mut out.coder, *high, latest(tables, *watermark));
-    pack(out)
+    TablesWriter::new(out, front, now, shapes)
 }
 
 /// The tables of a body, block by block.
@@ -449,11 +500,6 @@ pub(super) fn read_delta<'a>(
     Ok((body, Tables::new(input, front, now, shapes, limits)))
 }
 
-/// The latest clock of all changes, or else the watermark: what `high` is in most deltas.
-fn latest(tables: &[TableChanges], watermark: Hlc) -> Hlc {
-    tables.iter().flat_map(|table| &table.changes).map(|change| change.clock).max().unwrap_or(watermark)
-}
-
 pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Packed {
     let ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables } = body;
     let mut out = Out::new();
@@ -478,18 +524,14 @@ pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Pac
     if !notices.is_empty() {
         write_rare(&mut out, notices);
     }
-    let mut rows = Rows::new(now);
-    let mut shapers = Shapers::new();
+    let mut writer = TablesWriter::new(out, front, now, shapes);
     for table in tables {
-        out.coder.bit(&mut front.table, true);
         let shape = Shape::of_rows(table);
-        assert_fits(&shape, &table.rows);
         assert!(table.kinds.len() == table.columns.len(), "table {}: a column has no kind", table.table);
-        shapers.write(&mut out, &shape, shapes, true);
-        table::write(&mut out, &mut rows, &table.rows, usize::from(table.key_len), table.columns.len());
+        writer.table(&shape, true);
+        writer.blocks(&shape, &table.rows);
     }
-    out.coder.bit(&mut front.table, false);
-    pack(out)
+    writer.finish_reply()
 }
 
 /// Reads what is before a reply's tables.

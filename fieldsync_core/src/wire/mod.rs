@@ -41,6 +41,7 @@ mod body;
 mod budget;
 mod classes;
 mod column;
+mod delta_writer;
 mod error;
 mod model;
 mod numbers;
@@ -52,6 +53,7 @@ mod stream;
 mod table;
 mod text_model;
 
+pub use delta_writer::DeltaWriter;
 pub use error::WireError;
 pub use seal::{blob_uuid, peek, BlobKind, Header, HEADER_BYTES, MAC_BYTES};
 pub use shape::{Shape, Shapes};

@@ -173,17 +173,8 @@ const RELATIONS: u8 = 4;
 /// with fewer rows is its table's last one.
 pub(super) const BLOCK_ROWS: usize = 4096;
 
-/// Writes a table's rows. `columns` counts the key's too.
-pub(super) fn write<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usize, columns: usize) {
-    for block in rows.chunks(BLOCK_ROWS) {
-        write_block(out, models, block, key_len, columns);
-    }
-    if rows.len() % BLOCK_ROWS == 0 {
-        write_block::<R>(out, models, &[], key_len, columns);
-    }
-}
-
-fn write_block<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usize, columns: usize) {
+/// Writes a block of a table's rows. `columns` counts the key's too.
+pub(super) fn write_block<R: Row>(out: &mut Out, models: &mut Rows, rows: &[R], key_len: usize, columns: usize) {
     models.count.code(&mut out.coder, rows.len() as u64);
     let _ = out.budget.take_many(rows.len(), ROW_BYTES);
     let mut last_op = 0;

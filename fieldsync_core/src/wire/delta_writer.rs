@@ -2,10 +2,11 @@
 //!
 //! Invariant: the blob is the same, byte for byte, as [`super::encode_delta_for`] makes of the whole.
 
-use super::body::{self, TablesWriter};
+use super::body;
 use super::seal::{self, BlobKind};
 use super::shape::{Shape, Shapes};
 use super::table::BLOCK_ROWS;
+use super::tables::TablesWriter;
 use crate::clock::Hlc;
 use crate::delta::{BatchId, Change, ClientTag, Delta, HistoryTag};
 use crate::enrolment::MacKey;

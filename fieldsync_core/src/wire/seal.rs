@@ -1,7 +1,7 @@
 //! The envelope: header, checksum, MAC.
 
-use super::body::Packed;
 use super::error::WireError;
+use super::packing::Packed;
 use crate::delta::{BatchId, ClientTag, HistoryTag};
 use crate::enrolment::MacKey;
 use crate::limits::Limits;

@@ -3,10 +3,11 @@
 //! Invariant: header, MAC (or checksum) and what stands before the tables have been checked when `open` returns; what
 //! comes after the last block only when `next_block` has given `None`. Whoever writes rows before that does so in a transaction.
 
-use super::body::{self, Tables};
+use super::body;
 use super::error::WireError;
 use super::seal::{self, BlobKind};
 use super::shape::Shapes;
+use super::tables::Tables;
 use crate::clock::Hlc;
 use crate::delta::{Change, Delta, TableChanges};
 use crate::enrolment::MacKey;

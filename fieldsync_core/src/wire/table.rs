@@ -2,10 +2,11 @@
 
 use super::budget::{ROW_BYTES, VALUE_BYTES};
 use super::classes;
-use super::column::{self, In, Out};
+use super::column;
 use super::error::WireError;
 use super::model::{Index, Number, QuickMap, Signed, Symbol, ENTRIES_MAX};
 use super::numbers;
+use super::parts::{In, Out};
 use super::range::{Bit, Coder};
 use crate::clock::Hlc;
 use crate::delta::{Change, FieldChange, Op};

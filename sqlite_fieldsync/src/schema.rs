@@ -4,6 +4,10 @@ use crate::error::{Error, Result};
 use crate::sql::quote;
 use rusqlite::{Connection, OptionalExtension};
 
+/// How SQLite's own modules (FTS3 to FTS5, R-tree) end the names of the tables behind a virtual table.
+const SHADOW_PARTS: [&str; 11] =
+    ["content", "data", "idx", "docsize", "config", "segments", "segdir", "stat", "node", "parent", "rowid"];
+
 /// One column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
@@ -120,6 +124,9 @@ impl Table {
             return refuse(
                 "it is a virtual table, whose rows SQLite does not show to triggers; track the table that feeds it",
             );
+        }
+        if is_shadow(db, &name)? {
+            return refuse("it is where a virtual table (a full-text index, say) keeps its own data; track the table that feeds it");
         }
         let mut columns = Vec::new();
         let mut statement = db.prepare_cached(
@@ -258,6 +265,20 @@ impl Table {
     pub fn qualified(&self, db: &Connection) -> Result<String> {
         Ok(format!("main.{}", quote(db, &self.name)?))
     }
+}
+
+/// Whether a virtual table keeps its data in the table. (SQLite tells only since 3.37, and not for modules that are not loaded.)
+fn is_shadow(db: &Connection, name: &str) -> Result<bool> {
+    let Some((owner, part)) = name.rsplit_once('_') else { return Ok(false) };
+    if !SHADOW_PARTS.iter().any(|known| known.eq_ignore_ascii_case(part)) {
+        return Ok(false);
+    }
+    let sql: Option<String> = db
+        .prepare_cached("SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE")?
+        .query_row([owner], |row| row.get(0))
+        .optional()?
+        .flatten();
+    Ok(sql.is_some_and(|sql| tokens(&sql).get(1).is_some_and(|word| word.eq_ignore_ascii_case("virtual"))))
 }
 
 /// SQL as words and punctuation, without comments and white space. Quoted things stay one word, quotes included.

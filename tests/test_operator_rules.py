@@ -180,7 +180,7 @@ class TestConflictRules:
     def test_a_priority_field_has_an_order(self, stocks, refused):
         error = refused(rule, stocks, "stocks", "timestamp_compare", "server_wins", "place")
         assert (error.sqlstate, error.message) == \
-            ("42804", 'priority_field: the values of field "place" of table programme.stocks have no order')
+            ("42804", 'priority_field: the values of field "place" of table programme.stocks, which is of type point, have no order that a merge knows')
         for field in ("edited_at", "count", "sync_modified_at"):
             rule(stocks, "stocks", "timestamp_compare", "last_write_wins", field)
             stocks.sql("DELETE FROM sync_control.conflict_rules")
@@ -193,7 +193,7 @@ class TestConflictRules:
 
 class TestFieldRules:
     FITTING = [("count", "sum"), ("weight", "sum"), ("value", "sum"), ("tags", "union"), ("extra", "union"), ("raw", "union"),
-               ("edited_at", "max"), ("name", "min"), ("stage", "max"), ("count", "min"), ("place", "manual"),
+               ("edited_at", "max"), ("name", "min"), ("value", "max"), ("count", "min"), ("place", "manual"),
                ("name", "server_wins"), ("extra", "client_wins"), ("tags", "last_write_wins")]
 
     @pytest.mark.parametrize("field, strategy", FITTING)
@@ -205,8 +205,13 @@ class TestFieldRules:
         ("name", "sum", "42804", 'strategy sum does not fit field "name" of table programme.stocks, which is of type text'),
         ("extra", "sum", "42804", 'strategy sum does not fit field "extra" of table programme.stocks, which is of type jsonb'),
         ("name", "union", "42804", 'strategy union does not fit field "name" of table programme.stocks, which is of type text'),
-        ("place", "max", "42804", 'strategy max: the values of field "place" of table programme.stocks have no order'),
-        ("raw", "min", "42804", 'strategy min: the values of field "raw" of table programme.stocks have no order'),
+        ("place", "max", "42804",
+         'strategy max: the values of field "place" of table programme.stocks, which is of type point, have no order that a merge knows'),
+        # Of an enum only the label travels.
+        ("stage", "max", "42804",
+         'strategy max: the values of field "stage" of table programme.stocks, which is of type programme.stage, have no order that a merge knows'),
+        ("raw", "min", "42804",
+         'strategy min: the values of field "raw" of table programme.stocks, which is of type json, have no order that a merge knows'),
         ("id", "max", "22023", 'field "id" of table programme.stocks is part of its key, which no rule can merge'),
         ("twice", "max", "22023", 'field "twice" of table programme.stocks is generated, and never sent'),
         ("cuont", "sum", "42703", 'field_rules: table programme.stocks has no field "cuont"'),

@@ -90,7 +90,13 @@ impl Priority {
     }
 
     /// Device's value first, then the hub's.
-    fn pair(&self, change: &crate::work::Prepared, hub: &HubState) -> Option<(Value, Value)> {
+    fn pair(
+        &self,
+        change: &crate::work::Prepared,
+        base: Option<&Snapshot>,
+        origin: Origin,
+        hub: &HubState,
+    ) -> Option<(Value, Value)> {
         match self {
             Priority::None => None,
             Priority::ModifiedAt(hub) => {
@@ -98,8 +104,12 @@ impl Priority {
             }
             Priority::Field(number) => {
                 let HubState::Live(row) = hub else { return None };
-                let device = change.fields.iter().find(|field| field.number == *number)?;
-                Some((device.new.clone(), row.value(*number)))
+                Some(match change.fields.iter().find(|field| field.number == *number) {
+                    Some(device) => (device.new.clone(), row.value(*number)),
+                    // The device left it as it was. What somebody else has set since is later; else both sides have the same.
+                    None if row.clocks.field(*number).is_concurrent(origin, base) => (Value::Int(0), Value::Int(1)),
+                    None => (row.value(*number), row.value(*number)),
+                })
             }
         }
     }
@@ -160,8 +170,8 @@ fn row(
             fields: &change.fields,
             key_is_integer,
         };
-        let context =
-            Context { version: deciding.version, client_id: &name, priority: priority.pair(change, &current) };
+        let priority = priority.pair(change, incoming.base, deciding.origin, &current);
+        let context = Context { version: deciding.version, client_id: &name, priority };
         let decision = decide(&incoming, &current, rules, &context);
         if let Some(why) = &decision.rejection {
             merged.rejected = Some(rejection(why));

@@ -72,7 +72,8 @@ impl AsOwner {
     /// Becomes the owner until dropped.
     pub fn new() -> AsOwner {
         let owner = owner();
-        let settings = Settings::pin(&[(c"search_path", c"pg_catalog, pg_temp")]);
+        // With check_function_bodies off (a caller's choice), fieldsync's own triggers would take this for a restore and stand aside.
+        let settings = Settings::pin(&[(c"search_path", c"pg_catalog, pg_temp"), (c"check_function_bodies", c"on")]);
         let mut user = pg_sys::Oid::INVALID;
         let mut context = 0;
         // SAFETY: reads and writes two globals; Drop puts them back.

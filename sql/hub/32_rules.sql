@@ -79,22 +79,27 @@ BEGIN
 END
 $$;
 
--- Refuses a field whose values have no order (json, point): nothing could be later or greater.
+-- Refuses a field whose values have no order (json, point), or one that the form in which they travel does not show: of two
+-- enum labels, intervals, addresses, ranges or arrays the merge could not tell the greater.
 CREATE FUNCTION fieldsync.require_order(relid oid, field text, what text) RETURNS void
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    base oid;
+    category "char";
 BEGIN
-    PERFORM FROM pg_attribute AS a CROSS JOIN LATERAL fieldsync.base_type(a.atttypid) AS base
-    JOIN pg_type AS t ON t.oid = base
-    WHERE a.attrelid = relid AND a.attname = field
-      AND (t.typtype IN ('e', 'r', 'm') OR t.typcategory IN ('A', 'S', 'B')
-           OR EXISTS (SELECT FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod
-                      WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = base));
-    IF NOT FOUND THEN
-        RAISE EXCEPTION '%: the values of field "%" of table % have no order', what, field, relid::regclass
-            USING ERRCODE = 'datatype_mismatch', HINT = 'Choose a field of numbers, text or times.';
+    SELECT t.oid, t.typcategory INTO base, category
+    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = fieldsync.base_type(a.atttypid)
+    WHERE a.attrelid = relid AND a.attname = field;
+    IF category IN ('S', 'B') OR base IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'float4'::regtype, 'float8'::regtype,
+            'numeric'::regtype, 'date'::regtype, 'time'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'uuid'::regtype,
+            'bytea'::regtype) THEN
+        RETURN;
     END IF;
+    RAISE EXCEPTION '%: the values of field "%" of table %, which is of type %, have no order that a merge knows', what, field,
+            relid::regclass, format_type(base, NULL)
+        USING ERRCODE = 'datatype_mismatch', HINT = 'Choose a field of numbers, text, dates or times.';
 END
 $$;
 

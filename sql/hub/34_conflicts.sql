@@ -74,12 +74,6 @@ BEGIN
     UPDATE fieldsync.notification AS n
     SET status = 'resolved', resolved_at = now()
     WHERE n.conflict_id = NEW.conflict_id AND n.resolved_at IS NULL;
-    -- The client is out of the state "conflict" when nothing of it is open any more.
-    UPDATE sync_control.client_state AS s
-    SET sync_status = 'active'
-    FROM fieldsync.client AS c
-    WHERE c.client_no = NEW.client_no AND s.client_id = c.client_id AND s.sync_status = 'conflict'
-      AND NOT EXISTS (SELECT FROM fieldsync.conflict AS o WHERE o.client_no = NEW.client_no AND o.status = 'open');
     RETURN NULL;
 END
 $$;

@@ -7,7 +7,7 @@ use crate::call::{self, Function};
 use crate::conflicts;
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable};
-use crate::schema::Table;
+use crate::schema::{Affinity, Column, Table};
 use crate::sql::{atomically, bind, quote};
 use crate::state::Standing;
 use crate::track;
@@ -49,6 +49,10 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
         Standing::load(db)?;
         track::renew(db)?;
         let conflict = load(db, id)?;
+        let rekeyed = match &given {
+            Some(fields) if conflict.kept.is_none() => another_key(db, &conflict, fields)?.is_some(),
+            _ => false,
+        };
         let changed = match given {
             Some(fields) => settle_edited(db, &conflict, fields)?,
             None if choice == "mine" => settle_mine(db, &conflict)?,
@@ -56,7 +60,7 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
         };
         let word = if matches!(choice, "mine" | "theirs") { choice } else { "edited" };
         // A rejected change that is offered again is closed by the hub when it accepts it; dropping one is told.
-        let stays_open = conflict.outcome == "rejected" && word != "theirs";
+        let stays_open = conflict.outcome == "rejected" && word != "theirs" && !rekeyed;
         db.execute(
             "UPDATE main.fs_conflict SET status = CASE WHEN ?3 THEN status ELSE 'resolved' END, choice = ?2,
                     kept = NULL, told = CASE WHEN hub_id IS NULL OR ?3 THEN told ELSE 0 END,
@@ -126,11 +130,69 @@ fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>
     if let Some(kept) = &conflict.kept {
         return bring_back(db, conflict, kept, &fields);
     }
+    if let Some(key) = another_key(db, conflict, &fields)? {
+        return write_under(db, conflict, &fields, &key);
+    }
     let changed = write_fields(db, conflict, &fields)?;
     if !changed && conflict.outcome == "rejected" {
         return touch(db, conflict);
     }
     Ok(changed)
+}
+
+/// The key that the given fields name, if it is not the conflict's own.
+fn another_key(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>) -> Result<Option<Key>> {
+    let row = row(db, conflict)?;
+    let mut key = row.key.clone();
+    for (part, column) in key.0.iter_mut().zip(row.table.key()) {
+        if let Some((_, value)) = fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(&column.name)) {
+            *part = value_of(value, column);
+        }
+    }
+    Ok((key != row.key).then_some(key))
+}
+
+/// Another key makes the change a record of its own: a record that was made here and that the hub did not take moves there;
+/// one that lost its key to another record comes back there, whole.
+fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>, key: &Key) -> Result<bool> {
+    let row = row(db, conflict)?;
+    if conflict.operation != "insert" {
+        return Err(Error::argument(format!(
+            "conflict {} is about a record that the hub has; its key cannot be chosen here, change it in the row itself",
+            conflict.id
+        )));
+    }
+    let mut all = conflict.mine.as_object().cloned().unwrap_or_default();
+    for (field, value) in fields {
+        all.retain(|name, _| !name.eq_ignore_ascii_case(field));
+        all.insert(field.clone(), value.clone());
+    }
+    let mut names = row.table.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
+    let mut values = key.0.clone();
+    for (field, value) in &all {
+        let Some(column) = row.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(field)) else {
+            return Err(Error::argument(format!("table '{}' has no column '{field}'", row.table.name)));
+        };
+        if !column.generated && column.key_part == 0 {
+            names.push(quote(db, &column.name)?);
+            values.push(value_of(value, column));
+        }
+    }
+    let moved = conflict.outcome == "rejected" && row.is_there(db)?;
+    let sql = if moved {
+        let first = row.key.0.len() + 1;
+        let sets: Vec<String> =
+            names.iter().enumerate().map(|(at, name)| format!("{name} = ?{}", first + at)).collect();
+        format!("UPDATE {} SET {} WHERE {}", row.name, sets.join(", "), row.condition)
+    } else {
+        let marks: Vec<String> = (1..=names.len()).map(|at| format!("?{at}")).collect();
+        format!("INSERT INTO {}({}) VALUES ({})", row.name, names.join(", "), marks.join(", "))
+    };
+    let mut statement = db.prepare(&sql)?;
+    let before: &[Value] = if moved { &row.key.0 } else { &[] };
+    bind(&mut statement, 1, before.iter().chain(&values))?;
+    statement.raw_execute()?;
+    Ok(true)
 }
 
 fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
@@ -167,6 +229,15 @@ struct Row {
     key: Key,
 }
 
+impl Row {
+    fn is_there(&self, db: &Connection) -> Result<bool> {
+        let mut statement = db.prepare(&format!("SELECT 1 FROM {} WHERE {}", self.name, self.condition))?;
+        bind(&mut statement, 1, &self.key.0)?;
+        let found = statement.raw_query().next()?.is_some();
+        Ok(found)
+    }
+}
+
 fn row(db: &Connection, conflict: &Conflict) -> Result<Row> {
     if conflict.status != "open" && conflict.key.is_none() {
         return Err(Error::argument(format!("conflict {} has no row", conflict.id)));
@@ -191,9 +262,11 @@ fn row(db: &Connection, conflict: &Conflict) -> Result<Row> {
     Ok(Row { table, name, condition, key })
 }
 
-fn value_of(json: &Json) -> Value {
+/// A value as the column wants it: `\x` and hexadecimal digits are bytes only where the column holds bytes.
+fn value_of(json: &Json, column: &Column) -> Value {
+    let bytes = column.affinity() == Affinity::Blob || column.declared == "ANY";
     match json {
-        Json::String(text) => match text.strip_prefix("\\x").filter(|digits| digits.len() % 2 == 0) {
+        Json::String(text) => match text.strip_prefix("\\x").filter(|digits| bytes && digits.len() % 2 == 0) {
             Some(digits) => (0..digits.len() / 2)
                 .map(|at| digits.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
                 .collect::<Option<Vec<u8>>>()
@@ -217,14 +290,9 @@ fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>
             continue;
         }
         names.push(quote(db, &column.name)?);
-        values.push(value_of(value));
+        values.push(value_of(value, column));
     }
-    let there: bool = {
-        let mut statement = db.prepare(&format!("SELECT 1 FROM {} WHERE {}", row.name, row.condition))?;
-        bind(&mut statement, 1, &row.key.0)?;
-        let found = statement.raw_query().next()?.is_some();
-        found
-    };
+    let there = row.is_there(db)?;
     let before: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     if there {
         if names.is_empty() {
@@ -263,11 +331,15 @@ fn bring_back(
     let mut names = Vec::new();
     let mut values = Vec::new();
     for (name, value) in kept {
-        if !table.columns.iter().any(|column| !column.generated && column.name.eq_ignore_ascii_case(name)) {
+        let Some(column) =
+            table.columns.iter().find(|column| !column.generated && column.name.eq_ignore_ascii_case(name))
+        else {
             continue;
-        }
-        let corrected =
-            corrections.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value_of(value));
+        };
+        let corrected = corrections
+            .iter()
+            .find(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value_of(value, column));
         names.push(quote(db, name)?);
         values.push(corrected.unwrap_or_else(|| value.clone()));
     }

@@ -1,7 +1,8 @@
 //! Whose changes are being written right now: an application's, or those of a device that the engine merges.
 //!
 //! Invariant: the row trigger believes the clocks that a statement brings along only while the engine itself is writing.
-//! This is backend memory, not a setting: no login can pretend.
+//! This is backend memory, not a setting: no login can pretend. Rows that come finished, with all of their sync columns, are
+//! believed in the one table that the statement names.
 
 use fieldsync_core::clocks::Stamp;
 use std::cell::RefCell;
@@ -15,6 +16,8 @@ struct Applying {
     author: Option<String>,
     /// Rows that the engine deletes, by table and packed key, with the stamp for their tombstones.
     deleting: HashMap<(i32, Vec<u8>), Stamp>,
+    /// The table that gets finished rows right now.
+    finished: Option<pgrx::pg_sys::Oid>,
 }
 
 thread_local! {
@@ -41,6 +44,29 @@ impl Drop for Engine {
             }
         });
     }
+}
+
+/// Finished rows go into one table until this is dropped: their sync columns are complete, and their keys are noted by whoever
+/// writes them.
+pub struct FinishedRows(());
+
+impl FinishedRows {
+    /// Begins.
+    pub fn into_table(table: pgrx::pg_sys::Oid) -> FinishedRows {
+        APPLYING.with_borrow_mut(|applying| applying.finished = Some(table));
+        FinishedRows(())
+    }
+}
+
+impl Drop for FinishedRows {
+    fn drop(&mut self) {
+        APPLYING.with_borrow_mut(|applying| applying.finished = None);
+    }
+}
+
+/// Whether rows that are inserted into this table come finished.
+pub fn rows_are_finished(table: pgrx::pg_sys::Oid) -> bool {
+    APPLYING.with_borrow(|applying| applying.finished == Some(table))
 }
 
 /// Names the client whose changes the engine writes from now on.

@@ -2,7 +2,7 @@
 
 use crate::catch::SqlError;
 use crate::sql::Param;
-use crate::types::ColumnType;
+use crate::types::{instant, ColumnType};
 use fieldsync_core::value::Kind;
 use fieldsync_core::Value;
 
@@ -20,6 +20,8 @@ pub enum Array<'a> {
     Blobs(Vec<Option<&'a [u8]>>),
     /// text[]
     Texts(Vec<Option<&'a str>>),
+    /// timestamptz[]
+    Instants(Vec<Option<i64>>),
 }
 
 impl<'a> Array<'a> {
@@ -57,6 +59,16 @@ impl<'a> Array<'a> {
         })
     }
 
+    /// Instants that need no reading by Postgres. `None`: one of them does.
+    pub fn of_instants(values: impl Iterator<Item = &'a Value>) -> Option<Array<'a>> {
+        let read = |value: &Value| match value {
+            Value::Null => Some(None),
+            Value::Text(text) => instant(text).map(Some),
+            _ => None,
+        };
+        values.map(read).collect::<Option<Vec<_>>>().map(Array::Instants)
+    }
+
     /// As a parameter.
     pub fn param(&self) -> Param<'_> {
         match self {
@@ -66,6 +78,7 @@ impl<'a> Array<'a> {
             Array::Uuids(list) => Param::Uuids(list),
             Array::Blobs(list) => Param::Blobs(list),
             Array::Texts(list) => Param::Texts(list),
+            Array::Instants(list) => Param::Instants(list),
         }
     }
 }

@@ -8,6 +8,8 @@
 //! * A key is never lost with a subtransaction that is not its own: below the top level only keys that were noted in that
 //!   very subtransaction are written early.
 //! * An entry without keys says: look at the whole table.
+//! * Keys of rows that stand exactly as a device has just sent them wait apart ([`note_as_sent`]) until the transaction ends:
+//!   other devices must look at them, the answer to that device need not.
 //! * A device's cursor calls the transaction that answered it seen. What that transaction writes *after* the answer is put
 //!   on record ([`answered`]), and the device's next pull looks at the transaction again.
 
@@ -40,12 +42,17 @@ impl Hasher for Xxh3 {
 struct Buffer {
     tables: Vec<(i32, Keys)>,
     bytes: usize,
+    /// Packed keys of rows that are as they were sent, in chunks of a feed row each.
+    as_sent: Vec<(i32, Vec<u8>)>,
+    as_sent_bytes: usize,
 }
 
 /// Bytes of keys per feed row: large enough to be few rows, small enough to stay out of TOAST.
 const CHUNK_BYTES: usize = 1900;
 /// Bytes of buffered keys from which they are written early.
 const BUFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of keys that wait apart.
+const AS_SENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Buffer> = RefCell::new(Buffer::default());
@@ -54,11 +61,16 @@ thread_local! {
     static HAS_ANSWERED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Notes a changed key. Writes early when much has been noted.
-pub fn note(table_id: i32, key: &[u8]) {
+/// Whoever has been answered misses what comes now.
+fn note_lateness() {
     if HAS_ANSWERED.get() {
         ANSWERED.with_borrow_mut(|answered| answered.iter_mut().for_each(|(_, _, late)| *late = true));
     }
+}
+
+/// Notes a changed key. Writes early when much has been noted.
+pub fn note(table_id: i32, key: &[u8]) {
+    note_lateness();
     let full = BUFFER.with_borrow_mut(|buffer| {
         let keys = match buffer.tables.iter().position(|(id, _)| *id == table_id) {
             Some(at) => &mut buffer.tables[at].1,
@@ -76,6 +88,66 @@ pub fn note(table_id: i32, key: &[u8]) {
     });
     if full {
         write(true);
+    }
+}
+
+/// Notes the packed key of a new row that stands exactly as its device sent it. Beyond some megabytes it is noted like any
+/// other: then the device's own pull looks at it in vain.
+pub fn note_as_sent(table_id: i32, key: &[u8]) {
+    note_lateness();
+    let noted = BUFFER.with_borrow_mut(|buffer| {
+        if buffer.as_sent_bytes + key.len() > AS_SENT_BYTES_MAX {
+            return false;
+        }
+        buffer.as_sent_bytes += key.len();
+        match buffer.as_sent.last_mut() {
+            Some((table, chunk)) if *table == table_id && chunk.len() + key.len() <= CHUNK_BYTES => {
+                chunk.extend_from_slice(key);
+            }
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK_BYTES.max(key.len()));
+                chunk.extend_from_slice(key);
+                buffer.as_sent.push((table_id, chunk));
+            }
+        }
+        true
+    });
+    if !noted {
+        note(table_id, key);
+    }
+}
+
+/// What had been noted before a part of the transaction that may be rolled back.
+pub struct Earlier(Buffer);
+
+/// Puts what has been noted aside.
+pub fn set_aside() -> Earlier {
+    Earlier(BUFFER.with_borrow_mut(std::mem::take))
+}
+
+impl Earlier {
+    /// That part was rolled back: what it noted is forgotten.
+    pub fn instead(self) {
+        BUFFER.with_borrow_mut(|buffer| *buffer = self.0);
+    }
+
+    /// That part stands: what it noted comes on top.
+    pub fn and(self) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let later = std::mem::replace(buffer, self.0);
+            buffer.bytes += later.bytes;
+            buffer.as_sent_bytes += later.as_sent_bytes;
+            buffer.as_sent.extend(later.as_sent);
+            for (table_id, keys) in later.tables {
+                match buffer.tables.iter_mut().find(|(id, _)| *id == table_id) {
+                    // The earlier note stands: it is of the outer level.
+                    Some((_, known)) => keys.into_iter().for_each(|(key, noted_in)| {
+                        known.entry(key).or_insert(noted_in);
+                    }),
+                    None => buffer.tables.push((table_id, keys)),
+                }
+            }
+        });
     }
 }
 
@@ -108,9 +180,7 @@ fn write_late() {
 
 /// Writes an entry that stands for every row of a table.
 pub fn note_whole_table(table_id: i32) {
-    if HAS_ANSWERED.get() {
-        ANSWERED.with_borrow_mut(|answered| answered.iter_mut().for_each(|(_, _, late)| *late = true));
-    }
+    note_lateness();
     let mut writer = Writer::open(c"feed");
     writer.append(table_id, &[]);
 }
@@ -118,6 +188,21 @@ pub fn note_whole_table(table_id: i32) {
 /// Writes what has been noted. Called before a commit, before a prepare, and before the feed is read.
 pub fn flush() {
     write(false);
+}
+
+/// Writes the keys that wait apart: at the transaction's end, and before another delta of the same transaction is answered.
+pub fn write_as_sent() {
+    let chunks = BUFFER.with_borrow_mut(|buffer| {
+        buffer.as_sent_bytes = 0;
+        std::mem::take(&mut buffer.as_sent)
+    });
+    if chunks.is_empty() {
+        return;
+    }
+    let mut writer = Writer::open(c"feed");
+    for (table_id, chunk) in &chunks {
+        writer.append(*table_id, chunk);
+    }
 }
 
 /// Forgets what has been noted: the transaction is over.
@@ -134,7 +219,8 @@ fn write(early: bool) {
     // SAFETY: both read the transaction state.
     let own = unsafe { (pg_sys::GetCurrentTransactionNestLevel() > 1).then(|| pg_sys::GetCurrentSubTransactionId()) };
     let mut taken = BUFFER.with_borrow_mut(std::mem::take);
-    let mut kept = Buffer::default();
+    let mut kept =
+        Buffer { as_sent: std::mem::take(&mut taken.as_sent), as_sent_bytes: taken.as_sent_bytes, ..Buffer::default() };
     let mut writer = Writer::open(c"feed");
     let mut chunk = Vec::with_capacity(CHUNK_BYTES + 64);
     for (table_id, keys) in taken.tables.drain(..) {
@@ -243,6 +329,7 @@ pub unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Typ
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
             flush();
+            write_as_sent();
             write_late();
         }
         pg_sys::XactEvent::XACT_EVENT_COMMIT

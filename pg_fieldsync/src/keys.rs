@@ -8,7 +8,7 @@ use fieldsync_core::value::Kind;
 use fieldsync_core::{Key, Value};
 
 /// Appends one key: its parts, each with a tag.
-pub fn pack(out: &mut Vec<u8>, parts: &[Value]) {
+pub fn pack<'a>(out: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a Value>) {
     for part in parts {
         match part {
             Value::Null => out.push(0),

@@ -1,32 +1,43 @@
 //! The hub: sync for field devices inside Postgres. A table of contents; the rules are in `fieldsync_core`.
 //!
-//! How a delta goes through here: `sync` receives it, `work` brings it into the hub's terms, `state` locks and reads
-//! the rows, `decide` asks the core, `merge` has it written and finds who is to blame, `record` keeps what lost,
-//! `pull` gathers what the device has not seen. How an application's write goes: `trigger` stamps it, `feed` notes
-//! its key, `tombstone` keeps what was deleted.
+//! How a delta goes through here: `sync` is the corridor. `receive` opens the blob, `course` judges its history and its place
+//! in the chain, `upload` merges it: `fresh` writes new rows straight; the rest goes the long way, where `read` brings it into
+//! the hub's terms (`convert` its values), `state` locks and reads the rows, `decide` asks the core, `merge` has it written
+//! (`write`) and finds who is to blame. `verdicts` counts what became of it, `record` keeps what lost, `pull` gathers what the
+//! device has not seen, `answer` says so and `batch` keeps the answer. How an application's write goes: `trigger`
+//! stamps it, `feed` notes its key, `tombstone` keeps what was deleted.
 #![allow(clippy::missing_safety_doc)]
 
+mod answer;
 mod applying;
 mod arrays;
+mod batch;
 mod catalog;
 mod catch;
 mod client;
+mod convert;
 mod copies;
+mod course;
 mod decide;
 mod enable;
 mod error;
 mod feed;
 mod field_values;
+mod fresh;
 mod functions;
 mod guards;
 mod history;
 mod keys;
+mod log;
 mod merge;
 mod notices;
 mod operator;
 mod parents;
 mod pull;
+mod read;
+mod receive;
 mod record;
+mod schema;
 mod settings;
 mod shuffle;
 mod sql;
@@ -35,6 +46,8 @@ mod sync;
 mod tombstone;
 mod trigger;
 mod types;
+mod upload;
+mod verdicts;
 mod work;
 mod write;
 

@@ -52,8 +52,10 @@ enum Mode {
     OneByOne,
 }
 
-/// Merges everything. Afterwards each row has its outcomes or its rejection.
-pub fn merge(work: &mut Work, deciding: &Deciding<'_>) -> Result<(), SqlError> {
+/// Merges everything. Afterwards each row has its outcomes or its rejection. `patient`: lost races are run again; otherwise
+/// the first one is given to the caller, who holds locks that would have to go first.
+pub fn merge(work: &mut Work, deciding: &Deciding<'_>, patient: bool) -> Result<(), SqlError> {
+    let attempts_max = if patient { ATTEMPTS_MAX } else { 0 };
     let mut mode = Mode::Sets;
     let mut failures = 0;
     loop {
@@ -72,7 +74,7 @@ pub fn merge(work: &mut Work, deciding: &Deciding<'_>) -> Result<(), SqlError> {
                     return Err(SqlError::new("XX000", "the merge does not come to an end"));
                 }
             }
-            Ended::Sql(error) if error.is_worth_retrying() && failures < ATTEMPTS_MAX => {
+            Ended::Sql(error) if error.is_worth_retrying() && failures < attempts_max => {
                 failures += 1;
                 wait(failures);
             }
@@ -405,7 +407,7 @@ fn circles(work: &Work, failed: Vec<Failure>) -> Result<Vec<Vec<Failure>>, SqlEr
 }
 
 /// Fires deferred checks, and takes the firing back: the state of constraints stays the session's own.
-fn probe() -> Result<(), SqlError> {
+pub fn probe() -> Result<(), SqlError> {
     enum Fired {
         Well,
         Badly(SqlError),

@@ -67,6 +67,9 @@ impl Drop for Reading {
 
 /// What a pull is asked for.
 pub struct Asked<'a> {
+    /// This transaction's own version. What it wrote and noted in the feed is looked at by key; what it wrote exactly as the
+    /// device sent it is in no entry yet, and not looked at.
+    pub own: u64,
     /// What the device has seen; None: nothing.
     pub cursor: Option<&'a Snapshot>,
     /// Deletions travel even to a device without a cursor: it holds rows of an earlier history.
@@ -97,8 +100,10 @@ pub struct Pulled {
 enum Scope {
     /// These, possibly some of them twice.
     Keys(Vec<Key>),
+    /// All rows of other transactions, and these.
+    Whole(Vec<Key>),
     /// All.
-    Whole,
+    Everything,
 }
 
 /// Gathers everything that the device has not seen. `tables` in the order parents first.
@@ -112,7 +117,8 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
         let sent = Sent::of(table, rules, asked);
         let scope = scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new()));
         let rows = match scope {
-            Scope::Whole => whole(table, asked, &sent, &mut pulled.clock)?,
+            Scope::Whole(own) => whole(table, Some(own), asked, &sent, &mut pulled.clock)?,
+            Scope::Everything => whole(table, None, asked, &sent, &mut pulled.clock)?,
             Scope::Keys(keys) => {
                 let news = keys.into_iter().chain(sent.to_compare());
                 let keys: BTreeSet<Key> = news.filter(|key| !sent.exact.contains(key)).collect();
@@ -134,36 +140,32 @@ fn scopes(
     hub: &Hub,
     asked: &Asked<'_>,
 ) -> Result<HashMap<i32, Scope>, SqlError> {
-    let everything = || tables.iter().map(|(table, _)| (table.table_id, Scope::Whole)).collect();
-    let Some(cursor) = asked.cursor else { return Ok(everything()) };
-    if cursor.xmin < hub.feed_floor {
-        return Ok(everything());
+    let known = asked.cursor.filter(|cursor| cursor.xmin >= hub.feed_floor);
+    let mut scopes: HashMap<i32, Scope> = HashMap::new();
+    if known.is_none() {
+        scopes.extend(tables.iter().map(|(table, _)| (table.table_id, Scope::Whole(Vec::new()))));
     }
     let entries = {
         let _owner = AsOwner::new();
         sql::read_set(
             "SELECT version, table_id, keys FROM fieldsync.feed WHERE version >= $1 ORDER BY version",
-            &[Param::Int(cursor.xmin as i64)],
+            &[Param::Int(known.map_or(asked.own, |cursor| cursor.xmin) as i64)],
         )?
     };
-    let mut scopes: HashMap<i32, Scope> = HashMap::new();
     for entry in &entries.rows {
-        if cursor.visible(entry.int(0) as u64) {
+        let version = entry.int(0) as u64;
+        if known.map_or(version != asked.own, |cursor| cursor.visible(version)) {
             continue;
         }
         let id = entry.int(1) as i32;
         let Some((table, _)) = tables.iter().find(|(table, _)| table.table_id == id) else { continue };
         let packed = entry.bytes(2);
         let scope = scopes.entry(id).or_insert_with(|| Scope::Keys(Vec::new()));
-        if packed.is_empty() {
-            *scope = Scope::Whole;
-            continue;
-        }
-        if let Scope::Keys(keys) = scope {
+        if let Scope::Keys(keys) | Scope::Whole(keys) = scope {
             match keys::unpack(packed, table.key.len()) {
-                Some(unpacked) => keys.extend(unpacked),
-                // Written under an earlier key of the table: everything is looked at.
-                None => *scope = Scope::Whole,
+                Some(unpacked) if !packed.is_empty() => keys.extend(unpacked),
+                // Noted for the whole table, or under an earlier key of it: everything is looked at.
+                _ => *scope = Scope::Everything,
             }
         }
     }
@@ -262,31 +264,43 @@ fn read_row(table: &Table, cells: Vec<Value>, skip: usize, numbers: &[u16]) -> R
     Ok(Row { key, clocks, is_deleted, values: numbers.iter().copied().zip(rest).collect() })
 }
 
-fn whole(table: &Table, asked: &Asked<'_>, sent: &Sent<'_>, clock: &mut Hlc) -> Result<Vec<RowChange>, SqlError> {
+/// Reads a table whole. `own`: what this transaction wrote is looked at by these keys only.
+fn whole(
+    table: &Table,
+    own: Option<Vec<Key>>,
+    asked: &Asked<'_>,
+    sent: &Sent<'_>,
+    clock: &mut Hlc,
+) -> Result<Vec<RowChange>, SqlError> {
     let numbers: Vec<u16> = fields(table).iter().map(|at| table.columns[*at].number).collect();
     let mut rows = Vec::new();
-    let list = select_list(table);
-    let found = match asked.cursor {
-        Some(cursor) => sql::read_set(
-            &format!(
-                "SELECT {list} FROM ONLY {} AS t WHERE t.fieldsync_clocks IS NULL OR t.sync_version OPERATOR(pg_catalog.>=) $1",
-                table.qualified
-            ),
-            &[Param::Int(cursor.xmin as i64)],
-        )?,
-        None => sql::read_set(&format!("SELECT {list} FROM ONLY {} AS t", table.qualified), &[])?,
-    };
     let mut seen: HashSet<Key> = HashSet::new();
-    for cells in found.rows {
-        let row = read_row(table, cells, 0, &numbers)?;
-        if sent.items.contains_key(&row.key) {
-            seen.insert(row.key.clone());
+    let query = format!(
+        "SELECT {} FROM ONLY {} AS t WHERE (t.fieldsync_clocks IS NULL OR $1 OR t.sync_version OPERATOR(pg_catalog.>=) $2)
+         AND (t.fieldsync_clocks IS NULL OR $3 OR t.sync_version OPERATOR(pg_catalog.<>) $4)",
+        select_list(table),
+        table.qualified
+    );
+    let params = [
+        Param::Bool(asked.cursor.is_none()),
+        Param::Int(asked.cursor.map_or(0, |cursor| cursor.xmin) as i64),
+        Param::Bool(own.is_none()),
+        Param::Int(asked.own as i64),
+    ];
+    sql::read_portions(&query, &params, |portion| {
+        for cells in portion {
+            let row = read_row(table, cells, 0, &numbers)?;
+            if sent.items.contains_key(&row.key) {
+                seen.insert(row.key.clone());
+            }
+            rows.extend(travels(table, row, asked, sent, clock));
         }
-        rows.extend(travels(table, row, asked, sent, clock));
-    }
+        Ok(())
+    })?;
     drop_missing(table, asked, sent, &seen, clock, &mut rows)?;
     // Also what was sent and is not among the rows read (unchanged since the cursor, or gone).
-    let rest: BTreeSet<Key> = sent.to_compare().filter(|key| !seen.contains(key)).collect();
+    let own = own.into_iter().flatten().filter(|key| !sent.exact.contains(key));
+    let rest: BTreeSet<Key> = sent.to_compare().chain(own).filter(|key| !seen.contains(key)).collect();
     if !rest.is_empty() {
         let known: HashSet<Key> = rows.iter().map(|row: &RowChange| row.key.clone()).collect();
         let rest: BTreeSet<Key> = rest.into_iter().filter(|key| !known.contains(key)).collect();
@@ -316,6 +330,9 @@ fn drop_missing(
             &[Param::Int(i64::from(table.table_id)), Param::Int(from as i64)],
         )?
     };
+    if buried.rows.is_empty() {
+        return Ok(());
+    }
     let live: HashSet<Key> = rows.iter().map(|row| row.key.clone()).collect();
     let mut candidates = BTreeSet::new();
     for row in &buried.rows {

@@ -1,4 +1,4 @@
-//! What is kept of a merge: conflicts, rejections, the ledger, the log.
+//! What is kept of a merge: conflicts, rejections, the ledger.
 //!
 //! Invariants:
 //! * acknowledged = applied + merged + superseded + conflict + rejected, counted in logged changes, in one statement.
@@ -12,14 +12,15 @@ use crate::decide::SEPARATE;
 use crate::guards::AsOwner;
 use crate::sql::{self, Cells, Param};
 use crate::types::uuid_text;
+use crate::verdicts::unknown_column;
 use crate::work::{Homeless, Item, TableWork, Work};
 use fieldsync_core::delta::Op;
-use fieldsync_core::merge::{HubState, Outcome, Winner};
+use fieldsync_core::merge::{HubState, Winner};
 use fieldsync_core::reply::Outcomes;
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Key, Value};
 use serde_json::{json, Map, Value as Json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A value as people and `resolve` read it.
 pub fn shown(kind: Kind, value: &Value) -> Json {
@@ -76,95 +77,6 @@ struct Entry {
     detail: Option<String>,
     is_open: bool,
     change: Json,
-}
-
-/// The verdict of a change, for the report.
-#[derive(Debug, Clone)]
-pub struct Verdict {
-    /// The table.
-    pub table: String,
-    /// The row.
-    pub row_id: String,
-    /// What the change does.
-    pub op: Op,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// Logged changes in it.
-    pub count: u32,
-    /// Why it was rejected.
-    pub error: Option<SqlError>,
-}
-
-impl Verdict {
-    /// As `report.changes` lists it.
-    pub fn to_json(&self) -> Json {
-        let mut line = json!({
-            "table": self.table, "row_id": self.row_id, "op": self.op.word(), "verdict": self.outcome.word(), "count": self.count,
-        });
-        if let Some(error) = &self.error {
-            line["sqlstate"] = json!(error.sqlstate);
-            line["constraint"] = json!(error.constraint);
-            line["column"] = json!(error.column);
-            line["message"] = json!(error.to_string());
-        }
-        line
-    }
-}
-
-/// All verdicts of a merge, counted and listed.
-pub fn verdicts(work: &Work) -> (Outcomes, Vec<Verdict>) {
-    let mut outcomes = Outcomes::default();
-    let mut list = Vec::new();
-    let mut note = |verdict: Verdict| {
-        outcomes.count(verdict.outcome, u64::from(verdict.count));
-        list.push(verdict);
-    };
-    for homeless in &work.homeless {
-        note(Verdict {
-            table: homeless.table.clone(),
-            row_id: homeless.key.row_id(),
-            op: homeless.op,
-            outcome: Outcome::Rejected,
-            count: homeless.count,
-            error: Some(homeless.error.clone()),
-        });
-    }
-    for table in &work.tables {
-        for item in &table.items {
-            for (place, change) in item.changes.iter().enumerate() {
-                let lost = item.lost.iter().find(|lost| lost.raw_clock == change.raw_clock);
-                let rejected = (item.merged.rejected.is_some() || lost.is_some()) && change.op != Op::Cancelled;
-                let outcome = match item.merged.outcomes.get(place) {
-                    _ if rejected => Outcome::Rejected,
-                    Some(outcome) => *outcome,
-                    None => Outcome::Superseded,
-                };
-                note(Verdict {
-                    table: table.table.name.clone(),
-                    row_id: table.table.row_id(&item.key),
-                    op: change.op,
-                    outcome,
-                    count: change.count,
-                    error: item
-                        .merged
-                        .rejected
-                        .clone()
-                        .or_else(|| lost.map(|lost| unknown_column(&table.table, &lost.column)))
-                        .filter(|_| rejected),
-                });
-            }
-        }
-    }
-    (outcomes, list)
-}
-
-/// Why a value could not be taken.
-fn unknown_column(table: &Table, column: &str) -> SqlError {
-    SqlError {
-        table: Some(table.name.clone()),
-        column: Some(column.to_owned()),
-        ..SqlError::new("42703", format!("table \"{}\" of the hub has no column \"{column}\"", table.name))
-    }
 }
 
 /// Writes what a merge leaves behind: conflicts and rejections.
@@ -232,7 +144,7 @@ fn covers(table: &Table, item: &Item, entry: &Open) -> bool {
     if item.changes.iter().any(|change| change.op == Op::Delete) || entry.operation == "delete" {
         return true;
     }
-    let set: std::collections::HashSet<&str> = item
+    let set: HashSet<&str> = item
         .changes
         .iter()
         .flat_map(|change| &change.fields)
@@ -313,6 +225,17 @@ fn open_entries(client: &Client) -> Result<HashMap<(i32, String, Waiting), Open>
             ((row.int(0) as i32, row.text(1).to_owned(), waiting), open)
         })
         .collect())
+}
+
+/// Rows of a client that wait in the conflicts, by table number and row id.
+pub fn waiting_rows(client: &Client) -> Result<HashSet<(i32, String)>, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT DISTINCT table_id, row_id FROM fieldsync.conflict
+         WHERE client_no = $1 AND status = 'open' AND (outcome = 'rejected' OR rule = $2)",
+        &[Param::Int(i64::from(client.number)), Param::Text(SEPARATE)],
+    )?;
+    Ok(rows.rows.iter().map(|row| (row.int(0) as i32, row.text(1).to_owned())).collect())
 }
 
 /// Closes entries that a person has settled on the device. What that changes in a row travels as a change of its own.
@@ -687,48 +610,4 @@ pub fn ledger(client: &Client, outcomes: &Outcomes) -> Result<(), SqlError> {
         ],
     )?;
     Ok(())
-}
-
-/// One line of `sync_log`.
-pub struct Logged<'a> {
-    /// push, pull, clock_skew, new_identity, …
-    pub operation: &'a str,
-    /// The table, where there is only one.
-    pub table: Option<&'a str>,
-    /// Rows that moved.
-    pub rows: u64,
-    /// How long it took.
-    pub duration_ms: u64,
-    /// success, partial, conflict, error.
-    pub status: &'a str,
-    /// In words.
-    pub message: Option<&'a str>,
-}
-
-/// Writes a line of `sync_log`.
-pub fn log(client: &Client, line: &Logged<'_>) -> Result<(), SqlError> {
-    let _owner = AsOwner::new();
-    sql::run(
-        "INSERT INTO sync_control.sync_log (client_id, operation, table_name, rows_affected, duration_ms, status, error_message)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        &[
-            Param::Text(&client.client_id),
-            Param::Text(line.operation),
-            Param::MaybeText(line.table),
-            Param::Int(line.rows as i64),
-            Param::Int(line.duration_ms as i64),
-            Param::Text(line.status),
-            Param::MaybeText(line.message),
-        ],
-    )?;
-    Ok(())
-}
-
-/// How a push is called in the log.
-pub fn push_status(outcomes: &Outcomes) -> &'static str {
-    match () {
-        () if outcomes.rejected > 0 => "partial",
-        () if outcomes.conflict > 0 => "conflict",
-        () => "success",
-    }
 }

@@ -31,6 +31,15 @@ mod raw {
             read_only: bool,
             tcount: c_long,
         ) -> c_int;
+        pub fn SPI_cursor_open(
+            name: *const c_char,
+            plan: pg_sys::SPIPlanPtr,
+            values: *mut pg_sys::Datum,
+            nulls: *const c_char,
+            read_only: bool,
+        ) -> pg_sys::Portal;
+        pub fn SPI_cursor_fetch(portal: pg_sys::Portal, forward: bool, count: c_long);
+        pub fn SPI_cursor_close(portal: pg_sys::Portal);
     }
 }
 
@@ -61,6 +70,8 @@ pub enum Param<'a> {
     Uuids(&'a [Option<[u8; 16]>]),
     /// bytea[]
     Blobs(&'a [Option<&'a [u8]>]),
+    /// timestamptz[], in microseconds since 2000
+    Instants(&'a [Option<i64>]),
     /// A datum of any type, which must outlive the call.
     Datum(pg_sys::Oid, pg_sys::Datum),
 }
@@ -78,6 +89,7 @@ impl Param<'_> {
             Param::Texts(_) => pg_sys::TEXTARRAYOID,
             Param::Uuids(_) => pg_sys::UUIDARRAYOID,
             Param::Blobs(_) => pg_sys::BYTEAARRAYOID,
+            Param::Instants(_) => pg_sys::TIMESTAMPTZARRAYOID,
             Param::Datum(oid, _) => *oid,
         }
     }
@@ -100,6 +112,9 @@ impl Param<'_> {
             Param::Texts(list) => Some(array(pg_sys::TEXTOID, 4, list, |out, text| element(out, text.as_bytes()))?),
             Param::Uuids(list) => Some(array(pg_sys::UUIDOID, 1, list, |out, bytes| out.extend_from_slice(bytes))?),
             Param::Blobs(list) => Some(array(pg_sys::BYTEAOID, 4, list, |out, bytes| element(out, bytes))?),
+            Param::Instants(list) => Some(array(pg_sys::TIMESTAMPTZOID, 8, list, |out, number| {
+                out.extend_from_slice(&number.to_ne_bytes());
+            })?),
             Param::Datum(_, datum) => Some(*datum),
         })
     }
@@ -318,9 +333,53 @@ pub fn read_set(sql: &str, params: &[Param<'_>]) -> Result<Rows, SqlError> {
     run_as(sql, params, Plan::Custom, true)
 }
 
-fn run_as(sql: &str, params: &[Param<'_>], mode: Plan, read_only: bool) -> Result<Rows, SqlError> {
+/// Rows that [`read_portions`] holds at once.
+const PORTION_ROWS: c_long = 2_000;
+
+/// Runs a query under the active snapshot and gives its rows in portions, for results that would fill memory.
+pub fn read_portions(
+    sql: &str,
+    params: &[Param<'_>],
+    mut take: impl FnMut(Vec<Vec<Value>>) -> Result<(), SqlError>,
+) -> Result<(), SqlError> {
     let mut connection = Connection::open()?;
-    let mut types: Vec<pg_sys::Oid> = params.iter().map(Param::type_oid).collect();
+    let mut opened = || -> Result<(), SqlError> {
+        let (mut types, mut values, nulls) = datums(params)?;
+        let plan = plan(sql, &mut types, Plan::Custom)?;
+        let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr());
+        // SAFETY: only C is called; the portal copies its parameters.
+        let portal = unsafe { catch(|| raw::SPI_cursor_open(std::ptr::null(), plan, values, nulls, true))? };
+        loop {
+            // SAFETY: the portal was opened above; SPI's result globals are valid until the next call.
+            let rows = unsafe {
+                catch(|| raw::SPI_cursor_fetch(portal, true, PORTION_ROWS))?;
+                let table = pg_sys::SPI_tuptable;
+                if table.is_null() || (*table).numvals == 0 {
+                    break;
+                }
+                let decoder = Decoder::new((*table).tupdesc);
+                let tuples = std::slice::from_raw_parts((*table).vals, (*table).numvals as usize);
+                let rows = decoder.rows(tuples);
+                pg_sys::SPI_freetuptable(table);
+                rows?
+            };
+            take(rows)?;
+        }
+        // SAFETY: closes what was opened above; after an error the abort does.
+        unsafe { catch(|| raw::SPI_cursor_close(portal)) }
+    };
+    let outcome = opened();
+    if outcome.is_err() {
+        connection.connected = false;
+    }
+    outcome
+}
+
+/// Types, values and null flags of parameters, as SPI wants them.
+type Datums = (Vec<pg_sys::Oid>, Vec<pg_sys::Datum>, Vec<c_char>);
+
+fn datums(params: &[Param<'_>]) -> Result<Datums, SqlError> {
+    let types = params.iter().map(Param::type_oid).collect();
     let mut values = Vec::with_capacity(params.len());
     let mut nulls: Vec<c_char> = Vec::with_capacity(params.len() + 1);
     for param in params {
@@ -329,6 +388,12 @@ fn run_as(sql: &str, params: &[Param<'_>], mode: Plan, read_only: bool) -> Resul
         nulls.push(if datum.is_some() { b' ' } else { b'n' } as c_char);
     }
     nulls.push(0);
+    Ok((types, values, nulls))
+}
+
+fn run_as(sql: &str, params: &[Param<'_>], mode: Plan, read_only: bool) -> Result<Rows, SqlError> {
+    let mut connection = Connection::open()?;
+    let (mut types, mut values, nulls) = datums(params)?;
     let plan = match plan(sql, &mut types, mode) {
         Ok(plan) => plan,
         Err(error) => {

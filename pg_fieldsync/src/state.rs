@@ -149,21 +149,24 @@ fn lock(table: &Table, keys: &[&Key], columns: &[usize]) -> Result<Rows, SqlErro
     }
 }
 
+/// Whether any row of a table was ever deleted for good.
+pub fn has_tombstones(table: &Table) -> Result<bool, SqlError> {
+    let _owner = AsOwner::new();
+    let table_id = Param::Int(i64::from(table.table_id));
+    let any = sql::scalar("SELECT EXISTS (SELECT 1 FROM fieldsync.tombstone WHERE table_id = $1)", &[table_id])?;
+    Ok(any != Value::Int(0))
+}
+
 /// Deleted rows among these keys, as they last were.
 pub fn tombstones<'a>(table: &Table, keys: impl Iterator<Item = &'a Key>) -> Result<HashMap<Key, HubState>, SqlError> {
     let by_row_id: HashMap<String, &Key> = keys.map(|key| (table.row_id(key), key)).collect();
-    if by_row_id.is_empty() {
+    if by_row_id.is_empty() || !has_tombstones(table)? {
         return Ok(HashMap::new());
     }
     let ids: Vec<Option<&str>> = by_row_id.keys().map(|id| Some(id.as_str())).collect();
     let table_id = Param::Int(i64::from(table.table_id));
     let buried = {
         let _owner = AsOwner::new();
-        if sql::scalar("SELECT EXISTS (SELECT 1 FROM fieldsync.tombstone WHERE table_id = $1)", &[table_id])?
-            == Value::Int(0)
-        {
-            return Ok(HashMap::new());
-        }
         sql::run_set(
             "SELECT d.row_id, d.version, d.clock, d.origin, d.\"foreign\", d.\"row\"::text, d.clocks
              FROM fieldsync.tombstone d JOIN unnest($2::text[]) AS u(row_id) ON u.row_id = d.row_id

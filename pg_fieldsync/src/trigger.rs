@@ -320,6 +320,13 @@ pub unsafe extern "C-unwind" fn fieldsync_row_changed(fcinfo: pg_sys::FunctionCa
             return pg_sys::Datum::from(passed);
         };
         let result = match event {
+            // A default that inserts into its own table would bring a row without clocks: that one is not finished.
+            pg_sys::TRIGGER_EVENT_INSERT
+                if applying::rows_are_finished((*relation).rd_id)
+                    && !pg_sys::heap_attisnull(data.tg_trigtuple, tracked.clocks as i32 + 1, (*relation).rd_att) =>
+            {
+                data.tg_trigtuple
+            }
             pg_sys::TRIGGER_EVENT_INSERT => inserted(&tracked, relation, data.tg_trigtuple),
             pg_sys::TRIGGER_EVENT_UPDATE => updated(&tracked, relation, data.tg_trigtuple, data.tg_newtuple),
             _ => deleted(&tracked, relation, data.tg_trigtuple),

@@ -243,6 +243,27 @@ fn is_canonical_instant(text: &str) -> bool {
         && number(17, 19) < 60
 }
 
+/// What such a text says, in Postgres' own count. `None`: only Postgres can read it.
+pub fn instant(text: &str) -> Option<i64> {
+    if !is_canonical_instant(text) {
+        return None;
+    }
+    let number = |from: usize, to: usize| text[from..to].parse::<i64>().unwrap_or_default();
+    let days = days(number(0, 4), number(5, 7), number(8, 10)) - EPOCH_DAYS;
+    let seconds = number(11, 13) * 3600 + number(14, 16) * 60 + number(17, 19);
+    Some(days * MICROSECONDS_PER_DAY + seconds * 1_000_000 + number(20, 26))
+}
+
+/// Days since 1970-01-01 (Howard Hinnant's `days_from_civil`, the inverse of [`civil`]).
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year - era * 400;
+    let month_index = (month + 9) % 12;
+    let day_of_year = (153 * month_index + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
 /// Lower-case text of a uuid.
 pub fn uuid_text(bytes: &[u8]) -> String {
     let digits = fieldsync_core::value::hex(bytes);
@@ -371,6 +392,11 @@ impl ColumnType {
         }
     }
 
+    /// Whether this is a `timestamptz` whose values are stored as given.
+    pub fn is_plain_instant(&self) -> bool {
+        self.base == pg_sys::TIMESTAMPTZOID && self.typmod < 0
+    }
+
     /// Whether the value has the hub's form already: then [`ColumnType::canonical`] would only copy it.
     pub fn holds(&self, value: &Value) -> bool {
         match (self.kind, value) {
@@ -486,6 +512,10 @@ impl ColumnType {
     pub fn to_wire(&self, expression: &str) -> String {
         match self.kind {
             Kind::Array => format!("pg_catalog.array_to_json({expression})::pg_catalog.text"),
+            // Text to a device, numbers to the engine's own statements.
+            _ if matches!(self.base, pg_sys::XIDOID | pg_sys::XID8OID | pg_sys::REGCLASSOID) => {
+                format!("({expression})::pg_catalog.text")
+            }
             _ => expression.to_owned(),
         }
     }

@@ -1,0 +1,165 @@
+//! Answers: what a device is told.
+//!
+//! Invariant: an answer acknowledges no more than its delta reached, and its cursor claims no more than its rows (and
+//! what the device had before) bear out.
+
+use crate::catalog::Table;
+use crate::client;
+use crate::error::HubError;
+use crate::feed;
+use crate::history::Hub;
+use crate::log::{self, Logged};
+use crate::notices;
+use crate::pull::{self, Asked, Pulled, Reading};
+use crate::receive::Received;
+use crate::schema::Schema;
+use crate::trigger::now_ms;
+use crate::work::Work;
+use fieldsync_core::reply::{Notice, Outcomes, Reply, ReplyBody};
+use fieldsync_core::rules::TableRules;
+use fieldsync_core::{wire, Hlc, Snapshot};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+/// Everything that the device has not seen, as a reply.
+pub fn answer(
+    received: &Received<'_>,
+    hub: &Hub,
+    schema: &Schema,
+    work: &Work,
+    outcomes: Outcomes,
+    watermark: Hlc,
+    version: u64,
+) -> Result<(Reply, Snapshot, Pulled), HubError> {
+    let body = &received.delta.body;
+    feed::flush();
+    let reading = Reading::begin();
+    let cursor = reading.cursor(version)?;
+    let tables: Vec<(Rc<Table>, Rc<TableRules>)> =
+        schema.tables.iter().map(|(table, rules, _)| (Rc::clone(table), Rc::clone(rules))).collect();
+    // A device whose cursor is older than the deletions that are still known must compare everything.
+    let asked_cursor = body.cursor.as_ref().filter(|cursor| cursor.xmin >= hub.tombstone_floor);
+    let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
+    let news = notices::conflicts(&received.client, &known, body.cursor.as_ref(), version)?;
+    let asked = Asked {
+        own: version,
+        settled: &news.settled,
+        cursor: asked_cursor,
+        // A first answer may have been lost, or be on its way: only who was never answered holds nothing to delete.
+        deletions_too: received.delta.history != 0 || received.client.last_batch != 0,
+        work,
+        wants: &body.wants,
+        no_pull: &|table| matches!(schema.direction(table), "push" | "none"),
+    };
+    let mut pulled = pull::pull(&tables, hub, &asked)?;
+    let mut notices = news.notices;
+    drop(reading);
+    feed::answered(received.client.number, received.batch_id);
+    let unknown: HashSet<&str> = work.homeless.iter().map(|homeless| homeless.table.as_str()).collect();
+    notices.extend(
+        unknown.into_iter().map(|table| {
+            Notice::Warning(format!("changes of table \"{table}\" were parked: the hub cannot take them"))
+        }),
+    );
+    let reply = Reply {
+        client: received.client.tag,
+        history: hub.tag(),
+        hub_now_ms: now_ms(),
+        body: ReplyBody {
+            batch: received.batch_id,
+            watermark,
+            cursor: cursor.clone(),
+            clock: pulled.clock,
+            outcomes,
+            more: false,
+            notices,
+            tables: std::mem::take(&mut pulled.tables),
+        },
+    };
+    Ok((reply, cursor, pulled))
+}
+
+/// An answer without rows and news: the device's cursor stays where it is.
+pub fn short(received: &Received<'_>, hub: &Hub) -> Vec<u8> {
+    let body = &received.delta.body;
+    let reply = Reply {
+        client: received.client.tag,
+        history: hub.tag(),
+        hub_now_ms: now_ms(),
+        body: ReplyBody {
+            batch: received.batch_id,
+            watermark: body.answered_up_to(received.client.watermark),
+            cursor: body.cursor.clone().unwrap_or_default(),
+            more: true,
+            ..ReplyBody::default()
+        },
+    };
+    wire::encode_reply(&reply, received.client.key.as_ref())
+}
+
+/// The hub's history is another one: nothing is merged, the device offers again what it still holds.
+pub fn new_history(received: &Received<'_>, hub: &Hub, reason: &str) -> Result<Vec<u8>, HubError> {
+    log::line(
+        &received.client,
+        &Logged {
+            operation: "new_epoch",
+            table: None,
+            rows: 0,
+            duration_ms: 0,
+            status: "success",
+            message: Some(reason),
+        },
+    )?;
+    let reply = Reply {
+        client: received.client.tag,
+        history: hub.tag(),
+        hub_now_ms: now_ms(),
+        body: ReplyBody {
+            batch: received.batch_id,
+            watermark: received.client.watermark,
+            more: true,
+            notices: vec![Notice::NewHistory {
+                watermark: received.client.watermark,
+                last_batch: received.client.last_batch,
+                reason: reason.to_owned(),
+            }],
+            ..ReplyBody::default()
+        },
+    };
+    Ok(wire::encode_reply(&reply, received.client.key.as_ref()))
+}
+
+/// The sender is a copy: it goes on under an identity of its own.
+pub fn copied(received: &Received<'_>, hub: &Hub) -> Result<Vec<u8>, HubError> {
+    let body = &received.delta.body;
+    let client_id = client::split(&received.client, received.delta.device_now_ms, received.batch_id, body.parent)?;
+    let reason = format!(
+        "this database is a copy of the one that is client \"{}\"; it goes on as \"{client_id}\"",
+        received.client.client_id
+    );
+    log::line(
+        &received.client,
+        &Logged {
+            operation: "new_identity",
+            table: None,
+            rows: 0,
+            duration_ms: 0,
+            status: "success",
+            message: Some(&reason),
+        },
+    )?;
+    let reply = Reply {
+        client: received.client.tag,
+        history: hub.tag(),
+        hub_now_ms: now_ms(),
+        body: ReplyBody {
+            batch: received.batch_id,
+            watermark: body.watermark,
+            cursor: body.cursor.clone().unwrap_or_default(),
+            more: true,
+            notices: vec![Notice::NewIdentity { client_id, reason }],
+            ..ReplyBody::default()
+        },
+    };
+    Ok(wire::encode_reply(&reply, received.client.key.as_ref()))
+}

@@ -1,0 +1,250 @@
+//! Reading a delta's changes into [`Work`]: tables, keys and values as the hub has them.
+//!
+//! Invariant: a change that cannot be expressed in the hub's schema is refused by itself, with table and column named; nothing
+//! else in the delta suffers from it.
+
+use crate::catalog::Table;
+use crate::catch::SqlError;
+use crate::convert::{self, Converter, Target};
+use crate::feed::Xxh3;
+use crate::schema::Ruled;
+use crate::work::{Homeless, Item, Lost, Merged, Prepared, Sender, TableWork, Work};
+use fieldsync_core::delta::{DeltaBody, FieldChange, Op, TableChanges};
+use fieldsync_core::merge::IncomingField;
+use fieldsync_core::value::Kind;
+use fieldsync_core::{Key, Value};
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasherDefault;
+use std::rc::Rc;
+
+/// Brings a delta's changes into the hub's terms. `find` gives a table and its rules by the name that travels.
+pub fn read(
+    body: &DeltaBody,
+    tables: Vec<TableChanges>,
+    sender: &Sender<'_>,
+    find: &dyn Fn(&str) -> Option<Ruled>,
+) -> Result<Work, SqlError> {
+    let mut work = Work { tables: Vec::new(), homeless: Vec::new() };
+    for changes in tables {
+        let Some((table, rules, priority_field)) = find(&changes.table) else {
+            let error = SqlError {
+                table: Some(changes.table.clone()),
+                ..SqlError::new("42P01", format!("the hub has no enabled table \"{}\"", changes.table))
+            };
+            refuse_all(changes, sender, &error, &mut work.homeless);
+            continue;
+        };
+        if (sender.no_push)(&changes.table) {
+            let error = SqlError {
+                table: Some(changes.table.clone()),
+                ..SqlError::new(
+                    "42501",
+                    format!("sync_direction lets this client send nothing to table \"{}\"", changes.table),
+                )
+            };
+            refuse_all(changes, sender, &error, &mut work.homeless);
+            continue;
+        }
+        let Some(key_places) = key_places(&table, &changes) else {
+            let error = SqlError {
+                table: Some(changes.table.clone()),
+                ..SqlError::new(
+                    "42P10",
+                    format!(
+                        "table \"{}\" has the key ({}) on the device and ({}) on the hub",
+                        changes.table,
+                        changes
+                            .columns
+                            .iter()
+                            .take(usize::from(changes.key_len))
+                            .cloned()
+                            .collect::<Vec<_>>()
+                            .join(", "),
+                        table.key.iter().map(|at| table.columns[*at].name.clone()).collect::<Vec<_>>().join(", ")
+                    ),
+                )
+            };
+            refuse_all(changes, sender, &error, &mut work.homeless);
+            continue;
+        };
+        let read = read_table(body, changes, &table, &key_places, sender)?;
+        match work.tables.iter_mut().find(|known| known.table.oid == table.oid) {
+            Some(known) => {
+                known.take_in(read.0);
+                known.touched.extend(read.1);
+            }
+            None => work.tables.push(TableWork { table, rules, priority_field, items: read.0, touched: read.1 }),
+        }
+    }
+    for table in &mut work.tables {
+        sort_by_key(&mut table.items);
+        table.touched.sort_unstable();
+        table.touched.dedup();
+    }
+    Ok(work)
+}
+
+/// Sorts by ascending key. Items are large and each key is there once, so the places are sorted first and each item is moved once.
+fn sort_by_key(items: &mut [Item]) {
+    let mut from: Vec<usize> = (0..items.len()).collect();
+    from.sort_unstable_by(|one, other| items[*one].key.0.cmp(&items[*other].key.0));
+    for start in 0..items.len() {
+        let mut at = start;
+        while from[at] != start {
+            let next = from[at];
+            items.swap(at, next);
+            from[at] = at;
+            at = next;
+        }
+        from[at] = at;
+    }
+}
+
+/// Where the hub's key columns stand in the delta's key, in the hub's order.
+pub fn key_places(table: &Table, changes: &TableChanges) -> Option<Vec<usize>> {
+    let sent = changes.columns.get(..usize::from(changes.key_len))?;
+    if sent.len() != table.key.len() {
+        return None;
+    }
+    table.key.iter().map(|at| sent.iter().position(|name| *name == table.columns[*at].name)).collect()
+}
+
+fn refuse_all(changes: TableChanges, sender: &Sender<'_>, error: &SqlError, homeless: &mut Vec<Homeless>) {
+    let named = |column: u16| changes.columns.get(usize::from(column)).cloned().unwrap_or_default();
+    for change in changes.changes {
+        if change.clock <= sender.watermark {
+            continue;
+        }
+        homeless.push(Homeless {
+            table: changes.table.clone(),
+            key_fields: change.key.0.iter().enumerate().map(|(at, part)| (named(at as u16), part.clone())).collect(),
+            op: change.op,
+            count: change.count,
+            raw_clock: change.clock,
+            base: change.fields.iter().filter_map(|field| Some((named(field.column), field.old.clone()?))).collect(),
+            fields: change.fields.into_iter().map(|field| (named(field.column), field.new)).collect(),
+            key: change.key,
+            error: error.clone(),
+        });
+    }
+}
+
+type ReadTable = (Vec<Item>, Vec<u16>);
+
+fn read_table(
+    body: &DeltaBody,
+    changes: TableChanges,
+    table: &Rc<Table>,
+    key_places: &[usize],
+    sender: &Sender<'_>,
+) -> Result<ReadTable, SqlError> {
+    let targets = convert::targets(table, &changes.columns);
+    let converter = Converter::of(table, &targets, &changes)?;
+    let canonical = |at: usize, value: Value| converter.value(at, value);
+    let mut items: Vec<Item> = Vec::with_capacity(changes.changes.len());
+    let mut places: HashMap<Key, usize, BuildHasherDefault<Xxh3>> = HashMap::default();
+    places.reserve(changes.changes.len());
+    let mut touched: HashSet<u16> = HashSet::new();
+    for change in changes.changes {
+        let mut refused = None;
+        let mut lost = Vec::new();
+        let mut parts = Vec::with_capacity(key_places.len());
+        for (key_at, place) in table.key.iter().zip(key_places) {
+            let raw = change.key.0.get(*place).cloned().unwrap_or_default();
+            match canonical(*key_at, raw) {
+                Ok(part) => parts.push(part),
+                Err((error, raw)) => {
+                    refused.get_or_insert(error);
+                    parts.push(raw);
+                }
+            }
+        }
+        let key = Key(parts);
+        let repeated = change.clock <= sender.watermark;
+        let mut fields = Vec::with_capacity(change.fields.len());
+        for FieldChange { column, old, new } in change.fields {
+            match targets.get(usize::from(column)) {
+                Some(Target::Field(at)) if !table.key.contains(at) => {
+                    let column = &table.columns[*at];
+                    let old = match old.map(|old| canonical(*at, old)) {
+                        // What the device had before may be nothing that the hub could hold; then it is no base for anything.
+                        Some(Err(_)) | None => None,
+                        Some(Ok(old)) => Some(old),
+                    };
+                    match canonical(*at, new) {
+                        Ok(new) => {
+                            touched.insert(column.number);
+                            fields.push(IncomingField {
+                                number: column.number,
+                                kind: column.column_type.kind,
+                                old,
+                                new,
+                            });
+                        }
+                        Err((error, new)) => {
+                            refused.get_or_insert(error);
+                            fields.push(IncomingField { number: column.number, kind: Kind::Text, old, new });
+                        }
+                    }
+                }
+                Some(Target::Field(_) | Target::Ignored) => {}
+                // An additive change of the device's schema blocks nothing as long as there is nothing in it.
+                Some(Target::Unknown) if new.is_null() && old.as_ref().is_none_or(Value::is_null) => {}
+                _ => {
+                    let column = changes.columns.get(usize::from(column)).cloned().unwrap_or_default();
+                    lost.push(Lost { raw_clock: change.clock, column, old, new });
+                }
+            }
+        }
+        fields.sort_unstable_by_key(|field| field.number);
+        let at = *places.entry(key.clone()).or_insert_with(|| {
+            items.push(Item {
+                key: key.clone(),
+                changes: Vec::new(),
+                echo_from: 0,
+                last_op: Op::Update,
+                inserted: false,
+                repeated: HashSet::new(),
+                repeated_whole: false,
+                lost: Vec::new(),
+                refused: None,
+                merged: Merged::default(),
+            });
+            items.len() - 1
+        });
+        let item = &mut items[at];
+        if repeated {
+            item.repeated.extend(fields.iter().map(|field| field.number));
+            item.repeated_whole |= matches!(change.op, Op::Insert | Op::Delete);
+            continue;
+        }
+        item.last_op = change.op;
+        match change.op {
+            Op::Insert => item.inserted = true,
+            Op::Delete | Op::Cancelled => item.inserted = false,
+            Op::Update => {}
+        }
+        if change.op == Op::Delete {
+            item.echo_from = item.changes.len() + 1;
+        }
+        if item.refused.is_none() {
+            item.refused = refused;
+        }
+        item.lost.append(&mut lost);
+        let already = !sender.already_made.is_empty()
+            && sender.already_made.contains(&(changes.table.clone(), change.key.clone(), change.clock));
+        let recovery = body.recovery.filter(|recovery| recovery.covers(change.clock));
+        item.changes.push(Prepared {
+            // Made before the device was copied, and delivered by the other copy: it only counts.
+            op: if already { Op::Cancelled } else { change.op },
+            clock: recovery.map_or_else(|| (sender.correct)(change.clock), |recovery| (sender.correct)(recovery.as_of)),
+            raw_clock: change.clock,
+            base: if recovery.is_some() { None } else { body.base_of(change.first_clock).cloned() },
+            count: change.count,
+            of_parked: false,
+            recovered: recovery.is_some(),
+            fields,
+        });
+    }
+    Ok((items, touched.into_iter().collect()))
+}

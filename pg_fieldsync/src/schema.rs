@@ -1,0 +1,128 @@
+//! The tracked tables of one sync: in their order, each with its rules and its direction.
+//!
+//! Invariant: parents stand before their children.
+
+use crate::catalog::{self, Table};
+use crate::client::Client;
+use crate::error::HubError;
+use crate::guards::AsOwner;
+use crate::sql::{self, Cells, Param};
+use fieldsync_core::order::parents_first;
+use fieldsync_core::rules::TableRules;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// A table, its rules, and its `priority_field`.
+pub type Ruled = (Rc<Table>, Rc<TableRules>, Option<String>);
+
+/// Rules and `priority_field` by table number.
+type RulesByTable = HashMap<i32, (Rc<TableRules>, Option<String>)>;
+
+/// Everything about tables that one sync needs.
+pub struct Schema {
+    /// Tables with their rules and `priority_field`, parents first.
+    pub tables: Vec<Ruled>,
+    /// Direction by table, where one is set for this client.
+    directions: HashMap<String, String>,
+}
+
+impl Schema {
+    /// Reads it for a client.
+    pub fn load(client: &Client) -> Result<Schema, HubError> {
+        let tables = catalog::tables()?;
+        let rules = rules(&tables)?;
+        let place: HashMap<_, usize> = tables.iter().enumerate().map(|(at, table)| (table.oid, at)).collect();
+        let edges: Vec<(usize, usize)> = tables
+            .iter()
+            .enumerate()
+            .flat_map(|(child, table)| {
+                let place = &place;
+                table.references.iter().filter_map(move |reference| Some((child, *place.get(&reference.parent)?)))
+            })
+            .collect();
+        let order = parents_first(tables.len(), &edges);
+        let tables = order
+            .into_iter()
+            .map(|at| {
+                let table = Rc::clone(&tables[at]);
+                let (rules, priority) = rules.get(&table.table_id).cloned().unwrap_or_default();
+                (table, rules, priority)
+            })
+            .collect();
+        let _owner = AsOwner::new();
+        let rows = sql::run(
+            "SELECT table_name, sync_direction, sync_filter IS NOT NULL FROM sync_control.table_sync_state WHERE client_id = $1",
+            &[Param::Text(&client.client_id)],
+        )?;
+        let mut directions = HashMap::new();
+        for row in &rows.rows {
+            if row.truth(2) {
+                return Err(HubError::FilterSet { client_id: client.client_id.clone(), table: row.text(0).to_owned() });
+            }
+            if row.text(1) != "bidirectional" {
+                directions.insert(row.text(0).to_owned(), row.text(1).to_owned());
+            }
+        }
+        Ok(Schema { tables, directions })
+    }
+
+    /// In which direction a table syncs for this client.
+    pub fn direction(&self, table: &str) -> &str {
+        let qualified = || {
+            let (known, _, _) = self.tables.iter().find(|(known, _, _)| known.name == table)?;
+            self.directions.get(&format!("{}.{}", known.schema, known.name))
+        };
+        self.directions.get(table).or_else(qualified).map_or("bidirectional", String::as_str)
+    }
+
+    /// A table by the name that travels: bare, or with its schema.
+    pub fn find(&self, name: &str) -> Option<Ruled> {
+        self.tables
+            .iter()
+            .find(|(table, _, _)| table.name == name)
+            .or_else(|| {
+                self.tables.iter().find(|(table, _, _)| {
+                    name.strip_prefix(&table.schema).and_then(|rest| rest.strip_prefix('.')) == Some(&table.name)
+                })
+            })
+            .cloned()
+    }
+}
+
+/// Reads the rules of all tables.
+fn rules(tables: &[Rc<Table>]) -> Result<RulesByTable, HubError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT table_id, detection_method, resolution_strategy, priority_field, array_to_json(merge_fields)::text,
+                on_delete, on_reject, on_same_key
+         FROM fieldsync.table_rule",
+        &[],
+    )?;
+    let field_rows = sql::run("SELECT table_id, field_name, strategy FROM fieldsync.table_field_rule", &[])?;
+    let bad = |error: fieldsync_core::rules::UnknownWord| HubError::BadRule(error.to_string());
+    let mut all = HashMap::new();
+    for row in &rows.rows {
+        let Some(table) = tables.iter().find(|table| i64::from(table.table_id) == row.int(0)) else { continue };
+        let number = |name: &str| table.column(name).map(|at| table.columns[at].number);
+        let merge_fields = row.maybe_text(4).map(|json| {
+            let names: Vec<String> = serde_json::from_str(json).unwrap_or_default();
+            names.iter().filter_map(|name| number(name)).collect()
+        });
+        let mut rules = TableRules {
+            detection: row.text(1).parse().map_err(bad)?,
+            strategy: row.text(2).parse().map_err(bad)?,
+            merge_fields,
+            on_delete: row.text(5).parse().map_err(bad)?,
+            on_reject: row.text(6).parse().map_err(bad)?,
+            on_same_key: row.maybe_text(7).map(str::parse).transpose().map_err(bad)?,
+            fields: HashMap::new(),
+        };
+        for field in field_rows.rows.iter().filter(|field| field.int(0) == row.int(0)) {
+            if let Some(number) = number(field.text(1)) {
+                rules.fields.insert(number, field.text(2).parse().map_err(bad)?);
+            }
+        }
+        all.insert(table.table_id, (Rc::new(rules), row.maybe_text(3).map(str::to_owned)));
+    }
+    Ok(all)
+}

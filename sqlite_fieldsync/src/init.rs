@@ -9,7 +9,7 @@ use crate::sql::atomically;
 use crate::{state, views};
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::Value;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 /// What fieldsync keeps in a device's database.
 const TABLES: &str = include_str!("../../sql/device/10_tables.sql");
@@ -40,6 +40,9 @@ fn fs_init(db: &Connection, arguments: &[Value]) -> Result<Value> {
         .map(|text| MacKey::from_enrolment(text).map_err(|error| Error::argument(error.to_string())))
         .transpose()?;
     atomically(db, || {
+        if !state::is_initialised(db)? {
+            check_names(db)?;
+        }
         db.execute_batch(TABLES)?;
         let id = match (state::get(db, "client_id")?, wanted) {
             (Value::Text(id), Some(wanted)) if id != wanted => return Err(Error::OtherIdentity(id)),
@@ -61,6 +64,29 @@ fn fs_init(db: &Connection, arguments: &[Value]) -> Result<Value> {
         views::refresh(db)?;
         Ok(Value::Text(id))
     })
+}
+
+/// Refuses a database that has something of its own under a name of ours: teams that synced by hand have a `sync_queue`.
+fn check_names(db: &Connection) -> Result<()> {
+    let taken: Option<(String, String)> = db
+        .query_row(
+            "SELECT type, name FROM main.sqlite_master WHERE type IN ('table', 'view') AND lower(name) IN
+               ('sync_queue', 'sync_state', 'fs_conflicts', 'fs_changelog', 'fs_row_status', 'fs_state', 'fs_log', 'fs_table',
+                'fs_column', 'fs_batch', 'fs_base', 'fs_conflict', 'fs_later', 'fs_want', 'fs_arrived', 'fs_note', 'fs_shape')
+             ORDER BY name LIMIT 1",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    match taken {
+        None => Ok(()),
+        Some((kind, name)) if kind == "view" => Err(Error::argument(format!(
+            "this database has a view '{name}' of its own, and fieldsync needs the name; make it again under another one"
+        ))),
+        Some((_, name)) => Err(Error::argument(format!(
+            "this database has a table '{name}' of its own, and fieldsync needs the name; rename it first (ALTER TABLE {name} RENAME TO old_{name})"
+        ))),
+    }
 }
 
 /// A random UUID (version 4), from SQLite's own generator, which it seeds from the operating system.

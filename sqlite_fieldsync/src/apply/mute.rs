@@ -13,7 +13,7 @@ use crate::schema::tokens;
 use crate::sql::{quote, TAKE_BACK};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Statement};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Triggers and foreign key actions are as this call needs them until it is dropped.
 pub struct Muted<'a> {
@@ -108,11 +108,20 @@ fn triggers(db: &Connection, written: &HashSet<String>, tracked: &HashSet<String
             all.push((schema, row.get(0)?, row.get(1)?, row.get(2)?));
         }
     }
+    // What is written to a view is written by its INSTEAD OF triggers. These stay: they fire only for others.
+    let views: HashSet<String> = db
+        .prepare("SELECT lower(name) FROM (SELECT type, name FROM main.sqlite_master UNION ALL SELECT type, name FROM sqlite_temp_master) WHERE type = 'view'")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut instead: HashMap<String, HashSet<String>> = HashMap::new();
+    for (_, _, view, sql) in all.iter().filter(|(_, _, table, _)| views.contains(table)) {
+        instead.entry(view.clone()).or_default().extend(targets(sql));
+    }
     // A trigger that fires may set off others, on tables that are not in the reply: those that write tracked tables
     // must be silent as well.
-    for (schema, name, table, sql) in all {
+    for (schema, name, table, sql) in all.into_iter().filter(|(_, _, table, _)| !views.contains(table)) {
         let ours = is_ours(&name);
-        let writes = targets(&sql);
+        let writes = through_views(targets(&sql), &instead);
         let to_tracked = writes.iter().any(|target| tracked.contains(target));
         let on_written = written.contains(&table);
         let fires = !ours && !writes.is_empty() && !to_tracked;
@@ -125,6 +134,20 @@ fn triggers(db: &Connection, written: &HashSet<String>, tracked: &HashSet<String
         }
     }
     Ok(found)
+}
+
+/// The tables written, also by way of views.
+fn through_views(named: HashSet<String>, instead: &HashMap<String, HashSet<String>>) -> HashSet<String> {
+    let mut all = named.clone();
+    let mut open: Vec<String> = named.into_iter().collect();
+    while let Some(target) = open.pop() {
+        for next in instead.get(&target).into_iter().flatten() {
+            if all.insert(next.clone()) {
+                open.push(next.clone());
+            }
+        }
+    }
+    all
 }
 
 /// Whether a trigger is one of the capture triggers (`fs_<number>_…`).

@@ -7,19 +7,22 @@ CREATE TABLE IF NOT EXISTS main.fs_state(
     value
 ) WITHOUT ROWID;
 
--- The change log. The rowid is the clock: milliseconds since 1970 * 65536 + a counter, strictly increasing over all
--- tables. what = table_no * 8 + operation: 1 insert, 2 update, 3 delete, 4 key change; 0 alone: a mark that only carries
--- the clock. One row is one operation on one row. key: of tables with a one-column key. field, old, new: the (first)
--- changed field of an update. All other values are in fs_side_<table_no>, by the same clock.
+-- The change log, layout 2 (fs_state: layout). clock is the place of an entry; its clock, milliseconds since 1970 * 65536 + a
+-- counter, follows from the entries before, its place and its time: the greatest of the clock before + 1, the place, and
+-- the time. what = table_no * 8 + operation: 1 insert, 2 update, 3 delete, 4 key change; 0 alone: a mark, whose place is its
+-- clock; 7 alone: the place of an entry that a person deleted. One row is one operation on one row. key: of tables with a
+-- one-column key. field, old, new: the (first) changed field of an update. All other values are in fs_side_<table_no>, by
+-- the same place. at: the time of day, as julianday('now'). No column has a type: conversions and checks cost time in triggers.
 CREATE TABLE IF NOT EXISTS main.fs_log(
     clock INTEGER PRIMARY KEY,
-    what INTEGER NOT NULL,
+    what,
     key,
-    field INTEGER,
+    field,
     old,
-    new
+    new,
+    at
 );
--- The log never becomes empty, so that the clock never goes back.
+-- The log begins with a mark and never becomes empty, so that the clock never goes back.
 INSERT INTO main.fs_log(clock, what)
 SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER) * 65536, 0
 WHERE NOT EXISTS (SELECT 1 FROM main.fs_log);
@@ -48,11 +51,13 @@ CREATE TABLE IF NOT EXISTS main.fs_column(
     PRIMARY KEY (table_no, slot)
 ) WITHOUT ROWID;
 
--- Exports. batch is the identity in the blob. Kept until a later one is answered. high: the last clock in it.
+-- Exports. batch is the identity in the blob. Kept until a later one is answered. high: the last clock in it; high_place:
+-- where that is in the log.
 CREATE TABLE IF NOT EXISTS main.fs_batch(
     sequence INTEGER PRIMARY KEY,
     batch INTEGER NOT NULL,
     high INTEGER NOT NULL,
+    high_place INTEGER NOT NULL,
     history INTEGER NOT NULL DEFAULT 0,
     exported_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
@@ -64,8 +69,8 @@ CREATE TABLE IF NOT EXISTS main.fs_base(
 );
 
 -- Conflicts and rejections, open and settled. hub_id: the hub's number; NULL: this device's own. kept: a row that
--- stepped aside, by column, -- as it travelled. first_clock, last_clock: the logged changes behind it. told: 1 the hub knows how it was settled; 0 it has to be
--- told; below 0: told in the export of that sequence, not answered yet.
+-- stepped aside, by column. first_clock, last_clock: the places of the logged changes behind it. told: 1 the hub knows how it
+-- was settled; 0 it has to be told; below 0: told in the export of that sequence, not answered yet.
 CREATE TABLE IF NOT EXISTS main.fs_conflict(
     conflict_id INTEGER PRIMARY KEY,
     hub_id INTEGER UNIQUE,

@@ -44,7 +44,7 @@ SELECT t.name AS table_name,
        t.last_synced_version,
        t.last_synced_at,
        (SELECT count(*) FROM fs_log l
-        WHERE l.clock > (SELECT ifnull(max(value), 0) FROM fs_state WHERE name = 'watermark')
+        WHERE l.clock > (SELECT ifnull(max(value), 0) FROM fs_state WHERE name = 'watermark_place')
           AND l.what >> 3 = t.table_no) AS rows_pending
 FROM fs_table t
 WHERE t.state = 'tracked';

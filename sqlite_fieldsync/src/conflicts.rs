@@ -4,7 +4,7 @@
 //! make room is here whole, and both can be brought back.
 
 use crate::error::{Error, Result};
-use crate::log::{self, LogTable};
+use crate::log::{self, Entry, LogTable};
 use crate::state;
 use fieldsync_core::coalesce::Logged;
 use fieldsync_core::inspect::fields_to_json;
@@ -42,45 +42,57 @@ pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// A parked change travels again, whole, with the first new edit of its row; it was counted before. Gives the clocks of the
-/// parked changes by row.
-pub fn offer_parked_again(
-    db: &Connection,
-    tables: &HashMap<i64, LogTable>,
-    entries: &mut Vec<Logged>,
-) -> Result<HashMap<(u32, Key), Hlc>> {
-    let mut taken_along = HashMap::new();
-    if entries.is_empty() {
-        return Ok(taken_along);
-    }
+/// Rejected changes that wait for a person: first and last place in the log, by row.
+pub type Parked = HashMap<(u32, Key), (i64, i64)>;
+
+/// Reads them.
+pub fn parked(db: &Connection) -> Result<Parked> {
     let mut statement = db.prepare_cached(
         "SELECT t.table_no, c.row_key, min(c.first_clock), max(c.last_clock)
          FROM main.fs_conflict c JOIN main.fs_table t ON t.name = c.table_name
          WHERE c.status = 'open' AND c.outcome = 'rejected' AND c.first_clock IS NOT NULL AND c.row_key IS NOT NULL
          GROUP BY t.table_no, c.row_key",
     )?;
-    let parked: Vec<(i64, Vec<u8>, i64, i64)> = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    if parked.is_empty() {
+    let mut rows = statement.query([])?;
+    let mut parked = Parked::new();
+    while let Some(row) = rows.next()? {
+        let key = key_from_bytes(&row.get::<_, Vec<u8>>(1)?)?;
+        parked.insert((row.get::<_, i64>(0)? as u32, key), (row.get(2)?, row.get(3)?));
+    }
+    Ok(parked)
+}
+
+/// A parked change travels again, whole, with the first new edit of its row; it was counted before. Gives the clocks of the
+/// parked changes by row.
+pub fn offer_parked_again(
+    db: &Connection,
+    tables: &HashMap<i64, LogTable>,
+    parked: &Parked,
+    entries: &mut Vec<Logged>,
+) -> Result<HashMap<(u32, Key), Hlc>> {
+    let mut taken_along = HashMap::new();
+    let mut edited: HashMap<(u32, &Key), Hlc> = HashMap::new();
+    for entry in entries.iter().filter(|entry| parked.contains_key(&(entry.table, entry.key.clone()))) {
+        edited.entry((entry.table, &entry.key)).or_insert(entry.clock);
+    }
+    let spans = edited.keys().filter_map(|(table, key)| parked.get(&(*table, (*key).clone())));
+    let Some((first, last)) = spans.copied().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
         return Ok(taken_along);
-    }
-    let mut firsts: HashMap<(u32, &Key), Hlc> = HashMap::new();
-    for entry in entries.iter() {
-        firsts.entry((entry.table, &entry.key)).or_insert(entry.clock);
-    }
+    };
     let mut again = Vec::new();
-    for (table_no, key, first, last) in parked {
-        let key = key_from_bytes(&key)?;
-        let Some(clock) = firsts.get(&(table_no as u32, &key)).copied() else { continue };
-        let read = log::read(db, tables, Hlc::from_i64(first - 1), Hlc::from_i64(last))?;
-        for entry in read.entries {
-            if i64::from(entry.table) == table_no && entry.key == key && entry.clock < clock {
-                taken_along.entry((entry.table, key.clone())).or_insert(entry.clock);
-                again.push(Logged { clock, count: 0, ..entry });
+    log::Scan::new(db, tables).run(log::before(db, first)?, last, |entry| {
+        let place = entry.position.place;
+        for logged in entry.logged()?.into_iter().flatten() {
+            let Some(clock) = edited.get(&(logged.table, &logged.key)).copied() else { continue };
+            let row = (logged.table, logged.key.clone());
+            let within = parked.get(&row).is_some_and(|(first, last)| *first <= place && place <= *last);
+            if within && logged.clock < clock {
+                taken_along.entry(row).or_insert(logged.clock);
+                again.push(Logged { clock, count: 0, ..logged });
             }
         }
-    }
+        Ok(())
+    })?;
     again.append(entries);
     again.sort_by_key(|entry| entry.clock); // stable: parked ones stay before the edit that takes them along
     *entries = again;
@@ -143,7 +155,7 @@ pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason
 }
 
 /// Records what the hub says of a conflict or a rejection, in its latest state.
-pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(Hlc, Hlc)>) -> Result<()> {
+pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>) -> Result<()> {
     let row_id = notice.key.row_id();
     let resolved = notice.status == "resolved";
     // A row that made room before the hub had judged it has a record of this device's own: the hub's takes it over.
@@ -180,8 +192,8 @@ pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(Hlc, Hlc)>
         notice.outcome,
         if resolved { "resolved" } else { "open" },
         notice.detail,
-        span.map(|(first, _)| first.as_i64()),
-        span.map(|(_, last)| last.as_i64()),
+        span.map(|(first, _)| first),
+        span.map(|(_, last)| last),
     ])?;
     Ok(())
 }
@@ -244,17 +256,19 @@ impl Pinned {
     }
 }
 
-/// The clocks of the logged changes of a row in a range: first and last.
-pub fn span_of(entries: &[Logged], table_no: i64, key: &Key, until: Hlc) -> Option<(Hlc, Hlc)> {
-    let mut clocks = entries
+/// The places of the logged changes of a row up to a clock: first and last.
+pub fn span_of(entries: &[Entry], table_no: i64, key: &Key, until: Hlc) -> Option<(i64, i64)> {
+    let mut places = entries
         .iter()
-        .filter(|entry| i64::from(entry.table) == table_no && entry.key == *key && entry.clock <= until)
-        .map(|entry| entry.clock);
-    let first = clocks.next()?;
-    Some((first, clocks.next_back().unwrap_or(first)))
+        .filter(|Entry { logged, .. }| {
+            i64::from(logged.table) == table_no && logged.key == *key && logged.clock <= until
+        })
+        .map(|entry| entry.place);
+    let first = places.next()?;
+    Some((first, places.next_back().unwrap_or(first)))
 }
 
-/// The clock of the first logged change that waits for a decision: it, and the bases since, may be needed again.
+/// The place of the first logged change that waits for a decision: it, and the bases since, may be needed again.
 pub fn first_parked(db: &Connection) -> Result<Option<i64>> {
     Ok(db
         .prepare_cached("SELECT min(first_clock) FROM main.fs_conflict WHERE status = 'open'")?

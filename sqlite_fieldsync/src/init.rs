@@ -13,6 +13,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 /// What fieldsync keeps in a device's database.
 const TABLES: &str = include_str!("../../sql/device/10_tables.sql");
+/// The layout of these tables: 2 since the log has places and clocks ([`crate::log`]). No release had another.
+const LAYOUT: i64 = 2;
 /// The longest client id that the hub's columns hold.
 const CLIENT_ID_CHARACTERS_MAX: usize = 64;
 
@@ -54,7 +56,7 @@ fn fs_init(db: &Connection, arguments: &[Value]) -> Result<Value> {
                 };
                 state::set(db, "client_id", &Value::Text(id.clone()))?;
                 state::set_integer(db, "retention_days", 90)?;
-                state::set_integer(db, "format", 1)?;
+                state::set_integer(db, "layout", LAYOUT)?;
                 id
             }
         };

@@ -1,7 +1,7 @@
 //! `fs_purge`: drops what the hub has answered and nobody needs any more.
 //!
-//! Invariants: nothing pending goes, nothing of a rejected change that waits for a person goes, and the log keeps its last
-//! clock.
+//! Invariants: nothing pending goes, nothing of a rejected change that waits for a person goes, and the log goes on to begin
+//! with a mark: whole runs go, so that no clock of what stays changes ([`crate::log`]).
 
 use crate::call::{self, Function};
 use crate::error::{Error, Result};
@@ -36,30 +36,30 @@ fn fs_purge(db: &Connection, arguments: &[Value]) -> Result<Value> {
 /// Drops log entries up to a clock, which must not be beyond the watermark.
 pub fn purge(db: &Connection, until: Hlc) -> Result<i64> {
     let parked = conflicts::first_parked(db)?;
-    let mut until = until.as_i64();
+    let mut most = until.as_i64();
     if let Some(parked) = parked {
-        until = until.min(parked - 1);
+        most = most.min(parked);
     }
-    // The last clock stays, as a mark where it was a change, so that clocks never go back.
-    let last: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    // At a mark clocks and places are alike: everything before it is older than it.
+    let begin: i64 =
+        db.query_row("SELECT ifnull(max(clock), 0) FROM main.fs_log WHERE what = 0 AND clock <= ?1", [most], |row| {
+            row.get(0)
+        })?;
     let count: i64 =
-        db.query_row("SELECT count(*) FROM main.fs_log WHERE clock <= ?1 AND what > 0", [until], |row| row.get(0))?;
+        db.query_row("SELECT count(*) FROM main.fs_log WHERE clock < ?1 AND what >= 8", [begin], |row| row.get(0))?;
     for known in track::tracked(db)? {
         let present: bool = db
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?1)")?
             .query_row([format!("fs_side_{}", known.table_no)], |row| row.get(0))?;
         if present {
-            db.execute(&format!("DELETE FROM main.fs_side_{} WHERE clock <= ?1", known.table_no), [until])?;
+            db.execute(&format!("DELETE FROM main.fs_side_{} WHERE clock < ?1", known.table_no), [begin])?;
         }
     }
-    db.execute("DELETE FROM main.fs_log WHERE clock <= ?1", [until])?;
-    if last <= until {
-        db.execute("INSERT INTO main.fs_log(clock, what) VALUES (?1, 0)", [last])?;
-    }
+    db.execute("DELETE FROM main.fs_log WHERE clock < ?1", [begin])?;
     db.execute(
         "DELETE FROM main.fs_conflict WHERE status = 'resolved' AND told = 1 AND kept IS NULL
          AND resolved_at < strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 86400000.0 + 2440587.5)",
-        [(until >> 16) as f64],
+        [until.ms() as f64],
     )?;
     Ok(count)
 }

@@ -11,7 +11,6 @@ use crate::schema::{Affinity, Column, Table};
 use crate::sql::{atomically, bind, quote};
 use crate::state::Standing;
 use crate::track;
-use crate::triggers::CLOCK;
 use fieldsync_core::{Key, Value};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{json, Map, Value as Json};
@@ -378,10 +377,8 @@ fn touch(db: &Connection, conflict: &Conflict) -> Result<bool> {
         )
         .optional()?;
     let Some(table_no) = table_no else { return Ok(false) };
-    let clock: i64 =
-        db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
     if let Some(table) = LogTable::all(db)?.get(&table_no) {
-        log::append_update(db, table, clock, key, &[])?;
+        log::append_update(db, table, log::next_clock(db)?, key, &[])?;
     }
     Ok(true)
 }

@@ -3,6 +3,7 @@
 //! Invariant: what is stored here moves only inside the transaction of the call that moves it.
 
 use crate::error::{Error, Result};
+use crate::log::Position;
 use crate::sql::{self, Bound};
 use fieldsync_core::delta::{client_tag, BatchId, ClientTag, HistoryTag};
 use fieldsync_core::enrolment::MacKey;
@@ -61,6 +62,8 @@ pub struct Standing {
     pub cursor: Option<Snapshot>,
     /// Up to which clock the hub has answered.
     pub watermark: Hlc,
+    /// The place of that clock in the log.
+    pub watermark_place: i64,
     /// The last batch whose answer was applied.
     pub parent: BatchId,
     /// Exports so far.
@@ -90,15 +93,27 @@ impl Standing {
             history: integer(db, "history")? as HistoryTag,
             cursor,
             watermark: Hlc::from_i64(integer(db, "watermark")?),
+            watermark_place: integer(db, "watermark_place")?,
             parent: integer(db, "parent")? as BatchId,
             sequence: integer(db, "sequence")? as u64,
         })
+    }
+
+    /// Where what the hub has not answered begins in the log.
+    pub fn answered(&self) -> Position {
+        Position { place: self.watermark_place, clock: self.watermark }
     }
 
     /// Its name in the eight bytes of a header.
     pub fn tag(&self) -> ClientTag {
         client_tag(&self.client_id)
     }
+}
+
+/// Stores up to where the hub has answered.
+pub fn set_watermark(db: &Connection, watermark: Hlc, place: i64) -> Result<()> {
+    set_integer(db, "watermark", watermark.as_i64())?;
+    set_integer(db, "watermark_place", place)
 }
 
 /// Writes down something that a person should read.

@@ -34,7 +34,7 @@ fn fs_status(db: &Connection, _: &[Value]) -> Result<Value> {
     )?;
     let mut tables = Vec::new();
     let mut pending = 0;
-    let mut rows = statement.query([standing.watermark.as_i64()])?;
+    let mut rows = statement.query([standing.watermark_place])?;
     while let Some(row) = rows.next()? {
         let changes: i64 = row.get(2)?;
         pending += changes;
@@ -64,7 +64,7 @@ fn fs_status(db: &Connection, _: &[Value]) -> Result<Value> {
             "signed": standing.key.is_some(),
             "history": format!("{:08x}", standing.history),
             "cursor": standing.cursor.as_ref().map(ToString::to_string),
-            "logged": count("SELECT count(*) FROM main.fs_log WHERE what > 0")?,
+            "logged": count("SELECT count(*) FROM main.fs_log WHERE what >= 8")?,
             "kept_for_later": count("SELECT count(*) FROM main.fs_later")?,
             "retention_days": state::integer(db, "retention_days")?,
             "tables": tables,

@@ -7,8 +7,8 @@ use crate::call::{self, Function};
 use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
 use crate::sql::{atomically, quote};
-use crate::triggers::{what, Plan, CLOCK};
-use crate::{apply, state, views};
+use crate::triggers::{what, Plan};
+use crate::{apply, log, state, views};
 use fieldsync_core::Value;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
@@ -86,7 +86,7 @@ fn fs_untrack(db: &Connection, arguments: &[Value]) -> Result<Value> {
         settle(db)?;
         let pending: i64 = db.query_row(
             "SELECT count(*) FROM main.fs_log WHERE what >> 3 = ?1 AND clock > ?2",
-            [known.table_no, state::integer(db, "watermark")?],
+            [known.table_no, state::integer(db, "watermark_place")?],
             |row| row.get(0),
         )?;
         Ok(Value::Text(json!({ "table": known.name, "pending": pending }).to_string()))
@@ -231,8 +231,7 @@ fn log_rows(
     names: &[String],
     condition: &str,
 ) -> Result<i64> {
-    let base: i64 =
-        db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
+    let base = log::next_clock(db)?;
     let from = table.qualified(db)?;
     let what = table_no * 8 + operation;
     let (keys, condition) = (key.join(", "), if condition.is_empty() { "1" } else { condition });

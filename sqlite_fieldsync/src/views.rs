@@ -92,7 +92,7 @@ fn changelog(db: &Connection) -> Result<String> {
             format!("'[' || {} || ']'", list.join(" || ',' || "))
         };
         parts.push(format!(
-            "SELECT l.clock, l.what, {} AS table_name, {row_id} AS row_id,
+            "SELECT l.clock, l.what, l.at, {} AS table_name, {row_id} AS row_id,
               CASE WHEN l.what & 7 = 4 THEN {new_key} END AS new_row_id,
               CASE WHEN l.what & 7 > 1 THEN {} END AS old, CASE WHEN l.what & 7 = 2 THEN {} END AS new
              FROM fs_log l LEFT JOIN fs_side_{no} s ON s.clock = l.clock WHERE l.what >> 3 = {no}",
@@ -102,16 +102,16 @@ fn changelog(db: &Connection) -> Result<String> {
         ));
     }
     if parts.is_empty() {
-        parts.push("SELECT NULL AS clock, NULL AS what, NULL AS table_name, NULL AS row_id, NULL AS new_row_id, NULL AS old, NULL AS new WHERE 0".into());
+        parts.push("SELECT NULL AS clock, NULL AS what, NULL AS at, NULL AS table_name, NULL AS row_id, NULL AS new_row_id, NULL AS old, NULL AS new WHERE 0".into());
     }
     Ok(format!(
         "CREATE VIEW main.fs_changelog AS
-         SELECT clock, strftime('%Y-%m-%dT%H:%M:%fZ', (clock >> 16) / 86400000.0 + 2440587.5) AS changed_at,
+         SELECT clock, strftime('%Y-%m-%dT%H:%M:%fZ', ifnull(at, (clock >> 16) / 86400000.0 + 2440587.5)) AS changed_at,
                 table_name, row_id,
                 CASE what & 7 WHEN 1 THEN 'insert' WHEN 2 THEN 'update' WHEN 3 THEN 'delete' ELSE 'key change' END AS operation,
                 old, new, new_row_id,
                 (SELECT value FROM fs_state WHERE name = 'client_id') AS client_id,
-                CASE WHEN clock > (SELECT ifnull(max(value), 0) FROM fs_state WHERE name = 'watermark') THEN 'pending' ELSE 'acknowledged' END AS status
+                CASE WHEN clock > (SELECT ifnull(max(value), 0) FROM fs_state WHERE name = 'watermark_place') THEN 'pending' ELSE 'acknowledged' END AS status
          FROM ({})",
         parts.join("\nUNION ALL ")
     ))
@@ -149,10 +149,8 @@ fn delete_from_queue(db: &Connection) -> Result<String> {
            SELECT RAISE(ABORT, 'sync_queue: this change has not been synced, or waits for a decision; deleting it would lose it')
            WHERE OLD.status <> 'synced';
          {sides}
-           -- The last entry becomes a mark: the log keeps its clock.
-           UPDATE fs_log SET what = 0, key = NULL, field = NULL, old = NULL, new = NULL
-           WHERE clock = OLD.queue_id AND clock = (SELECT max(clock) FROM fs_log);
-           DELETE FROM fs_log WHERE clock = OLD.queue_id AND what > 0;
+           -- Its place and its time stay: the clocks of those after it follow from them.
+           UPDATE fs_log SET what = 7, key = NULL, field = NULL, old = NULL, new = NULL WHERE clock = OLD.queue_id;
          END"
     ))
 }

@@ -3,14 +3,13 @@
 //! Invariant: nothing unsent is lost. After either turn the next export offers again whatever the hub does not have.
 
 use super::kept;
-use super::rows::Unanswered;
+use super::unanswered::Unanswered;
 use super::Report;
 use crate::conflicts::{key_from_bytes, key_to_bytes};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
 use crate::sql::{self, quote};
 use crate::state::{self, Standing};
-use crate::triggers::CLOCK;
 use fieldsync_core::coalesce::LoggedField;
 use fieldsync_core::reply::{Notice, Reply, RowChange, TableRows};
 use fieldsync_core::{Hlc, Key, Value};
@@ -24,7 +23,7 @@ pub(super) fn notice(reply: &Reply) -> Option<&Notice> {
 
 /// Takes the turn.
 pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: &Notice) -> Result<Report> {
-    let last: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    let last = log::mark(db, log::last(db)?, Hlc::default())?;
     let text = match notice {
         Notice::NewIdentity { client_id, reason } => {
             state::set(db, "client_id", &Value::Text(client_id.clone()))?;
@@ -44,7 +43,9 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             state::set_integer(db, "history", i64::from(reply.history))?;
             state::set(db, "cursor", &Value::Null)?;
             state::set_integer(db, "parent", *last_batch as i64)?;
-            state::set_integer(db, "watermark", watermark.as_i64().min(standing.watermark.as_i64()))?;
+            let remembered = (*watermark).min(standing.watermark);
+            let place = log::place_of(db, remembered)?;
+            state::set_watermark(db, remembered, place)?;
             // Whatever is pending from here on was written without having seen the new history.
             db.execute("DELETE FROM main.fs_base", [])?;
             db.execute("INSERT INTO main.fs_base(until, snapshot) VALUES (?1, NULL)", [last])?;
@@ -57,7 +58,7 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
                         status = 'resolved', resolved_at = coalesce(resolved_at, strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
                         detail = detail || ' (the hub was restored; the change is offered again)'
                  WHERE hub_id IS NOT NULL AND coalesce(last_clock, ?1) > ?2",
-                [last, watermark.as_i64()],
+                [last, place],
             )?;
             format!("the hub has a new history: {reason}")
         }
@@ -102,9 +103,8 @@ pub(super) fn offer_what_differs(
     unanswered: &Unanswered,
     reconciling: &HashSet<String>,
 ) -> Result<()> {
-    let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
-    let mut clock: i64 =
-        db.query_row(&format!("SELECT {}", CLOCK.replace("fs_log", "main.fs_log")), [], |row| row.get(0))?;
+    let after = log::mark(db, log::last(db)?, Hlc::default())?;
+    let mut clock = log::next_clock(db)?;
     let mut rows = RowReader::new(db, tables);
     let mut numbers: Vec<&i64> = tables.keys().collect();
     numbers.sort_unstable();
@@ -145,7 +145,7 @@ pub(super) fn offer_what_differs(
             clock += 1;
         }
     }
-    let until: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    let until = log::mark(db, log::last(db)?, Hlc::default())?;
     if until > after && state::integer(db, "reconciling")? != 0 {
         state::set_integer(db, "recovery_after", after)?;
         state::set_integer(db, "recovery_until", until)?;

@@ -6,29 +6,34 @@
 //! * Afterwards every row shows the hub's values, except where this device has changes that the hub has not answered, or
 //!   that it rejected and nobody has settled.
 
+mod arriving;
 mod history;
 mod kept;
 mod mute;
+mod offences;
+mod pass;
 mod references;
+mod room;
 mod rows;
+mod unanswered;
 mod writer;
 
 use crate::call::{self, Function};
 use crate::conflicts::{self, Pinned};
 use crate::error::{Error, Result};
-use crate::log::{self, LogTable};
+use crate::log::{self, Entry, LogTable, Position};
 use crate::sql::atomically;
 use crate::state::{self, Standing};
 use crate::track;
-use fieldsync_core::coalesce::Logged;
-use fieldsync_core::limits::Limits;
+use arriving::{Blob, Source};
 use fieldsync_core::reply::{ConflictNotice, Notice, Reply};
-use fieldsync_core::wire::decode_reply;
+use fieldsync_core::wire::Shapes;
 use fieldsync_core::{Hlc, Value};
-use rows::{Applied, Unanswered};
+use rows::Applied;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
+use unanswered::Unanswered;
 
 /// The latest clock that is taken over from a hub; the year 4199. A clock beyond would leave no room to count on.
 const CLOCK_MAX: u64 = 1 << 62;
@@ -42,7 +47,9 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
     let blob = call::blob(arguments, 0, "the reply")?;
     atomically(db, || {
         let standing = Standing::load(db)?;
-        let reply = decode_reply(blob, standing.key.as_ref(), &Limits::default())?;
+        let (known, key) = (Shapes::none(), standing.key.clone());
+        let blob = Blob { bytes: blob, key: key.as_ref(), known: &known };
+        let reply = blob.open()?.reply;
         if reply.client != standing.tag() {
             return Err(Error::NotForUs("it is for another client".into()));
         }
@@ -63,7 +70,7 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
                 if standing.history != 0 && reply.history != standing.history {
                     return Err(Error::NotForUs("it is of another hub, or of another history of this one".into()));
                 }
-                Apply::new(db, standing, sequence)?.run(reply)?
+                Apply::new(db, standing, sequence)?.run(reply, blob)?
             };
         Ok(Value::Text(report.to_json(db)?))
     })
@@ -98,10 +105,10 @@ struct Report {
 
 impl Report {
     fn to_json(&self, db: &Connection) -> Result<String> {
-        let watermark = state::integer(db, "watermark")?;
+        let answered = state::integer(db, "watermark_place")?;
         let pending: bool = db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_log WHERE clock > ?1 AND what > 0)")?
-            .query_row([watermark], |row| row.get(0))?;
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_log WHERE clock > ?1 AND what >= 8)")?
+            .query_row([answered], |row| row.get(0))?;
         let to_tell: bool = db
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM main.fs_want)
@@ -134,9 +141,14 @@ impl<'a> Apply<'a> {
         Ok(Apply { db, standing, sequence, tables: LogTable::all(db)? })
     }
 
-    fn run(&self, reply: Reply) -> Result<Report> {
+    /// `reply` is the front of what is in the blob.
+    fn run(&self, reply: Reply, blob: Blob<'_>) -> Result<Report> {
         let body = reply.body;
         let watermark = self.standing.watermark.max(body.watermark);
+        let answered = match watermark == self.standing.watermark {
+            true => self.standing.answered(),
+            false => Position { place: log::place_of(self.db, watermark)?, clock: watermark },
+        };
         let mut report = Report {
             acknowledged: body.outcomes.total(),
             conflicts: body.outcomes.conflict,
@@ -144,15 +156,14 @@ impl<'a> Apply<'a> {
             more: body.more,
             ..Report::default()
         };
-        let pending = self.notices(&body.notices, watermark, &mut report)?;
+        let pending = self.notices(&body.notices, answered, &mut report)?;
         let unanswered = self.unanswered(&pending);
         let pinned = Pinned::load(self.db)?;
-        let mut tables = kept::take_rows(self.db)?;
-        tables.extend(body.tables);
+        let source = Source { kept: kept::take_rows(self.db)?, blob: Some(blob) };
         self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
         let reconciling = history::reconciling(self.db, self.answers_repull()?)?;
-        report.applied = rows::write(self.db, tables, &unanswered, &pinned, &reconciling)?;
-        self.advance(&body.cursor, body.batch, watermark, body.clock)?;
+        report.applied = rows::write(self.db, source, &unanswered, &pinned, &reconciling)?;
+        self.advance(&body.cursor, body.batch, answered, body.clock)?;
         state::set_integer(self.db, "history", i64::from(reply.history))?;
         self.succeed(reply.hub_now_ms, body.cursor.xmax)?;
         if !reconciling.is_empty() && !body.more {
@@ -162,15 +173,15 @@ impl<'a> Apply<'a> {
     }
 
     /// Records what the hub says, and gives the changes that it has not answered.
-    fn notices(&self, notices: &[Notice], watermark: Hlc, report: &mut Report) -> Result<Vec<Logged>> {
+    fn notices(&self, notices: &[Notice], answered: Position, report: &mut Report) -> Result<Vec<Entry>> {
         let rejections = notices.iter().any(|notice| matches!(notice, Notice::Conflict(_)));
-        let after = if rejections { self.standing.watermark } else { watermark };
-        let mut entries = log::read(self.db, &self.tables, after, Hlc::from_i64(i64::MAX))?.entries;
+        let after = if rejections { self.standing.answered() } else { answered };
+        let mut entries = log::read(self.db, &self.tables, after)?;
         for notice in notices {
             match notice {
                 Notice::Conflict(conflict) => {
                     let span = self.table_no(conflict).and_then(|table_no| {
-                        conflicts::span_of(&entries, table_no, &conflict.key, conflict.clock.max(watermark))
+                        conflicts::span_of(&entries, table_no, &conflict.key, conflict.clock.max(answered.clock))
                     });
                     conflicts::record(self.db, conflict, span)?;
                 }
@@ -181,7 +192,7 @@ impl<'a> Apply<'a> {
                 Notice::NewIdentity { .. } | Notice::NewHistory { .. } | Notice::NamesWanted => {}
             }
         }
-        entries.retain(|entry| entry.clock > watermark);
+        entries.retain(|entry| entry.place > answered.place);
         Ok(entries)
     }
 
@@ -189,7 +200,7 @@ impl<'a> Apply<'a> {
         self.tables.values().find(|table| table.name.eq_ignore_ascii_case(&conflict.table)).map(|table| table.table_no)
     }
 
-    fn unanswered(&self, entries: &[Logged]) -> Unanswered {
+    fn unanswered(&self, entries: &[Entry]) -> Unanswered {
         let table = |table_no: u32| self.tables.get(&i64::from(table_no));
         let column = |table_no: u32, slot: u16| {
             table(table_no)?
@@ -208,27 +219,29 @@ impl<'a> Apply<'a> {
     }
 
     /// Cursor, watermark, chain and clock after an answer.
-    fn advance(&self, cursor: &fieldsync_core::Snapshot, batch: u64, watermark: Hlc, clock: Hlc) -> Result<()> {
+    fn advance(&self, cursor: &fieldsync_core::Snapshot, batch: u64, answered: Position, clock: Hlc) -> Result<()> {
         let db = self.db;
-        let last: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+        // What comes later is later than everything that the hub has shown, and than everything that is pending now.
+        let shown = if clock.0 <= CLOCK_MAX { clock } else { Hlc::default() };
+        let last = log::last(db)?;
+        let pending = last.place > answered.place;
+        let last = log::mark(db, last, shown)?;
         let parked = conflicts::first_parked(db)?;
-        if Some(cursor) != self.standing.cursor.as_ref() && (Hlc::from_i64(last) > watermark || parked.is_some()) {
+        if Some(cursor) != self.standing.cursor.as_ref() && (pending || parked.is_some()) {
             // What is pending or parked was written without this answer.
             db.prepare_cached("INSERT OR IGNORE INTO main.fs_base(until, snapshot) VALUES (?1, ?2)")?
                 .execute((last, self.standing.cursor.as_ref().map(ToString::to_string)))?;
         }
+        let watermark = answered.clock.as_i64();
         db.prepare_cached("DELETE FROM main.fs_base WHERE until <= ?1")?
-            .execute([parked.map_or(watermark.as_i64(), |first| watermark.as_i64().min(first - 1))])?;
+            .execute([parked.map_or(watermark, |first| watermark.min(first - 1))])?;
         state::set(db, "cursor", &Value::Text(cursor.to_string()))?;
-        state::set_integer(db, "watermark", watermark.as_i64())?;
+        state::set_watermark(db, answered.clock, answered.place)?;
         state::set_integer(db, "parent", batch as i64)?;
         state::set_integer(db, "parent_sequence", self.sequence)?;
         if self.answers_repull()? {
             state::set_integer(db, "repull", 0)?;
             state::set_integer(db, "repull_sequence", 0)?;
-        }
-        if clock.as_i64() > last && clock.0 <= CLOCK_MAX {
-            db.prepare_cached("INSERT INTO main.fs_log(clock, what) VALUES (?1, 0)")?.execute([clock.as_i64()])?;
         }
         db.execute("UPDATE main.fs_conflict SET told = 1 WHERE told < 0 AND -told <= ?1", [self.sequence])?;
         Ok(())
@@ -264,9 +277,10 @@ pub fn deliver_kept(db: &Connection, table: &str) -> Result<()> {
     }
     let standing = Standing::load(db)?;
     let apply = Apply::new(db, standing, 0)?;
-    let pending = log::read(db, &apply.tables, apply.standing.watermark, Hlc::from_i64(i64::MAX))?.entries;
+    let pending = log::read(db, &apply.tables, apply.standing.answered())?;
     let unanswered = apply.unanswered(&pending);
     let pinned = Pinned::load(db)?;
-    rows::write(db, tables, &unanswered, &pinned, &HashSet::new())?;
+    let source = Source { kept: tables, blob: None };
+    rows::write(db, source, &unanswered, &pinned, &HashSet::new())?;
     Ok(())
 }

@@ -36,8 +36,13 @@ struct Trigger {
 }
 
 impl<'a> Muted<'a> {
-    /// Mutes what must not fire on the tables named (lower case). `tracked` are all tracked tables (lower case).
-    pub fn new(db: &'a Connection, written: &HashSet<String>, tracked: &HashSet<String>) -> Result<Muted<'a>> {
+    /// Mutes what must not fire. `tracked` are all tracked tables (lower case); `written` gives those that will be written to,
+    /// and is asked only where it matters.
+    pub fn new(
+        db: &'a Connection,
+        tracked: &HashSet<String>,
+        written: impl FnOnce() -> Result<HashSet<String>>,
+    ) -> Result<Muted<'a>> {
         let on = |option| db.db_config(option);
         let mut muted = Muted {
             db,
@@ -49,9 +54,14 @@ impl<'a> Muted<'a> {
         // Foreign keys are checked by ourselves when all rows are there (`references`): the rows come in the hub's order, and an
         // ON DELETE CASCADE here would take local edits along that nobody has logged.
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
-        let triggers = triggers(db, written, tracked)?;
+        let fires = |triggers: &[Trigger]| muted.triggers_were_on && triggers.iter().any(|trigger| trigger.fires);
+        let mut triggers = triggers(db, tracked, tracked)?;
+        if fires(&triggers) {
+            triggers = self::triggers(db, &written()?, tracked)?;
+        }
+        let some_fire = fires(&triggers);
         muted.by_force = Some(db.prepare(TAKE_BACK)?);
-        if triggers.iter().any(|trigger| trigger.fires) && muted.triggers_were_on {
+        if some_fire {
             for trigger in triggers {
                 if !trigger.fires {
                     muted.drop_trigger(&trigger)?;

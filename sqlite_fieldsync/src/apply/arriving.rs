@@ -1,0 +1,86 @@
+//! Where the rows of an apply come from: those kept from earlier, then those of the reply, block by block.
+//!
+//! Invariant: every time they are gone through, the same rows come in the same places, so that a place names a row.
+
+use crate::error::Result;
+use fieldsync_core::enrolment::MacKey;
+use fieldsync_core::limits::Limits;
+use fieldsync_core::reply::{RowChange, TableRows};
+use fieldsync_core::wire::{ReplyStream, Shapes};
+use std::collections::HashSet;
+
+/// A reply that can be read from its beginning.
+pub struct Blob<'b> {
+    /// As it travelled.
+    pub bytes: &'b [u8],
+    /// The key under it.
+    pub key: Option<&'b MacKey>,
+    /// The shapes that the hub may leave out the names of.
+    pub known: &'b Shapes,
+}
+
+impl<'b> Blob<'b> {
+    /// Begins to read.
+    pub fn open(&self) -> Result<ReplyStream<'b>> {
+        Ok(ReplyStream::open(self.bytes, self.key, &Limits::default(), self.known)?)
+    }
+}
+
+/// All rows of an apply, parents first.
+pub struct Source<'b> {
+    /// Rows kept from earlier.
+    pub kept: Vec<TableRows>,
+    /// The reply.
+    pub blob: Option<Blob<'b>>,
+}
+
+impl Source<'_> {
+    /// Gives every block of rows: its table's number in this apply, the table without its rows, whether this is the first
+    /// block of the table, and the rows.
+    pub fn each(
+        &mut self,
+        mut visit: impl FnMut(usize, &TableRows, bool, &mut [RowChange]) -> Result<()>,
+    ) -> Result<()> {
+        let mut number = 0;
+        for table in &mut self.kept {
+            let mut rows = std::mem::take(&mut table.rows);
+            let done = visit(number, table, true, &mut rows);
+            table.rows = rows;
+            done?;
+            number += 1;
+        }
+        let Some(blob) = &self.blob else { return Ok(()) };
+        let mut stream = blob.open()?;
+        while let Some((mut block, continues)) = stream.next_block()? {
+            number += usize::from(!continues);
+            let mut rows = std::mem::take(&mut block.rows);
+            visit(number - 1, &block, !continues, &mut rows)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&mut self) -> Result<bool> {
+        let mut empty = true;
+        if self.kept.is_empty() {
+            if let Some(blob) = &self.blob {
+                empty = blob.open()?.next_block()?.is_none();
+            }
+        } else {
+            empty = false;
+        }
+        Ok(empty)
+    }
+
+    /// The tables' names, lower case.
+    pub fn names(&mut self) -> Result<HashSet<String>> {
+        let mut names = HashSet::new();
+        self.each(|_, table, first, _| {
+            if first {
+                names.insert(table.table.to_lowercase());
+            }
+            Ok(())
+        })?;
+        Ok(names)
+    }
+}

@@ -1,0 +1,350 @@
+//! One pass over all rows of an apply. If references do not hold at its end, it is rolled back and another one is made.
+
+use super::history;
+use super::kept::{self, WaitsFor};
+use super::references::References;
+use super::unanswered::Unanswered;
+use super::writer::{Writer, Written};
+use crate::conflicts::Pinned;
+use crate::error::Result;
+use crate::schema::Table;
+use fieldsync_core::delta::Op;
+use fieldsync_core::overlay::{overlay, Action, Pending};
+use fieldsync_core::reply::{RowChange, TableRows};
+use fieldsync_core::{Key, Value};
+use rusqlite::Connection;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+/// A row of the apply: its table's number and its own.
+pub type Place = (usize, usize);
+
+/// Fields of a row as they are written.
+pub type Fields = Vec<(u16, Value)>;
+
+/// Everything that one pass over the rows needs and leaves behind.
+pub struct Pass<'a, 'p> {
+    pub(super) db: &'a Connection,
+    pub(super) unanswered: &'p Unanswered,
+    pub(super) pinned: &'p Pinned,
+    /// Tables (lower case) in which what this device holds is not overwritten but offered: the hub has lost history, or a
+    /// program has rebuilt the table unseen.
+    reconciling: &'p HashSet<String>,
+    tracked: &'p HashSet<String>,
+    pub(super) tables: Vec<Arriving<'a>>,
+    pub(super) references: References<'a>,
+    /// Rows that wait for others.
+    pub(super) excluded: HashSet<Place>,
+    pub(super) done: Done,
+    /// Nothing of this device's own has to be looked at.
+    quiet: bool,
+}
+
+/// A table of the apply.
+pub struct Arriving<'a> {
+    /// As it arrives, without its rows.
+    pub head: TableRows,
+    /// None: this device does not track it, or it has another key here.
+    pub writer: Option<Writer<'a>>,
+    /// From the arriving key's order to the device's, where they differ.
+    key_order: Option<Vec<usize>>,
+    /// Whether the device has all of its columns.
+    all_known: bool,
+    reconciling: bool,
+    /// Whether its rows refer to others.
+    pub watched: bool,
+    /// Rows of it that have come in this pass.
+    seen: usize,
+}
+
+/// What one pass leaves behind, forgotten when it is rolled back.
+#[derive(Default)]
+pub struct Done {
+    pub rows: u64,
+    pub kept: u64,
+    pub stepped_aside: u64,
+    deletions: Vec<Place>,
+    pub blocked: Vec<(Place, Fields)>,
+    pub written: Vec<(Place, Fields)>,
+    pub removed: Vec<(Place, Vec<(String, Value)>)>,
+    pub wants: Vec<(String, Key)>,
+    pub refused: Vec<(Place, String)>,
+    /// The rows that the places above, and the excluded ones, name.
+    pub held: HashMap<Place, Rc<RowChange>>,
+}
+
+impl<'a, 'p> Pass<'a, 'p> {
+    /// Nothing has come yet.
+    pub fn new(
+        db: &'a Connection,
+        unanswered: &'p Unanswered,
+        pinned: &'p Pinned,
+        reconciling: &'p HashSet<String>,
+        tracked: &'p HashSet<String>,
+        references: References<'a>,
+    ) -> Pass<'a, 'p> {
+        Pass {
+            db,
+            unanswered,
+            pinned,
+            reconciling,
+            tracked,
+            tables: Vec::new(),
+            references,
+            excluded: HashSet::new(),
+            done: Done::default(),
+            quiet: unanswered.is_empty() && pinned.is_empty() && reconciling.is_empty(),
+        }
+    }
+
+    /// Begins a pass, the first or another one.
+    pub fn begin(&mut self) {
+        self.done = Done::default();
+        self.references.forget();
+        self.tables.iter_mut().for_each(|table| table.seen = 0);
+    }
+
+    /// Writes a block of rows. Deletions, and what is blocked, wait for the end.
+    pub fn block(&mut self, number: usize, table: &TableRows, first: bool, rows: &mut [RowChange]) -> Result<()> {
+        if first && number == self.tables.len() {
+            let arriving = self.arriving(table)?;
+            self.tables.push(arriving);
+        }
+        let arriving = &mut self.tables[number];
+        let begin = arriving.seen;
+        arriving.seen += rows.len();
+        let Some(writer) = &arriving.writer else {
+            for row in rows.iter() {
+                kept::keep(self.db, table, row, WaitsFor::Schema)?;
+                self.done.kept += 1;
+            }
+            return Ok(());
+        };
+        rows.iter_mut().for_each(|row| writer.fit(&mut row.key, &mut row.fields));
+        let written = self.done.written.len();
+        for (at, row) in rows.iter().enumerate() {
+            self.row((number, begin + at), row)?;
+        }
+        // References to rows that are there already need no second look.
+        for (place, fields) in self.done.written.split_off(written) {
+            let row = &rows[place.1 - begin];
+            if self.lacks_parent(place, row, &fields)?.is_some() {
+                self.done.held.insert(place, Rc::new(row.clone()));
+                self.done.written.push((place, fields));
+            }
+        }
+        Ok(())
+    }
+
+    fn arriving(&self, table: &TableRows) -> Result<Arriving<'a>> {
+        let found =
+            if self.tracked.contains(&table.table.to_lowercase()) { Table::read(self.db, &table.table)? } else { None };
+        let writer = match found {
+            Some(found) => Writer::new(self.db, found, table)?,
+            None => None,
+        };
+        Ok(Arriving {
+            key_order: writer.as_ref().and_then(key_order),
+            all_known: writer
+                .as_ref()
+                .is_some_and(|writer| (0..table.columns.len() as u16).all(|column| writer.knows(column))),
+            reconciling: self.reconciling.contains(&table.table.to_lowercase()),
+            watched: !self.references.of_child(&table.table).is_empty(),
+            head: kept::head(table),
+            writer,
+            seen: 0,
+        })
+    }
+
+    fn row(&mut self, place: Place, row: &RowChange) -> Result<()> {
+        let table = &self.tables[place.0];
+        if self.excluded.contains(&place) {
+            self.done.held.insert(place, Rc::new(row.clone()));
+        } else if self.quiet && table.all_known && row.op != Op::Delete {
+            self.write_fields(place, row, &row.fields)?;
+        } else if !(table.reconciling && self.holds_another(place, row)?) {
+            match self.action(place.0, row) {
+                Action::Nothing => {}
+                Action::Delete => {
+                    self.done.held.insert(place, Rc::new(row.clone()));
+                    self.done.deletions.push(place);
+                }
+                Action::Write(mut fields) => {
+                    if let Some(writer) = &self.tables[place.0].writer {
+                        fields.retain(|(column, _)| writer.knows(*column));
+                    }
+                    if row.op != Op::Update || !fields.is_empty() {
+                        self.write_fields(place, row, &fields)?;
+                    }
+                }
+            }
+        }
+        self.keep_unknown_fields(place.0, row)
+    }
+
+    /// Fields that the device has no column for wait for one.
+    fn keep_unknown_fields(&mut self, number: usize, row: &RowChange) -> Result<()> {
+        let table = &self.tables[number];
+        let Some(writer) = table.writer.as_ref().filter(|_| !table.all_known && row.op != Op::Delete) else {
+            return Ok(());
+        };
+        let fields: Fields = row.fields.iter().filter(|(column, _)| !writer.knows(*column)).cloned().collect();
+        if !fields.is_empty() {
+            // An update, so that it never makes a row by itself.
+            let row = RowChange { op: Op::Update, key: row.key.clone(), fields };
+            kept::keep(self.db, &table.head, &row, WaitsFor::Schema)?;
+        }
+        Ok(())
+    }
+
+    /// Does what waits for all rows to have come.
+    pub fn finish(&mut self) -> Result<()> {
+        let mut deletions = std::mem::take(&mut self.done.deletions);
+        deletions.sort_by_key(|(table, place)| (usize::MAX - table, *place)); // children before parents
+        for place in deletions {
+            self.delete(place)?;
+        }
+        self.unblock()
+    }
+
+    /// A row that a place names.
+    pub(super) fn held(&self, place: Place) -> Option<Rc<RowChange>> {
+        self.done.held.get(&place).cloned()
+    }
+
+    fn device_key(&self, number: usize, key: &Key) -> Key {
+        match &self.tables[number].key_order {
+            None => key.clone(),
+            Some(order) => Key(order.iter().map(|at| key.0[*at].clone()).collect()),
+        }
+    }
+
+    /// Notes that a row has arrived, and whether this device holds other values of it, which then stay.
+    fn holds_another(&mut self, place: Place, row: &RowChange) -> Result<bool> {
+        let table = &mut self.tables[place.0];
+        let Some(writer) = &mut table.writer else { return Ok(false) };
+        let own = if row.op == Op::Insert { writer.read(&row.key)? } else { None };
+        let differs = own.is_some_and(|own| {
+            let after = writer.over(Some(own.clone()), &row.key, &row.fields);
+            after != own
+        });
+        history::arrived(self.db, &table.head, row, differs)?;
+        Ok(differs)
+    }
+
+    /// What is to be done with an arriving row, given what this device holds of its own.
+    fn action(&self, number: usize, row: &RowChange) -> Action {
+        let table = &self.tables[number].head;
+        let pending = match self.unanswered.of(&table.table, &self.device_key(number, &row.key)) {
+            None => Pending::default(),
+            Some(own) => Pending {
+                made: own.made,
+                last: own.last,
+                fields: own
+                    .fields
+                    .iter()
+                    .filter_map(|(name, old, new)| {
+                        let column = table.columns.iter().position(|column| column.eq_ignore_ascii_case(name))?;
+                        Some((column as u16, old.clone(), new.clone()))
+                    })
+                    .collect(),
+            },
+        };
+        let action = overlay(row.op, &row.fields, &pending, &table.sums, &table.kinds);
+        let Some(pin) = self.pinned.of(&table.table, &row.key) else { return action };
+        match action {
+            // A rejected deletion waits for a person, and its row stays away.
+            Action::Write(_) if pin.deleted => Action::Nothing,
+            Action::Write(fields) if !pin.made => Action::Write(
+                fields
+                    .into_iter()
+                    .filter(|(column, _)| {
+                        let name = table.columns.get(usize::from(*column)).map(|name| name.to_lowercase());
+                        name.is_none_or(|name| !pin.fields.contains(&name))
+                    })
+                    .collect(),
+            ),
+            other => other,
+        }
+    }
+
+    fn write_fields(&mut self, place: Place, row: &RowChange, fields: &[(u16, Value)]) -> Result<()> {
+        let table = &mut self.tables[place.0];
+        let Some(writer) = &mut table.writer else { return Ok(()) };
+        let written = match row.op {
+            Op::Insert => match writer.upsert(&row.key, fields)? {
+                Written::Missing => Written::Yes, // nothing but a key, and it is there
+                other => other,
+            },
+            _ => writer.update(&row.key, fields)?,
+        };
+        match written {
+            Written::Yes => {
+                self.done.rows += 1;
+                if table.watched {
+                    self.done.written.push((place, fields.to_vec()));
+                }
+            }
+            Written::Missing => self.done.wants.push((writer.table.name.clone(), row.key.clone())),
+            Written::Refused { in_the_way, reason } => {
+                self.done.held.insert(place, Rc::new(row.clone()));
+                if in_the_way {
+                    self.done.blocked.push((place, fields.to_vec()));
+                } else {
+                    self.done.refused.push((place, reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, place: Place) -> Result<()> {
+        let Some(row) = self.held(place) else { return Ok(()) };
+        let Some(writer) = &mut self.tables[place.0].writer else { return Ok(()) };
+        let referenced = !self.references.of_parent(&writer.table.name).is_empty();
+        let before = if referenced { writer.read(&row.key)? } else { None };
+        match writer.delete(&row.key)? {
+            Written::Yes => {
+                self.done.rows += 1;
+                if let Some(before) = before {
+                    self.done.removed.push((place, before));
+                }
+            }
+            Written::Missing => {}
+            Written::Refused { reason, .. } => self.done.refused.push((place, reason)),
+        }
+        Ok(())
+    }
+
+    /// Rows that another row was in the way of: first those that others have made room for meanwhile, then the rest together.
+    fn unblock(&mut self) -> Result<()> {
+        loop {
+            let blocked = std::mem::take(&mut self.done.blocked);
+            let before = blocked.len();
+            for (place, fields) in blocked {
+                if let Some(row) = self.held(place) {
+                    self.write_fields(place, &row, &fields)?;
+                }
+            }
+            match self.done.blocked.len() {
+                0 => return Ok(()),
+                left if left == before => return self.make_room(),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn key_order(writer: &Writer<'_>) -> Option<Vec<usize>> {
+    let key = writer.table.key();
+    let order: Vec<usize> = key
+        .iter()
+        .filter_map(|part| {
+            writer.columns[..writer.key_len].iter().position(|column| {
+                writer.table.columns.get(column.position).is_some_and(|column| column.name == part.name)
+            })
+        })
+        .collect();
+    let straight = order.iter().enumerate().all(|(at, place)| at == *place);
+    (!straight && order.len() == writer.key_len).then_some(order)
+}

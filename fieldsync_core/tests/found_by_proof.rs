@@ -1,11 +1,13 @@
 //! What the oracle and the simulator found, one test each, so that it stays found.
 
 use fieldsync_core::clocks::{RowClocks, Stamp};
-use fieldsync_core::delta::Op;
+use fieldsync_core::coalesce::{coalesce, Logged, LoggedField};
+use fieldsync_core::delta::{Change, DeltaBody, Op};
 use fieldsync_core::merge::{decide, Context, Decision, HubRow, HubState, Incoming, IncomingField, Outcome, Write};
 use fieldsync_core::rules::{FieldStrategy, OnDelete, OnSameKey, TableRules};
 use fieldsync_core::value::Kind;
-use fieldsync_core::{Hlc, Snapshot, Value};
+use fieldsync_core::{Hlc, Key, Snapshot, Value};
+use std::convert::Infallible;
 
 const HUB: u32 = 0;
 const DEVICE: u32 = 1;
@@ -82,4 +84,84 @@ fn an_own_deletion_again_is_superseded() {
     let deletion = before.clocks.latest().followed_by(30, Hlc(60), DEVICE);
     let hub = HubState::Deleted { row: before, deletion };
     assert_eq!(run(Op::Delete, 60, false, &[], &hub, &TableRules::default()).outcome, Outcome::Superseded);
+}
+
+fn logged(op: Op, clock: u64, fields: &[(u16, i64, i64)]) -> Logged {
+    let fields = fields
+        .iter()
+        .map(|(column, old, new)| LoggedField { column: *column, old: Value::Int(*old), new: Value::Int(*new) })
+        .collect();
+    Logged { table: 0, op, key: Key(vec![Value::Int(1)]), clock: Hlc(clock), count: 1, fields }
+}
+
+fn folded(log: Vec<Logged>, boundaries: &[Hlc], row: &[(u16, Value)]) -> Vec<Change> {
+    let folded = coalesce(log, boundaries, |_, _| Ok::<_, Infallible>(Some(row.to_vec())));
+    folded.unwrap_or_default().into_iter().map(|folded| folded.change).collect()
+}
+
+/// Found by the simulator (the fifth): an export that was limited ends before the one that came before it. Its end was looked
+/// for in the wrong place, a change folded across it, and the hub, which had applied that much, counted it twice.
+#[test]
+fn nothing_folds_across_an_export_that_ended_earlier_than_the_one_before() {
+    let log = || vec![logged(Op::Update, 3, &[(1, 10, 11)]), logged(Op::Update, 6, &[(1, 11, 13)])];
+    for boundaries in [[Hlc(9), Hlc(4)], [Hlc(4), Hlc(9)]] {
+        let changes = folded(log(), &boundaries, &[]);
+        assert_eq!(changes.len(), 2, "{boundaries:?}");
+        assert_eq!((changes[0].clock, changes[1].clock), (Hlc(3), Hlc(6)));
+    }
+    assert_eq!(folded(log(), &[Hlc(9), Hlc(7)], &[]).len(), 1);
+}
+
+/// Found by the simulator (the sixth and the seventh): the hub had applied more of a device than the delta at hand holds (an
+/// earlier export, whose answer was lost, went further). Its answer confirmed all of that, and values that had lost were never
+/// sent back; and it moved the cursor past changes that what was pending on the device still hid.
+#[test]
+fn an_answer_reaches_no_further_than_its_delta() {
+    let body = DeltaBody { watermark: Hlc(5), high: Hlc(8), ..DeltaBody::default() };
+    assert_eq!(body.answered_up_to(Hlc(20)), Hlc(8));
+    assert!(!body.reaches(Hlc(20)), "then the cursor stays where it is");
+    assert_eq!(body.answered_up_to(Hlc(7)), Hlc(7));
+    assert!(body.reaches(Hlc(8)));
+    let empty = DeltaBody { watermark: Hlc(5), high: Hlc::default(), ..DeltaBody::default() };
+    assert_eq!(empty.answered_up_to(Hlc(20)), Hlc(5));
+    assert!(empty.reaches(Hlc(5)) && !empty.reaches(Hlc(6)));
+}
+
+/// Found by the simulator (the eighth): a row deleted and made again travelled as the fields that differ from before; for the
+/// others the hub kept what somebody else had written meanwhile, and the device did not learn of it.
+#[test]
+fn a_row_made_again_travels_whole() {
+    let log = vec![logged(Op::Delete, 3, &[(1, 10, 0), (2, 20, 0)]), logged(Op::Insert, 4, &[])];
+    let row = [(1, Value::Int(10)), (2, Value::Int(21))];
+    let changes = folded(log, &[], &row);
+    assert_eq!(changes.len(), 1);
+    let told: Vec<_> = changes[0].fields.iter().map(|field| (field.column, field.new.clone())).collect();
+    assert_eq!(told, row, "also the field that is as it was");
+}
+
+/// Found by the simulator's comparison of orders: two wrote the same value, and the later clock was forgotten, so that a third
+/// writer between the two won or lost by who came first. The same under `max` for one who knew of only one of the two.
+#[test]
+fn the_same_value_written_later_is_as_late_as_that() {
+    let touched = |rules: &TableRules, clock: u64, origin: u32| {
+        let hub = HubState::Live(row(Value::Int(7), 20, 50, origin));
+        let decision = run(Op::Update, clock, false, &[field(Some(Value::Int(1)), Value::Int(7))], &hub, rules);
+        assert!(decision.collisions.is_empty(), "nobody loses");
+        match decision.write {
+            Write::Update { fields, clocks } => {
+                assert_eq!(fields, [(1, Value::Int(7))]);
+                Some((clocks.field(1).clock, clocks.field(1).origin))
+            }
+            _ => None,
+        }
+    };
+    let by_clock = TableRules::default();
+    assert_eq!(touched(&by_clock, 60, OTHER), Some((Hlc(60), DEVICE)));
+    assert_eq!(touched(&by_clock, 40, OTHER), None, "the earlier word says nothing new");
+    assert_eq!(touched(&by_clock, 50, HUB), Some((Hlc(50), DEVICE)), "equal clocks: the greater id");
+    assert_eq!(touched(&by_clock, 50, OTHER), None);
+    let greatest = TableRules { fields: [(1, FieldStrategy::Max)].into(), ..TableRules::default() };
+    assert_eq!(touched(&greatest, 40, OTHER), Some((Hlc(50), DEVICE)));
+    let by_hand = TableRules { fields: [(1, FieldStrategy::Manual)].into(), ..TableRules::default() };
+    assert_eq!(touched(&by_hand, 60, OTHER), None, "a rule that asks no clock");
 }

@@ -627,7 +627,7 @@ impl Device {
         let yields = |device: &Device, name: &RowName| {
             device.is_own(name) || device.doomed.contains(name) || device.wants.contains(name)
         };
-        self.aside.clear();
+        let before = std::mem::take(&mut self.aside);
         loop {
             let mut step = Vec::new();
             let shown: BTreeMap<&RowName, &Row> = self.visible().collect();
@@ -644,6 +644,8 @@ impl Device {
                         (true, false) => step.push((*name).clone()),
                         // Both are the device's own: one was there first, and the application has seen to it.
                         (true, true) if name > other => step.push((*name).clone()),
+                        // Acknowledged by a hub that has since forgotten what was in its way: still aside, until all has come again.
+                        (false, false) if before.contains(*name) => step.push((*name).clone()),
                         _ => {}
                     }
                 }

@@ -5,7 +5,9 @@
 
 use crate::post::{self, Unreadable};
 use crate::schema::{self, Row, RowName, TABLES};
-use fieldsync_core::chain::{begins_in_a_lost_history, has_seen_another_answer, judge, next_epoch, Known, Standing};
+use fieldsync_core::chain::{
+    begins_in_a_lost_history, has_seen_another_answer, judge, next_epoch, was_told_more, Known, Standing,
+};
 use fieldsync_core::clock::SkewCorrection;
 use fieldsync_core::clocks::{Origin, RowClocks, Stamp, HUB};
 use fieldsync_core::delta::{history_tag, BatchId, Change, ClientTag, Delta, HistoryTag, Op};
@@ -451,7 +453,10 @@ impl Hub {
             Standing::EarlierEpoch
         } else {
             match judge(&delta, &known) {
-                Standing::Continues | Standing::Copy if has_seen_another_answer(&delta, answered_with) => {
+                Standing::Continues | Standing::Copy
+                    if has_seen_another_answer(&delta, answered_with)
+                        || was_told_more(&delta, client.last_batch, client.watermark) =>
+                {
                     Standing::HubLostHistory
                 }
                 standing => standing,

@@ -7,5 +7,6 @@ pub mod cases;
 pub mod device;
 pub mod history;
 pub mod hub;
+pub mod orders;
 pub mod post;
 pub mod schema;

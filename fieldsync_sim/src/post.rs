@@ -1,6 +1,6 @@
 //! How blobs are written and read: by the real wire code, or in a plain form that takes a tenth of the time.
 //!
-//! Most of the wire's time goes into guessing letters, which proves nothing about merging. So one history in a few
+//! Most of the wire's time goes into guessing letters, which proves nothing about merging. So one history in thirty-two
 //! travels as the extensions would send it, and the others as plain postcard with a checksum that depends on the key. In both
 //! forms names are left out where the other end is thought to know them, and a blob whose names are not known says so.
 

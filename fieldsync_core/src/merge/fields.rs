@@ -17,6 +17,8 @@ enum Verdict {
     Take,
     /// The hub's value.
     Keep,
+    /// Both have the same value, and the device's word for it counts: the field is as late as that, and as unseen.
+    Again,
     /// Another value that holds both.
     Join(Value),
 }
@@ -32,12 +34,13 @@ pub(super) fn update(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, co
             Ok(verdict) => verdict,
             Err(why) => return Decision::rejected(why),
         };
-        let value = match verdict {
-            Verdict::Take => field.new.clone(),
+        let (value, again) = match verdict {
+            Verdict::Take => (field.new.clone(), false),
             Verdict::Keep => continue,
-            Verdict::Join(value) => value,
+            Verdict::Again => (server.clone(), true),
+            Verdict::Join(value) => (value, false),
         };
-        if !values::same(field.kind, &value, &server) {
+        if again || !values::same(field.kind, &value, &server) {
             let before = clocks.field(field.number);
             // A later write never has an earlier clock than what it replaces, or it would lose to it elsewhere.
             let clock = change.clock.max(before.clock);
@@ -97,7 +100,12 @@ impl Judge<'_> {
             return self.sum(field, server, stamp, concurrent, collisions);
         }
         if values::same(field.kind, &field.new, server) {
-            return Ok(Verdict::Keep);
+            // Else a third writer, between the two in time or knowing of one of them only, would win or lose by who came first.
+            let says_more = match rule {
+                Some(FieldStrategy::Max | FieldStrategy::Min) => true,
+                rule => self.goes_by_clock(field.number, rule) && self.is_later(stamp),
+            };
+            return Ok(if says_more { Verdict::Again } else { Verdict::Keep });
         }
         match rule {
             Some(rule @ (FieldStrategy::Max | FieldStrategy::Min)) if concurrent => {
@@ -138,6 +146,20 @@ impl Judge<'_> {
         let name = rule.map_or_else(|| self.rules.name(), |rule| format!("field/{}", rule.word()));
         self.collide(field, server, stamp, winner, name, collisions);
         Ok(verdict)
+    }
+
+    /// Whether the device's word is the later one, and not the same word again.
+    fn is_later(&self, stamp: Stamp) -> bool {
+        let again = (self.change.clock, self.change.origin) == (stamp.clock, stamp.origin);
+        !again && matches!(self.later(stamp), (Verdict::Take, _))
+    }
+
+    /// Whether nothing but the clock decides between two values of the field.
+    fn goes_by_clock(&self, number: u16, rule: Option<FieldStrategy>) -> bool {
+        match rule {
+            Some(rule) => rule == FieldStrategy::LastWriteWins,
+            None => self.rules.merges_by_field(number) || self.rules.strategy == Strategy::LastWriteWins,
+        }
     }
 
     fn strategy(&self, number: u16, stamp: Stamp, concurrent: bool, rule: Option<FieldStrategy>) -> (Verdict, Winner) {

@@ -1,0 +1,205 @@
+"""Conflicts as a person on the hub meets them: what is on record, by which rule, and that every outcome can be taken back.
+
+Method: two devices and the hub edit one row without seeing each other. test_conflict_rules.py tests each rule between the hub and one
+device; here the other side is a second device, rows go as a whole, and decisions are changed again.
+"""
+
+import itertools
+import json
+import time
+
+import pytest
+from kit.hub import carry
+
+HUB = """
+CREATE TABLE t (id text PRIMARY KEY, a text, b text, n integer, m numeric(12,2), tags jsonb, list text[], seen_at timestamptz);
+SELECT sync_control.enable('t');
+INSERT INTO t VALUES ('r', 'base', 'base', 10, 10, '["x", "y"]', '{x,y}', '2026-01-01 00:00+00');
+"""
+DEVICE = """
+CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT, b TEXT, n INTEGER, m TEXT, tags TEXT, list TEXT, seen_at TEXT);
+"""
+
+
+@pytest.fixture
+def trio(hub, client):
+    """The hub and two devices that have all seen the row 'r'."""
+    hub.script(HUB)
+    devices = [client(name, DEVICE, "t") for name in ("east", "west")]
+    for device in devices:
+        carry(device, hub)
+    return hub, *devices
+
+
+def settle(hub, *devices):
+    """Two rounds: whatever one device brings, the others have it afterwards."""
+    for device in devices * 2:
+        carry(device, hub)
+
+
+def everywhere(column, hub, *devices):
+    """The one value of a column that all sides hold, as text."""
+    values = {hub.one(f"SELECT {column}::text FROM t WHERE id = 'r'")} | {
+        device.one(f"SELECT CAST({column} AS TEXT) FROM t WHERE id = 'r'") for device in devices}
+    assert len(values) == 1, values
+    return values.pop()
+
+
+ORDERS = [("east", "west"), ("west", "east")]
+
+
+class TestTwoDevices:
+    """The rule decides, not who happens to sync first."""
+
+    @pytest.mark.parametrize("wrote, synced", itertools.product(ORDERS, ORDERS), ids=lambda order: "-".join(order))
+    @pytest.mark.parametrize("strategy, column, edits, expected", [
+        ("last_write_wins", "a", {"east": "'east'", "west": "'west'"}, "later"),
+        ("sum", "n", {"east": "n + 5", "west": "n - 2"}, "13"),
+        ("sum", "m", {"east": "'10.25'", "west": "'11.50'"}, "11.75"),
+        ("max", "n", {"east": "12", "west": "11"}, "12"),
+        ("min", "n", {"east": "9", "west": "8"}, "8"),
+    ])
+    def test_a_field(self, trio, wrote, synced, strategy, column, edits, expected):
+        hub, *devices = trio
+        hub.field_rule("t", column, strategy)
+        by_name = dict(zip(("east", "west"), devices))
+        for name in wrote:
+            by_name[name].sql(f"UPDATE t SET {column} = {edits[name]}")
+            time.sleep(0.005)
+        for name in synced:
+            carry(by_name[name], hub)
+        settle(hub, *devices)
+        assert everywhere(column, hub, *devices) == (wrote[1] if expected == "later" else expected)
+
+    @pytest.mark.parametrize("synced", ORDERS, ids=lambda order: "-".join(order))
+    @pytest.mark.parametrize("column", ["tags", "list"])
+    def test_a_union_is_three_way(self, trio, synced, column):
+        hub, *devices = trio
+        hub.field_rule("t", column, "union")
+        by_name = dict(zip(("east", "west"), devices))
+        by_name["east"].sql(f"""UPDATE t SET {column} = '["x","y","e"]'""")
+        by_name["west"].sql(f"""UPDATE t SET {column} = '["y","w"]'""")  # without x, with w
+        for name in synced:
+            carry(by_name[name], hub)
+        settle(hub, *devices)
+        on_hub = hub.one(f"SELECT to_jsonb({column}) FROM t")
+        assert sorted(on_hub) == ["e", "w", "y"]
+        for device in devices:
+            assert json.loads(device.one(f"SELECT {column} FROM t")) == on_hub
+
+    @pytest.mark.parametrize("strategy, winner", [("server_wins", "first"), ("client_wins", "second")])
+    @pytest.mark.parametrize("synced", ORDERS, ids=lambda order: "-".join(order))
+    def test_the_hubs_side_is_who_was_there_first(self, trio, strategy, winner, synced):
+        hub, *devices = trio
+        hub.rule("t", "version_compare", strategy)
+        by_name = dict(zip(("east", "west"), devices))
+        for name, device in by_name.items():
+            device.sql(f"UPDATE t SET a = '{name}'")
+        for name in synced:
+            carry(by_name[name], hub)
+        settle(hub, *devices)
+        assert everywhere("a", hub, *devices) == synced[0 if winner == "first" else 1]
+        (entry,) = hub.conflicts("resolved")
+        assert entry["client_id"] == synced[1]
+        assert (entry["base"], entry["client"], entry["server"]) == ({"a": "base"}, {"a": synced[1]}, {"a": synced[0]})
+
+
+class TestPriorityField:
+    """timestamp_compare on a field of the application's: only whether the hub's value of it is later."""
+
+    @pytest.mark.parametrize("on_hub, on_device, winner", [
+        ("'2026-02-01'", "'2026-03-01T00:00:00.000000Z'", "device"),
+        ("'2026-03-01'", "'2026-02-01T00:00:00.000000Z'", "hub"),
+        ("'2026-02-01 01:00+01'", "'2026-02-01T00:00:00.000000Z'", "device"),   # the same instant is not later
+        ("'2026-02-01'", None, "hub"),      # the device left it as it was
+        (None, "'2026-02-01T00:00:00.000000Z'", "device"),
+        (None, None, "device"),             # nobody moved it
+    ])
+    @pytest.mark.parametrize("later", ["hub", "device"])
+    def test_whoever_moves_it(self, trio, on_hub, on_device, winner, later):
+        hub, east, _ = trio
+        hub.sql("INSERT INTO sync_control.conflict_rules VALUES ('t', 'timestamp_compare', 'server_wins', 'seen_at')")
+        edits = {"hub": (hub, on_hub), "device": (east, on_device)}
+        for side in sorted(edits, key=lambda side: side == later):
+            database, moved = edits[side]
+            database.sql(f"UPDATE t SET a = '{side}'" + (f", seen_at = {moved}" if moved else ""))
+            time.sleep(0.005)
+        report = carry(east, hub)[-1]
+        assert everywhere("a", hub, east) == winner
+        # What is overwritten without being called a conflict is on record all the same.
+        (entry,) = hub.conflicts("resolved")
+        assert (entry["client"]["a"], entry["server"]["a"], entry["outcome"]) == \
+            ("device", "hub", "client" if winner == "device" else "server")
+        assert report["conflicts"] == (winner == "hub")
+
+
+class TestDeletion:
+    def test_what_came_back_is_on_record_and_can_be_deleted_again(self, trio):
+        hub, east, west = trio
+        hub.sql("DELETE FROM t")
+        east.sql("UPDATE t SET a = 'east'")
+        carry(east, hub)
+        (entry,) = hub.conflicts("resolved")
+        assert (entry["rule"], entry["outcome"], entry["base"], entry["client"], entry["server"]) == \
+            ("on_delete/update_wins", "client", {"a": "base"}, {"a": "east"}, {})
+        settle(hub, east, west)
+        assert everywhere("a", hub, east, west) == "east" and everywhere("b", hub, east, west) == "base"
+        hub.resolve(entry["conflict_id"], "server")
+        settle(hub, east, west)
+        assert hub.sql("SELECT FROM t") == east.sql("SELECT 1 FROM t") == west.sql("SELECT 1 FROM t") == []
+        hub.resolve(entry["conflict_id"], "client")
+        settle(hub, east, west)
+        assert everywhere("a", hub, east, west) == "east" and everywhere("n", hub, east, west) == "10"
+
+    def test_what_was_kept_is_on_record_whole_and_can_be_deleted_after_all(self, trio):
+        hub, east, west = trio
+        east.sql("DELETE FROM t")
+        hub.sql("UPDATE t SET a = 'hub'")
+        carry(east, hub)
+        (entry,) = hub.conflicts("resolved")
+        assert (entry["rule"], entry["outcome"], entry["client"]) == ("on_delete/update_wins", "server", {})
+        assert entry["server"] == {"a": "hub", "b": "base", "n": 10, "m": "10.00", "tags": ["x", "y"], "list": ["x", "y"],
+                                   "seen_at": "2026-01-01T00:00:00.000000Z"}
+        for choice, rows in (("client", 0), ("server", 1), ("client", 0)):
+            hub.resolve(entry["conflict_id"], choice)
+            settle(hub, east, west)
+            for side in (hub, east, west):
+                assert side.one("SELECT count(*) FROM t") == rows
+            if rows:
+                assert everywhere("a", hub, east, west) == "hub" and everywhere("m", hub, east, west) == "10.00"
+
+    def test_the_row_that_delete_wins_took_comes_back_on_a_persons_word(self, trio):
+        hub, east, west = trio
+        hub.rule("t", on_delete="delete_wins")
+        hub.sql("DELETE FROM t")
+        east.sql("UPDATE t SET a = 'east'")
+        carry(east, hub)
+        (entry,) = hub.conflicts("resolved")
+        assert (entry["rule"], entry["outcome"], entry["client"]) == ("on_delete/delete_wins", "server", {"a": "east"})
+        assert east.sql("SELECT 1 FROM t") == []
+        hub.resolve(entry["conflict_id"], "client")
+        settle(hub, east, west)
+        assert everywhere("a", hub, east, west) == "east" and everywhere("m", hub, east, west) == "10.00"
+
+
+def test_values_are_exact_on_record_and_when_a_person_takes_them(hub, client):
+    hub.script("""
+        CREATE TABLE e (id text PRIMARY KEY, parts numeric[], doc jsonb, big numeric);
+        SELECT sync_control.enable('e');
+        INSERT INTO sync_control.conflict_rules (table_name, resolution_strategy) VALUES ('e', 'manual');
+        INSERT INTO e VALUES ('r', '{1}', '{}', 1);
+    """)
+    tablet = client("tablet", "CREATE TABLE e (id TEXT NOT NULL PRIMARY KEY, parts TEXT, doc TEXT, big TEXT);", "e")
+    carry(tablet, hub)
+    hub.sql("UPDATE e SET parts = '{2}', doc = '{\"hub\": 1}', big = 2")
+    tablet.sql("UPDATE e SET parts = '[1.10,12345678901234567890.123456789]', doc = '{\"x\": 12345678901234567890.10}', "
+               "big = '12345678901234567890.10'")
+    carry(tablet, hub)
+    (entry,) = hub.conflicts()
+    assert hub.sql("SELECT client -> 'parts' #>> '{}', client #>> '{doc,x}', client ->> 'big' FROM sync_control.conflicts") == \
+        [("[1.10, 12345678901234567890.123456789]", "12345678901234567890.10", "12345678901234567890.10")]
+    hub.resolve(entry["conflict_id"], "client")
+    assert hub.sql("SELECT parts::text, doc::text, big::text FROM e") == \
+        [("{1.10,12345678901234567890.123456789}", '{"x": 12345678901234567890.10}', "12345678901234567890.10")]
+    carry(tablet, hub)
+    assert tablet.one("SELECT parts FROM e") == "[1.10,12345678901234567890.123456789]"

@@ -1,0 +1,161 @@
+"""What operators see and may do: the log's words, a client's state, directions, enabling without being superuser.
+
+Method: SQL as field teams write it, positional INSERTs and bare names, and one device that does the right and the wrong thing.
+"""
+
+import psycopg
+import pytest
+from kit.hub import carry
+
+HUB = """
+CREATE SCHEMA programme;
+CREATE TABLE programme.beneficiaries (
+    id text PRIMARY KEY, name text NOT NULL, code text UNIQUE, amount numeric(12,2) CHECK (amount >= 0));
+SELECT sync_control.enable('programme.beneficiaries');
+"""
+DEVICE = "CREATE TABLE beneficiaries (id TEXT NOT NULL PRIMARY KEY, name TEXT, code TEXT, amount TEXT);"
+
+
+@pytest.fixture
+def site(hub):
+    hub.script(HUB)
+    return hub
+
+
+@pytest.fixture
+def tablet(site, client):
+    made = client("tablet", DEVICE, "beneficiaries")
+    carry(made, site)
+    return made
+
+
+def last_push(site):
+    (row,) = site.sql("SELECT status, table_name, rows_affected, error_message FROM sync_control.sync_log "
+                      "WHERE operation = 'push' ORDER BY log_id DESC LIMIT 1")
+    return row
+
+
+class TestTheLog:
+    def test_each_word(self, site, tablet):
+        def push(*statements):
+            for statement in statements:
+                tablet.sql(statement)
+            carry(tablet, site)
+            return last_push(site)
+
+        assert push("INSERT INTO beneficiaries VALUES ('b1', 'Awa', 'A', '1.00')") == ("success", "beneficiaries", 1, None)
+        status, table, rows, message = push("INSERT INTO beneficiaries VALUES ('b2', 'Bintou', 'B', '2.00')",
+                                            "INSERT INTO beneficiaries VALUES ('b3', 'Cheick', 'A', '3.00')")
+        assert (status, table, rows) == ("partial", "beneficiaries", 2)
+        assert message.startswith('1 rejected; first: beneficiaries b3: duplicate key value violates unique constraint '
+                                  '"beneficiaries_code_key"')
+        status, _, rows, message = push("INSERT INTO beneficiaries VALUES ('b4', 'Djeneba', 'D', '-4.00')")
+        assert (status, rows) == ("error", 1), "nothing of it could be taken"
+        assert "beneficiaries_amount_check" in message
+        site.sql("UPDATE programme.beneficiaries SET name = 'office' WHERE id = 'b1'")
+        assert push("UPDATE beneficiaries SET name = 'field' WHERE id = 'b1'") == ("conflict", "beneficiaries", 1, None)
+        # Each sync is also a pull, whatever became of the push.
+        assert site.sql("SELECT status, count(*) FROM sync_control.sync_log WHERE operation = 'pull' GROUP BY 1") == [("success", 5)]
+        assert site.sql("SELECT sync_operations, errors FROM sync_control.sync_metrics") == [(9, 1)]
+
+    def test_six_pushes_of_which_nothing_could_be_taken_are_an_alert(self, site, tablet):
+        for n in range(6):
+            tablet.sql("INSERT INTO beneficiaries VALUES (?, 'X', NULL, '-1.00')", f"bad{n}")
+            carry(tablet, site)
+        alerts = site.sql("SELECT alert_type, client_id, message FROM sync_control.check_sync_alerts()")
+        ((_, client, message),) = [alert for alert in alerts if alert[0] == "sync_errors"]
+        assert client == "tablet"
+        assert message.startswith("client tablet had 6 sync errors in the last 24 hours, the latest: 1 rejected; first: beneficiaries bad5")
+
+
+def test_a_client_is_active_once_it_has_synced_also_with_conflicts(site, client):
+    site.sql("INSERT INTO sync_control.conflict_rules VALUES ('beneficiaries', 'field_compare', 'manual', NULL, NULL, true)")
+    tablet = client("tablet", DEVICE, "beneficiaries")
+    state = "SELECT sync_status, unresolved_conflicts FROM sync_control.sync_health"
+    assert site.sql(state) == [("pending", 0)]
+    tablet.sql("INSERT INTO beneficiaries VALUES ('b1', NULL, NULL, NULL)")
+    carry(tablet, site)
+    assert site.sql(state) == [("active", 1)]
+    site.sql("INSERT INTO programme.beneficiaries VALUES ('b2', 'Awa', NULL, 1)")
+    carry(tablet, site)
+    site.sql("UPDATE programme.beneficiaries SET name = 'office'")
+    tablet.sql("UPDATE beneficiaries SET name = 'field' WHERE id = 'b2'")
+    carry(tablet, site)
+    assert site.sql(state) == [("active", 2)]
+
+
+class TestDirection:
+    """Per client and table; nothing is lost by it."""
+
+    def test_a_client_that_only_sends(self, site, client):
+        site.sql("INSERT INTO programme.beneficiaries VALUES ('b1', 'Awa', NULL, NULL)")
+        tablet = client("tablet", DEVICE, "beneficiaries")
+        site.sql("INSERT INTO sync_control.table_sync_state (client_id, table_name, sync_direction) "
+                 "VALUES ('tablet', 'programme.beneficiaries', 'push')")
+        tablet.sql("INSERT INTO beneficiaries VALUES ('b2', 'Bintou', NULL, NULL)")
+        carry(tablet, site)
+        assert tablet.sql("SELECT id FROM beneficiaries") == [("b2",)]
+        assert site.sql("SELECT id FROM programme.beneficiaries ORDER BY id") == [("b1",), ("b2",)]
+
+    def test_a_client_that_only_receives(self, site, tablet):
+        site.sql("INSERT INTO programme.beneficiaries VALUES ('b1', 'Awa', NULL, NULL)")
+        site.sql("UPDATE sync_control.table_sync_state SET sync_direction = 'pull'")
+        if not site.sql("SELECT 1 FROM sync_control.table_sync_state"):
+            site.sql("INSERT INTO sync_control.table_sync_state VALUES ('tablet', 'beneficiaries', 0, NULL, 0, 50, 'pull')")
+        tablet.sql("INSERT INTO beneficiaries VALUES ('b2', 'Bintou', NULL, NULL)")
+        report = carry(tablet, site)[-1]
+        assert report["rejected"] == 1
+        assert tablet.sql("SELECT id FROM beneficiaries ORDER BY id") == [("b1",), ("b2",)]
+        (entry,) = site.conflicts()
+        assert (entry["row_id"], entry["rule"], entry["client"]["name"]) == ("b2", "42501", "Bintou")
+        assert tablet.conflicts()[0]["detail"] == 'sync_direction lets this client send nothing to table "beneficiaries"'
+        # The rule goes, and what waited is taken.
+        site.sql("UPDATE sync_control.table_sync_state SET sync_direction = 'bidirectional'")
+        site.resolve(entry["conflict_id"], "client")
+        carry(tablet, site)
+        assert site.one("SELECT count(*) FROM programme.beneficiaries") == 2
+        assert tablet.conflicts() == []
+
+
+def test_an_operator_who_owns_a_table_enables_it(hub):
+    hub.script("DROP ROLE IF EXISTS supervisor_who_enables; CREATE ROLE supervisor_who_enables LOGIN IN ROLE fieldsync_operator;"
+               "CREATE SCHEMA owned AUTHORIZATION supervisor_who_enables; CREATE TABLE others (id int PRIMARY KEY)")
+    supervisor = hub.connect("supervisor_who_enables")
+    try:
+        supervisor.execute("CREATE TABLE owned.visits (id text PRIMARY KEY, note text)")
+        supervisor.execute("SELECT sync_control.enable('owned.visits')")
+        supervisor.execute("INSERT INTO owned.visits VALUES ('v1', 'x')")
+        supervisor.execute("ALTER TABLE owned.visits ADD COLUMN place text")
+        (again,) = supervisor.execute("SELECT sync_control.enable('owned.visits')").fetchone()
+        assert again["refreshed"] is True
+        supervisor.execute("DELETE FROM owned.visits")
+        assert hub.one("SELECT count(*) FROM fieldsync.tombstone") == 1
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="must be owner of table others"):
+            supervisor.execute("SELECT sync_control.enable('others')")
+        supervisor.execute("SELECT sync_control.disable('owned.visits')")
+    finally:
+        supervisor.close()
+        hub.script("DROP OWNED BY supervisor_who_enables CASCADE; DROP ROLE supervisor_who_enables")
+
+
+def test_what_cannot_be_enabled_says_why(hub, refused):
+    hub.script("""
+        CREATE TABLE without_key (a int); CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); CREATE VIEW a_view AS SELECT 1 AS a;
+        CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10);
+        CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (x int) INHERITS (parent);
+        CREATE TABLE taken (id int PRIMARY KEY); SELECT sync_control.enable('taken');
+        CREATE SCHEMA other; CREATE TABLE other.taken (id int PRIMARY KEY);
+        CREATE TABLE wrong (id int PRIMARY KEY, sync_version text);
+    """)
+    for table, sqlstate, text in [
+        ("without_key", "0A000", "it has no primary key"), ("unlogged", "0A000", "it is unlogged"), ("a_view", "0A000", "it is a view"),
+        ("parted", "0A000", "it is a partitioned table"), ("part", "0A000", "it is a partition of another table"),
+        ("parent", "0A000", "it takes part in table inheritance"), ("child", "0A000", "it takes part in table inheritance"),
+        ("sync_control.sync_log", "0A000", "it belongs to the system"), ("other.taken", "42P07", 'another table named "taken" is enabled already'),
+        ("wrong", "42804", 'column sync_version of "public"."wrong" is of type text and must be bigint'),
+        ("nowhere", "42P01", 'relation "nowhere" does not exist'),
+    ]:
+        error = refused(hub.enable, table)
+        assert error.sqlstate == sqlstate and text in error.message, error
+        assert error.hint or table == "nowhere"

@@ -662,13 +662,14 @@ impl World {
             let migrated = self.hub.width;
             self.hub = Hub::restored_from(&backup);
             self.hub.width = migrated; // its operator brings the schema up to date first
-                                       // A dump, another server, a promotion: the hub sees that by itself. A disk put back under it shows only by what devices
-                                       // have seen; answers of the lost days that are still on their way then must not come after newer ones.
+                                       // A dump, another server, a promotion: the hub sees that by itself. A disk put back under it shows only by what
+            // devices have seen, and not where a blob of the lost days comes late: its answer hides what its device saw.
             let noticed = self.rng.u8(..3) > 0;
             if noticed {
                 self.hub.epoch += 1 + self.rng.u32(..100);
             } else {
-                self.network.retain(|letter| matches!(letter, Letter::ToHub { .. }));
+                self.network.clear();
+                self.archive.clear();
             }
             self.trace(|| format!("the hub is restored, noticed by itself: {noticed}"));
             self.syncs_open.clear();

@@ -228,6 +228,36 @@ fn is_number(value: &Value) -> bool {
     }
 }
 
+/// What a delta says of one row's fields more than once, in the order of its clocks, becomes what it says last, against the
+/// value before the first time: between its own two words a device has seen nothing (`same_base`), so a maximum, or an element of a
+/// set, that it took back itself is nobody's. Counters (`is_counter`) keep every difference. For the hub, before it merges; only
+/// changes that it has not applied yet may be given.
+pub fn keep_last_words(
+    changes: &mut [&mut Change],
+    is_counter: impl Fn(u16) -> bool,
+    same_base: impl Fn(Hlc, Hlc) -> bool,
+) {
+    for later in 1..changes.len() {
+        let (before, rest) = changes.split_at_mut(later);
+        let change = &mut *rest[0];
+        if change.op != Op::Update {
+            continue;
+        }
+        for field in change.fields.iter_mut().filter(|field| !is_counter(field.column)) {
+            for earlier in before.iter_mut().rev() {
+                if earlier.op != Op::Update || !same_base(earlier.first_clock, change.first_clock) {
+                    break;
+                }
+                let Some(at) = earlier.fields.iter().position(|said| said.column == field.column) else { continue };
+                if field.old.as_ref() == Some(&earlier.fields[at].new) {
+                    field.old = earlier.fields.remove(at).old;
+                }
+                break;
+            }
+        }
+    }
+}
+
 /// Finds or makes room for a column, keeping the fields ascending.
 fn put(fields: &mut Vec<FieldChange>, column: u16, set: impl FnOnce(&mut Option<FieldChange>)) {
     match fields.binary_search_by_key(&column, |field| field.column) {

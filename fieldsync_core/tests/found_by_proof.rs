@@ -1,8 +1,8 @@
 //! What the oracle and the simulator found, one test each, so that it stays found.
 
 use fieldsync_core::clocks::{RowClocks, Stamp};
-use fieldsync_core::coalesce::{coalesce, Logged, LoggedField};
-use fieldsync_core::delta::{Change, DeltaBody, Op};
+use fieldsync_core::coalesce::{coalesce, keep_last_words, Logged, LoggedField};
+use fieldsync_core::delta::{Change, DeltaBody, FieldChange, Op};
 use fieldsync_core::merge::{decide, Context, Decision, HubRow, HubState, Incoming, IncomingField, Outcome, Write};
 use fieldsync_core::rules::{FieldStrategy, OnDelete, OnSameKey, TableRules};
 use fieldsync_core::value::Kind;
@@ -164,4 +164,27 @@ fn the_same_value_written_later_is_as_late_as_that() {
     assert_eq!(touched(&greatest, 40, OTHER), Some((Hlc(50), DEVICE)));
     let by_hand = TableRules { fields: [(1, FieldStrategy::Manual)].into(), ..TableRules::default() };
     assert_eq!(touched(&by_hand, 60, OTHER), None, "a rule that asks no clock");
+}
+
+/// Found by the simulator's comparison of orders, since differences travel alone: a device raised a value to 22 and took that
+/// back, both in one delta; under `max` another's 21, if it came first, met the 22 that nobody meant any more.
+#[test]
+fn what_a_device_took_back_itself_joins_nothing() {
+    let change = |clock: u64, old: i64, new: i64| Change {
+        op: Op::Update,
+        key: Key(vec![Value::Int(1)]),
+        clock: Hlc(clock),
+        first_clock: Hlc(clock),
+        count: 1,
+        fields: vec![FieldChange { column: 1, old: Some(Value::Int(old)), new: Value::Int(new) }],
+    };
+    let told = |is_counter: bool, one_base: bool, second_old: i64| {
+        let (mut first, mut second) = (change(3, 20, 22), change(5, second_old, 19));
+        keep_last_words(&mut [&mut first, &mut second], |_| is_counter, |_, _| one_base);
+        (first.fields.len(), second.fields[0].old.clone(), second.fields[0].new.clone())
+    };
+    assert_eq!(told(false, true, 22), (0, Some(Value::Int(20)), Value::Int(19)));
+    assert_eq!(told(true, true, 22), (1, Some(Value::Int(22)), Value::Int(19)), "a counter keeps every difference");
+    assert_eq!(told(false, false, 22), (1, Some(Value::Int(22)), Value::Int(19)), "the second word knew more");
+    assert_eq!(told(false, true, 21), (1, Some(Value::Int(21)), Value::Int(19)), "something came between");
 }

@@ -663,7 +663,7 @@ impl World {
             self.hub = Hub::restored_from(&backup);
             self.hub.width = migrated; // its operator brings the schema up to date first
                                        // A dump, another server, a promotion: the hub sees that by itself. A disk put back under it shows only by what
-            // devices have seen, and not where a blob of the lost days comes late: its answer hides what its device saw.
+                                       // devices have seen, and not where a blob of the lost days comes late: its answer hides what its device saw.
             let noticed = self.rng.u8(..3) > 0;
             if noticed {
                 self.hub.epoch += 1 + self.rng.u32(..100);

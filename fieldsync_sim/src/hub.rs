@@ -10,6 +10,7 @@ use fieldsync_core::chain::{
 };
 use fieldsync_core::clock::SkewCorrection;
 use fieldsync_core::clocks::{Origin, RowClocks, Stamp, HUB};
+use fieldsync_core::coalesce::keep_last_words;
 use fieldsync_core::delta::{history_tag, BatchId, Change, ClientTag, Delta, HistoryTag, Op};
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::merge::{
@@ -517,12 +518,25 @@ impl Hub {
     fn merge(&mut self, xid: u64, client: Client, delta: &Delta, batch: BatchId, now_ms: u64, superseded: bool) {
         let body = &delta.body;
         self.clock = self.clock.tick(now_ms);
-        let changes: Vec<(usize, &Change)> = body
+        let mut settled: Vec<(usize, Vec<Change>)> = body
             .tables
             .iter()
-            .filter_map(|table| Some((TABLES.iter().position(|shape| shape.name == table.table)?, table)))
-            .flat_map(|(table, changes)| changes.changes.iter().map(move |change| (table, change)))
+            .filter_map(|table| {
+                Some((TABLES.iter().position(|shape| shape.name == table.table)?, table.changes.clone()))
+            })
             .collect();
+        for (table, changes) in &mut settled {
+            let mut rows: BTreeMap<Key, Vec<&mut Change>> = BTreeMap::new();
+            for change in changes.iter_mut().filter(|change| change.clock > client.watermark) {
+                rows.entry(change.key.clone()).or_default().push(change);
+            }
+            let is_counter = |column| self.rules[*table].fields.get(&column) == Some(&FieldStrategy::Sum);
+            for row in rows.values_mut() {
+                keep_last_words(row, is_counter, |a, b| body.base_of(a) == body.base_of(b));
+            }
+        }
+        let changes: Vec<(usize, &Change)> =
+            settled.iter().flat_map(|(table, changes)| changes.iter().map(|change| (*table, change))).collect();
         // Everything that may be written or looked at is locked first, in one order.
         let mut names: BTreeSet<RowName> = changes.iter().map(|(table, change)| (*table, change.key.clone())).collect();
         names.extend(changes.iter().flat_map(|(table, change)| parents_in(*table, change)));

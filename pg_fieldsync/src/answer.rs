@@ -4,7 +4,9 @@
 //! what the device had before) bear out.
 
 use crate::catalog::Table;
+use crate::catch::SqlError;
 use crate::client;
+use crate::convert;
 use crate::error::HubError;
 use crate::feed;
 use crate::history::Hub;
@@ -13,11 +15,13 @@ use crate::notices;
 use crate::pull::{self, Asked, Pulled, Reading};
 use crate::receive::Received;
 use crate::schema::Schema;
+use crate::shapes;
 use crate::trigger::now_ms;
 use crate::work::Work;
+use fieldsync_core::delta::Want;
 use fieldsync_core::reply::{Notice, Outcomes, Reply, ReplyBody};
 use fieldsync_core::rules::TableRules;
-use fieldsync_core::{wire, Hlc, Snapshot};
+use fieldsync_core::{wire, Hlc, Key, Snapshot};
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -41,6 +45,7 @@ pub fn answer(
     let asked_cursor = body.cursor.as_ref().filter(|cursor| cursor.xmin >= hub.tombstone_floor);
     let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
     let news = notices::conflicts(&received.client, &known, body.cursor.as_ref(), version)?;
+    let (wants, unreadable) = wants(schema, &body.wants)?;
     let asked = Asked {
         own: version,
         settled: &news.settled,
@@ -48,11 +53,12 @@ pub fn answer(
         // A first answer may have been lost, or be on its way: only who was never answered holds nothing to delete.
         deletions_too: received.delta.history != 0 || received.client.last_batch != 0,
         work,
-        wants: &body.wants,
+        wants: &wants,
         no_pull: &|table| matches!(schema.direction(table), "push" | "none"),
     };
     let mut pulled = pull::pull(&tables, hub, &asked)?;
     let mut notices = news.notices;
+    notices.extend(unreadable);
     drop(reading);
     feed::answered(received.client.number, received.batch_id);
     let unknown: HashSet<&str> = work.homeless.iter().map(|homeless| homeless.table.as_str()).collect();
@@ -79,8 +85,26 @@ pub fn answer(
     Ok((reply, cursor, pulled))
 }
 
-/// An answer without rows and news: the device's cursor stays where it is.
-pub fn short(received: &Received<'_>, hub: &Hub) -> Vec<u8> {
+/// Rows that the device asks for, by table number and key in the hub's form. What can be no row of the hub's is not looked for.
+fn wants(schema: &Schema, wants: &[Want]) -> Result<(Vec<(i32, Key)>, Vec<Notice>), SqlError> {
+    let mut found = Vec::new();
+    let mut notices = Vec::new();
+    for want in wants {
+        let Some((table, _, _)) = schema.find(&want.table) else { continue };
+        match convert::key(&table, &want.key)? {
+            Some(key) => found.push((table.table_id, key)),
+            None => notices.push(Notice::Warning(format!(
+                "the hub's table \"{}\" can have no row \"{}\"",
+                want.table,
+                want.key.row_id()
+            ))),
+        }
+    }
+    Ok((found, notices))
+}
+
+/// An answer without rows: the device's cursor stays where it is.
+pub fn short(received: &Received<'_>, hub: &Hub, notices: Vec<Notice>) -> Vec<u8> {
     let body = &received.delta.body;
     let reply = Reply {
         client: received.client.tag,
@@ -91,14 +115,34 @@ pub fn short(received: &Received<'_>, hub: &Hub) -> Vec<u8> {
             watermark: body.answered_up_to(received.client.watermark),
             cursor: body.cursor.clone().unwrap_or_default(),
             more: true,
+            notices,
             ..ReplyBody::default()
         },
     };
     wire::encode_reply(&reply, received.client.key.as_ref())
 }
 
+/// The delta left out names that the hub does not know (any more): nothing of it can be read, and the device sends it again
+/// with the names. Nothing is recorded of the batch: it has not been answered.
+pub fn names_wanted(received: &Received<'_>, hub: &Hub) -> Result<Vec<u8>, HubError> {
+    shapes::forget(&received.client)?;
+    log::line(
+        &received.client,
+        &Logged {
+            operation: "names_wanted",
+            table: None,
+            rows: 0,
+            duration_ms: 0,
+            status: "success",
+            message: Some("the delta left out names of tables that the hub does not know; the device sends them again"),
+        },
+    )?;
+    Ok(short(received, hub, vec![Notice::NamesWanted]))
+}
+
 /// The hub's history is another one: nothing is merged, the device offers again what it still holds.
 pub fn new_history(received: &Received<'_>, hub: &Hub, reason: &str) -> Result<Vec<u8>, HubError> {
+    shapes::forget(&received.client)?;
     log::line(
         &received.client,
         &Logged {

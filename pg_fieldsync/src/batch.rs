@@ -50,8 +50,8 @@ pub fn stage(received: &Received<'_>, report: &Json) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
     let unanswered: Vec<Option<i64>> = received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
     sql::run(
-        "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered)
-         VALUES ($1::text::uuid, $2, $3, 'staged', $4, $5::text::jsonb, $6) ON CONFLICT (batch) DO NOTHING",
+        "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered, shapes)
+         VALUES ($1::text::uuid, $2, $3, 'staged', $4, $5::text::jsonb, $6, $7::bigint[]::integer[]) ON CONFLICT (batch) DO NOTHING",
         &[
             Param::Text(&uuid_text(&received.batch)),
             Param::Int(i64::from(received.client.number)),
@@ -59,9 +59,14 @@ pub fn stage(received: &Received<'_>, report: &Json) -> Result<(), SqlError> {
             Param::Bytes(received.blob),
             Param::Text(&clean(report)),
             Param::Ints(&unanswered),
+            Param::Ints(&known_shapes(received)),
         ],
     )?;
     Ok(())
+}
+
+fn known_shapes(received: &Received<'_>) -> Vec<Option<i64>> {
+    received.known.numbers.iter().copied().map(Some).collect()
 }
 
 /// JSON text that jsonb takes: it knows no NUL.
@@ -128,12 +133,16 @@ pub fn close(
     });
     let unanswered: Vec<Option<i64>> = received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
     let client = Param::Int(i64::from(received.client.number));
+    let seen = cursor;
+    let cursor = seen.map(ToString::to_string);
     let _owner = AsOwner::new();
     sql::run(
-        "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered, reply, committed_at)
-         VALUES ($1::text::uuid, $2, $3, 'committed', $4, $5::text::jsonb, $6, $7, clock_timestamp())
+        "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered, reply, shapes,
+                                      cursor, committed_at)
+         VALUES ($1::text::uuid, $2, $3, 'committed', $4, $5::text::jsonb, $6, $7, $8::bigint[]::integer[], $9,
+                 clock_timestamp())
          ON CONFLICT (batch) DO UPDATE SET status = EXCLUDED.status, report = EXCLUDED.report, reply = EXCLUDED.reply,
-             committed_at = EXCLUDED.committed_at",
+             shapes = EXCLUDED.shapes, cursor = EXCLUDED.cursor, committed_at = EXCLUDED.committed_at",
         &[
             Param::Text(&uuid_text(&received.batch)),
             client,
@@ -142,6 +151,8 @@ pub fn close(
             Param::Text(&clean(&report)),
             Param::Ints(&unanswered),
             Param::Bytes(reply),
+            Param::Ints(&known_shapes(received)),
+            Param::MaybeText(cursor.as_deref()),
         ],
     )?;
     if !unanswered.is_empty() {
@@ -157,14 +168,14 @@ pub fn close(
             client,
             Param::Int(watermark.as_i64()),
             Param::Int(received.batch_id as i64),
-            Param::MaybeText(cursor.map(ToString::to_string).as_deref()),
+            Param::MaybeText(cursor.as_deref()),
         ],
     )?;
-    let Some(cursor) = cursor else { return Ok(()) };
+    let Some(seen) = seen else { return Ok(()) };
     sql::run(
         "UPDATE sync_control.client_state SET last_sync_timestamp = now(), last_sync_version = $2, sync_status = 'active'
          WHERE client_id = $1",
-        &[Param::Text(&received.client.client_id), Param::Int(cursor.xmax.saturating_sub(1) as i64)],
+        &[Param::Text(&received.client.client_id), Param::Int(seen.xmax.saturating_sub(1) as i64)],
     )?;
     Ok(())
 }

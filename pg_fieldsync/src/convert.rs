@@ -8,9 +8,11 @@ use crate::catalog::{Table, SYNC_COLUMNS};
 use crate::catch::SqlError;
 use crate::guards::{subtransaction, Settings};
 use crate::sql::{self, Param};
-use crate::types::{Canonical, ColumnType};
+use crate::types::{uuid_text, Canonical, ColumnType};
 use fieldsync_core::delta::TableChanges;
-use fieldsync_core::Value;
+use fieldsync_core::merge::values;
+use fieldsync_core::value::Kind;
+use fieldsync_core::{Key, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A column of the delta, as the hub has it.
@@ -69,6 +71,19 @@ impl<'a> Converter<'a> {
                 None => Err((named(SqlError::new("XX000", "a value was not converted")), value)),
             },
         }
+    }
+}
+
+/// Whether the hub holds something else than what the device sent (rounded, padded, spelled in another way) and keeps. The device is
+/// told, or it would differ from all others for ever. JSON and arrays go by their meaning.
+pub fn is_told(kind: Kind, sent: &Value, held: &Value) -> bool {
+    match (kind, sent, held) {
+        (Kind::Uuid, Value::Text(sent), Value::Blob(held)) => *sent != uuid_text(held),
+        (Kind::Json | Kind::Jsonb | Kind::Array, _, _) => !values::same(Kind::Jsonb, sent, held),
+        // A column of the device's makes another number of it, or bytes of text; it would do so again.
+        (_, Value::Int(whole), Value::Real(real)) | (_, Value::Real(real), Value::Int(whole)) => *whole as f64 != *real,
+        (Kind::Bytes, Value::Text(_), _) => false,
+        _ => sent != held,
     }
 }
 
@@ -139,4 +154,24 @@ fn convert(column_type: &ColumnType, texts: &[String]) -> Result<Vec<Result<Valu
             Ok(answers)
         }
     }
+}
+
+/// A key in the hub's form. `None`: there can be no such row.
+pub fn key(table: &Table, key: &Key) -> Result<Option<Key>, SqlError> {
+    if key.0.len() != table.key.len() {
+        return Ok(None);
+    }
+    let mut parts = Vec::with_capacity(key.0.len());
+    for (at, part) in table.key.iter().zip(&key.0) {
+        let column_type = &table.columns[*at].column_type;
+        parts.push(match column_type.canonical(part) {
+            Canonical::Done(part) => part,
+            Canonical::Bad(_) => return Ok(None),
+            Canonical::Ask(text) => match convert(column_type, &[text])?.pop() {
+                Some(Ok(part)) => part,
+                _ => return Ok(None),
+            },
+        });
+    }
+    Ok(Some(Key(parts)))
 }

@@ -8,7 +8,10 @@ use crate::guards::AsOwner;
 use crate::history::{self, Hub};
 use crate::receive::Received;
 use crate::sql::{self, Cells, Param};
-use fieldsync_core::chain::{judge, Known, Standing};
+use fieldsync_core::chain::{
+    begins_in_a_lost_history, has_seen_another_answer, judge, next_epoch, was_told_more, Known, Standing,
+};
+use fieldsync_core::Snapshot;
 
 /// How a delta is to be handled.
 pub enum Course {
@@ -25,21 +28,26 @@ pub enum Course {
 /// Judges a delta. A hub that finds itself set back opens a new epoch first.
 pub fn course(received: &Received<'_>, hub: &mut Hub) -> Result<Course, HubError> {
     let body = &received.delta.body;
-    let (knows_parent, superseded) = {
+    let (knows_parent, superseded, of_earlier_epoch, answered_with) = {
         let _owner = AsOwner::new();
         let rows = sql::run(
-            "SELECT EXISTS (SELECT 1 FROM fieldsync.batch b JOIN fieldsync.client c ON c.client_no = $1
-                            WHERE b.batch_id = $2 AND b.client_no IN (c.client_no, c.copied_from)
-                              AND b.status <> 'staged'),
+            "SELECT EXISTS (SELECT 1 FROM fieldsync.batch b
+                            WHERE b.batch_id = $2 AND b.client_no IN (c.client_no, c.copied_from) AND b.status <> 'staged'),
                     EXISTS (SELECT 1 FROM fieldsync.batch b
-                            WHERE b.client_no = $1 AND b.status = 'committed' AND $3 = ANY (b.unanswered))",
+                            WHERE b.client_no = $1 AND b.status = 'committed' AND $3 = ANY (b.unanswered)),
+                    c.of_earlier_epoch,
+                    (SELECT b.cursor FROM fieldsync.batch b WHERE b.client_no = $1 AND b.batch_id = $2 AND b.cursor IS NOT NULL
+                     ORDER BY b.committed_at DESC LIMIT 1)
+             FROM fieldsync.client c WHERE c.client_no = $1",
             &[
                 Param::Int(i64::from(received.client.number)),
                 Param::Int(body.parent as i64),
                 Param::Int(received.batch_id as i64),
             ],
         )?;
-        rows.rows.first().map_or((false, false), |row| (row.truth(0), row.truth(1)))
+        rows.rows.first().map_or((false, false, false, None), |row| {
+            (row.truth(0), row.truth(1), row.truth(2), row.maybe_text(3).and_then(|text| text.parse::<Snapshot>().ok()))
+        })
     };
     let known = Known {
         hub_id: &hub.hub_id,
@@ -48,7 +56,20 @@ pub fn course(received: &Received<'_>, hub: &mut Hub) -> Result<Course, HubError
         knows_parent: knows_parent || body.parent == received.client.last_batch,
         highest_version: hub.highest_version,
     };
-    Ok(match judge(&received.delta, &known) {
+    let delta = &received.delta;
+    let standing = match judge(delta, &known) {
+        Standing::Continues | Standing::Copy if begins_in_a_lost_history(delta, of_earlier_epoch) => {
+            Standing::EarlierEpoch
+        }
+        Standing::Continues | Standing::Copy
+            if has_seen_another_answer(delta, answered_with.as_ref())
+                || was_told_more(delta, received.client.last_batch, received.client.watermark) =>
+        {
+            Standing::HubLostHistory
+        }
+        standing => standing,
+    };
+    Ok(match standing {
         Standing::Continues => Course::Merge,
         Standing::Copy if superseded => Course::Superseded,
         Standing::Copy => Course::Copy,
@@ -58,7 +79,7 @@ pub fn course(received: &Received<'_>, hub: &mut Hub) -> Result<Course, HubError
         }
         Standing::HubLostHistory => {
             let reason = "a device has seen what this hub has no record of: the hub was set back to an earlier state";
-            *hub = history::open_epoch(reason)?;
+            *hub = history::open_epoch(reason, next_epoch(&hub.hub_id, hub.epoch, delta.history))?;
             Course::NewHistory(reason.to_owned())
         }
     })

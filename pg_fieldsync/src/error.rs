@@ -101,6 +101,11 @@ impl HubError {
     fn shown(&self) -> Shown {
         let shown = |sqlstate, message: String, hint: &str| Shown { sqlstate, message, hint: hint.to_owned() };
         match self {
+            HubError::Blob(error @ WireError::UnknownShape(_)) => shown(
+                "22P03",
+                format!("the blob cannot be read: {error}"),
+                "The names travelled in an earlier blob of this client, which this hub has not committed.",
+            ),
             HubError::Blob(error) => shown(
                 "22P03",
                 format!("the delta cannot be read: {error}"),

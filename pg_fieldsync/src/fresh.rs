@@ -307,7 +307,8 @@ fn hash(table: &Table, packed: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(packed, table.table_id as u64)
 }
 
-/// Puts the hub's form in the place of every value. False: one of them has none.
+/// Puts the hub's form in the place of every value. False, and nothing is touched: one of them has none, or another one than the
+/// device has, which it has to be told.
 fn take_hub_form(way: &Way, block: &mut TableChanges) -> Result<bool, SqlError> {
     let table = &way.table;
     let holds = |at: usize, value: &Value| table.columns[at].column_type.holds(value);
@@ -322,23 +323,39 @@ fn take_hub_form(way: &Way, block: &mut TableChanges) -> Result<bool, SqlError> 
         return Ok(true);
     }
     let converter = Converter::of(table, &way.targets, block)?;
-    let convert = |at: usize, value: &mut Value| match converter.value(at, std::mem::take(value)) {
-        Ok(converted) => {
-            *value = converted;
-            true
+    let mut converted = Vec::new();
+    let mut convert = |at: usize, value: &Value| {
+        if holds(at, value) {
+            return true;
         }
-        Err((_, sent)) => {
-            *value = sent;
-            false
-        }
+        let Ok(held) = converter.value(at, value.clone()) else { return false };
+        let as_sent = !convert::is_told(table.columns[at].column_type.kind, value, &held);
+        converted.push(held);
+        as_sent
     };
-    Ok(block.changes.iter_mut().all(|change| {
+    let all = block.changes.iter().all(|change| {
         way.key_places
             .iter()
             .zip(&table.key)
-            .all(|(place, at)| change.key.0.get_mut(*place).is_some_and(|part| convert(*at, part)))
-            && way.fields.iter().all(|(place, at)| convert(*at, &mut change.fields[*place].new))
-    }))
+            .all(|(place, at)| change.key.0.get(*place).is_some_and(|part| convert(*at, part)))
+            && way.fields.iter().all(|(place, at)| convert(*at, &change.fields[*place].new))
+    });
+    if !all {
+        return Ok(false);
+    }
+    let mut converted = converted.into_iter();
+    let mut put = |at: usize, value: &mut Value| {
+        if !holds(at, value) {
+            *value = converted.next().unwrap_or_default();
+        }
+    };
+    for change in &mut block.changes {
+        for (place, at) in way.key_places.iter().zip(&table.key) {
+            change.key.0.get_mut(*place).into_iter().for_each(|part| put(*at, part));
+        }
+        way.fields.iter().for_each(|(place, at)| put(*at, &mut change.fields[*place].new));
+    }
+    Ok(true)
 }
 
 /// The parameters of the one statement.

@@ -94,7 +94,7 @@ pub fn hub() -> Result<Hub, SqlError> {
             } else {
                 "this database holds versions that are ahead of the server's transaction ids"
             };
-            return open_epoch(reason);
+            return open_epoch(reason, 0);
         }
         return Ok(hub);
     }
@@ -107,21 +107,22 @@ fn highest_given(snapshot_xmax: i64) -> u64 {
     next.saturating_sub(1).max((snapshot_xmax.max(1) - 1) as u64)
 }
 
-/// Opens a new epoch and brings stored versions behind this cluster's clock.
-pub fn open_epoch(reason: &str) -> Result<Hub, SqlError> {
+/// Opens a new epoch, of at least this number, and brings stored versions behind this cluster's clock.
+pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
     let _owner = AsOwner::new();
     let here = here()?;
     let version = feed::own_version();
     // One at a time: whoever comes second finds the new epoch.
     sql::run("SELECT 1 FROM fieldsync.hub FOR UPDATE", &[])?;
     sql::run(
-        "UPDATE fieldsync.hub SET epoch = epoch + 1, system_identifier = $1, database_oid = $2::oid, timeline = $3,
+        "UPDATE fieldsync.hub SET epoch = greatest(epoch + 1, $5), system_identifier = $1, database_oid = $2::oid, timeline = $3,
                 highest_version = $4, feed_floor = least(feed_floor, $4), tombstone_floor = least(tombstone_floor, $4)",
         &[
             Param::Int(here.system_identifier),
             Param::Int(here.database_oid),
             Param::Int(here.timeline),
             Param::Int(version as i64),
+            Param::Int(i64::from(number_min)),
         ],
     )?;
     let own = [Param::Int(version as i64)];
@@ -135,7 +136,7 @@ pub fn open_epoch(reason: &str) -> Result<Hub, SqlError> {
         sql::run(statement, &own)?;
     }
     // No cursor of the old history means anything now.
-    sql::run("UPDATE fieldsync.client SET seen = NULL WHERE seen IS NOT NULL", &[])?;
+    sql::run("UPDATE fieldsync.client SET seen = NULL, of_earlier_epoch = true", &[])?;
     let lost = sql::run(
         "SELECT t.table_id, c.oid::bigint FROM fieldsync.tracked_table t
          JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name

@@ -39,6 +39,7 @@ mod receive;
 mod record;
 mod schema;
 mod settings;
+mod shapes;
 mod shuffle;
 mod sql;
 mod state;

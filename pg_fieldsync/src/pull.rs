@@ -19,7 +19,7 @@ use crate::sql::{self, ident, Cells, Param};
 use crate::state::{key_arrays, key_join};
 use crate::work::{Item, Work};
 use fieldsync_core::clocks::RowClocks;
-use fieldsync_core::delta::{Op, Want};
+use fieldsync_core::delta::Op;
 use fieldsync_core::merge::HubState;
 use fieldsync_core::reply::{RowChange, TableRows};
 use fieldsync_core::rules::{FieldStrategy, TableRules};
@@ -77,7 +77,7 @@ pub struct Asked<'a> {
     /// What the device has just sent.
     pub work: &'a Work,
     /// Rows that it asks for whole.
-    pub wants: &'a [Want],
+    pub wants: &'a [(i32, Key)],
     /// Rows of which an entry in the conflicts has been settled: the device gets them whole, or drops them.
     pub settled: &'a [(i32, Key)],
     /// Tables that this client gets nothing of.
@@ -194,8 +194,8 @@ impl<'a> Sent<'a> {
             wanted: HashSet::new(),
             exact: HashSet::default(),
         };
-        let wanted = asked.wants.iter().filter(|want| want.table == table.name && want.key.0.len() == table.key.len());
-        sent.wanted.extend(wanted.map(|want| &want.key));
+        let wanted = asked.wants.iter().filter(|(table_id, _)| *table_id == table.table_id).map(|(_, key)| key);
+        sent.wanted.extend(wanted);
         for work in asked.work.tables.iter().filter(|work| work.table.oid == table.oid) {
             let columns = table.travelling().count() - table.key.len();
             let has_generated = table.columns.iter().any(|column| column.generated);
@@ -209,6 +209,7 @@ impl<'a> Sent<'a> {
                     && all_given
                     && item.merged.rejected.is_none()
                     && item.inserted
+                    && item.told.is_empty()
                     && item.merged.fields.iter().all(|(number, value)| item.echo(number) == Some(value))
                 {
                     sent.exact.insert(&item.key);
@@ -509,7 +510,7 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
         let stamp = row.clocks.field(number);
         let echoed = accepted.and_then(|item| item.echo(number));
         let travels = match echoed {
-            _ if whole => true,
+            _ if whole || accepted.is_some_and(|item| item.told.contains(&number)) => true,
             Some(_) if sent.sums.contains(&number) => true,
             Some(echoed) => *echoed != value,
             None if accepted.is_some_and(|item| item.repeated.contains(&number)) => true,

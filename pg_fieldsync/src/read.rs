@@ -12,7 +12,7 @@ use crate::work::{Homeless, Item, Lost, Merged, Prepared, Sender, TableWork, Wor
 use fieldsync_core::delta::{DeltaBody, FieldChange, Op, TableChanges};
 use fieldsync_core::merge::IncomingField;
 use fieldsync_core::value::Kind;
-use fieldsync_core::{Key, Value};
+use fieldsync_core::{Hlc, Key, Value};
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::rc::Rc;
@@ -162,6 +162,7 @@ fn read_table(
         let key = Key(parts);
         let repeated = change.clock <= sender.watermark;
         let mut fields = Vec::with_capacity(change.fields.len());
+        let mut told = Vec::new();
         for FieldChange { column, old, new } in change.fields {
             match targets.get(usize::from(column)) {
                 Some(Target::Field(at)) if !table.key.contains(at) => {
@@ -171,15 +172,13 @@ fn read_table(
                         Some(Err(_)) | None => None,
                         Some(Ok(old)) => Some(old),
                     };
+                    let sent = (!column.column_type.holds(&new)).then(|| new.clone());
                     match canonical(*at, new) {
                         Ok(new) => {
                             touched.insert(column.number);
-                            fields.push(IncomingField {
-                                number: column.number,
-                                kind: column.column_type.kind,
-                                old,
-                                new,
-                            });
+                            let kind = column.column_type.kind;
+                            told.push((column.number, sent.is_some_and(|sent| convert::is_told(kind, &sent, &new))));
+                            fields.push(IncomingField { number: column.number, kind, old, new });
                         }
                         Err((error, new)) => {
                             refused.get_or_insert(error);
@@ -205,6 +204,7 @@ fn read_table(
                 last_op: Op::Update,
                 inserted: false,
                 repeated: HashSet::new(),
+                told: HashSet::new(),
                 repeated_whole: false,
                 lost: Vec::new(),
                 refused: None,
@@ -217,6 +217,13 @@ fn read_table(
             item.repeated.extend(fields.iter().map(|field| field.number));
             item.repeated_whole |= matches!(change.op, Op::Insert | Op::Delete);
             continue;
+        }
+        for (number, is_told) in told {
+            if is_told {
+                item.told.insert(number);
+            } else {
+                item.told.remove(&number);
+            }
         }
         item.last_op = change.op;
         match change.op {
@@ -231,12 +238,20 @@ fn read_table(
             item.refused = refused;
         }
         item.lost.append(&mut lost);
-        let already = !sender.already_made.is_empty()
-            && sender.already_made.contains(&(changes.table.clone(), change.key.clone(), change.clock));
+        let already = |clock: Hlc| {
+            !sender.already_made.is_empty()
+                && sender.already_made.contains(&(changes.table.clone(), change.key.clone(), clock))
+        };
+        let op = match change.op {
+            // Made before the device was copied, and delivered by the other copy: it only counts.
+            _ if already(change.clock) => Op::Cancelled,
+            // The other copy has delivered the row, but not the edits since.
+            Op::Insert if already(change.first_clock) => Op::Update,
+            op => op,
+        };
         let recovery = body.recovery.filter(|recovery| recovery.covers(change.clock));
         item.changes.push(Prepared {
-            // Made before the device was copied, and delivered by the other copy: it only counts.
-            op: if already { Op::Cancelled } else { change.op },
+            op,
             clock: recovery.map_or_else(|| (sender.correct)(change.clock), |recovery| (sender.correct)(recovery.as_of)),
             raw_clock: change.clock,
             base: if recovery.is_some() { None } else { body.base_of(change.first_clock).cloned() },

@@ -8,9 +8,10 @@
 use crate::client::{self, Client};
 use crate::error::HubError;
 use crate::settings;
+use crate::shapes::Known;
 use fieldsync_core::delta::{Delta, TableChanges};
 use fieldsync_core::limits::Limits;
-use fieldsync_core::wire::{self, BlobKind, DeltaStream, Header, Shapes, WireError};
+use fieldsync_core::wire::{self, BlobKind, DeltaStream, Header, Shape, WireError};
 
 /// What this hub accepts.
 pub fn limits() -> Limits {
@@ -34,8 +35,28 @@ pub struct Received<'a> {
     pub batch: [u8; 16],
     /// The blob.
     pub blob: &'a [u8],
-    known: &'a Shapes,
+    /// What the blob may leave out.
+    pub known: &'a Known,
+    /// What its tables look like, once its rows have been read.
+    pub shapes: Vec<Shape>,
     stream: Option<DeltaStream<'a>>,
+}
+
+/// A delta's rows, block by block.
+pub struct Blocks<'a> {
+    stream: DeltaStream<'a>,
+    shapes: Vec<Shape>,
+}
+
+impl Blocks<'_> {
+    /// The next block.
+    pub fn next(&mut self) -> Result<Option<TableChanges>, WireError> {
+        let Some((block, continues)) = self.stream.next_block()? else { return Ok(None) };
+        if !continues {
+            self.shapes.push(Shape::of_changes(&block));
+        }
+        Ok(Some(block))
+    }
 }
 
 /// Finds the sender of a blob, and locks it: two deltas of one client never merge at once.
@@ -57,13 +78,14 @@ pub fn sender(blob: &[u8]) -> Result<(Header, Client), HubError> {
 }
 
 /// Opens a blob of a known sender, whose names it may leave out where they are known.
-pub fn open<'a>(blob: &'a [u8], header: &Header, client: Client, known: &'a Shapes) -> Result<Received<'a>, HubError> {
-    let stream = DeltaStream::open(blob, client.key.as_ref(), &limits(), known).map_err(|error| match error {
-        WireError::BadMac | WireError::Unsigned => {
-            HubError::BadSignature { client_id: client.client_id.clone(), what: error.to_string() }
-        }
-        other => other.into(),
-    })?;
+pub fn open<'a>(blob: &'a [u8], header: &Header, client: Client, known: &'a Known) -> Result<Received<'a>, HubError> {
+    let stream =
+        DeltaStream::open(blob, client.key.as_ref(), &limits(), &known.shapes).map_err(|error| match error {
+            WireError::BadMac | WireError::Unsigned => {
+                HubError::BadSignature { client_id: client.client_id.clone(), what: error.to_string() }
+            }
+            other => other.into(),
+        })?;
     Ok(Received {
         client,
         delta: stream.delta.clone(),
@@ -71,40 +93,43 @@ pub fn open<'a>(blob: &'a [u8], header: &Header, client: Client, known: &'a Shap
         batch: wire::blob_uuid(blob),
         blob,
         known,
+        shapes: Vec::new(),
         stream: Some(stream),
     })
 }
 
 impl<'a> Received<'a> {
-    /// Its rows, block by block, from the beginning. [`Received::ended`] wants to hear when they are through.
-    pub fn blocks(&mut self) -> Result<DeltaStream<'a>, HubError> {
-        match self.stream.take() {
-            Some(stream) => Ok(stream),
-            None => Ok(DeltaStream::open(self.blob, self.client.key.as_ref(), &limits(), self.known)?),
-        }
+    /// Its rows from the beginning. [`Received::ended`] wants to hear when they are through.
+    pub fn blocks(&mut self) -> Result<Blocks<'a>, HubError> {
+        let stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => DeltaStream::open(self.blob, self.client.key.as_ref(), &limits(), &self.known.shapes)?,
+        };
+        Ok(Blocks { stream, shapes: Vec::new() })
     }
 
     /// All rows have been read.
-    pub fn ended(&mut self, stream: &DeltaStream<'_>) {
-        self.delta.body.high = stream.delta.body.high;
+    pub fn ended(&mut self, blocks: Blocks<'_>) {
+        self.delta.body.high = blocks.stream.delta.body.high;
+        self.shapes = blocks.shapes;
     }
 
     /// All of its rows.
     pub fn tables(&mut self) -> Result<Vec<TableChanges>, HubError> {
-        let mut stream = self.blocks()?;
+        let mut blocks = self.blocks()?;
         let mut tables = Vec::new();
-        while let Some((block, _)) = stream.next_block()? {
+        while let Some(block) = blocks.next()? {
             add(&mut tables, block);
         }
-        self.ended(&stream);
+        self.ended(blocks);
         Ok(tables)
     }
 
     /// Reads to the end, for what stands there, and so that a damaged blob is refused even where its rows do not matter.
     pub fn to_the_end(&mut self) -> Result<(), HubError> {
-        let mut stream = self.blocks()?;
-        while stream.next_block()?.is_some() {}
-        self.ended(&stream);
+        let mut blocks = self.blocks()?;
+        while blocks.next()?.is_some() {}
+        self.ended(blocks);
         Ok(())
     }
 }

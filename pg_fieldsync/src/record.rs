@@ -201,12 +201,20 @@ struct Open {
     change: Json,
 }
 
+/// SQL for the table of an entry (`c`, in the table `t`). What was parked before its table was enabled stands under a name alone.
+const TABLE_OF_ENTRY: &str = "COALESCE((SELECT r.table_id FROM fieldsync.tracked_table r
+         WHERE t.schema_name = '' AND r.schema_name <> '' AND r.table_name = t.table_name AND r.relid IS NOT NULL
+         ORDER BY r.table_id LIMIT 1), t.table_id)";
+
 /// Open entries of a client that later changes of the same row belong to.
 fn open_entries(client: &Client) -> Result<HashMap<(i32, String, Waiting), Open>, SqlError> {
     let rows = sql::run(
-        "SELECT table_id, row_id, outcome = 'rejected', conflict_id, operation, base::text, client::text, change::text
-         FROM fieldsync.conflict
-         WHERE client_no = $1 AND status = 'open' AND (outcome = 'rejected' OR rule = $2) ORDER BY conflict_id",
+        &format!(
+            "SELECT {TABLE_OF_ENTRY}, c.row_id, c.outcome = 'rejected', c.conflict_id, c.operation, c.base::text, c.client::text,
+                    c.change::text
+             FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
+             WHERE c.client_no = $1 AND c.status = 'open' AND (c.outcome = 'rejected' OR c.rule = $2) ORDER BY c.conflict_id"
+        ),
         &[Param::Int(i64::from(client.number)), Param::Text(SEPARATE)],
     )?;
     let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| json!({}));
@@ -231,8 +239,10 @@ fn open_entries(client: &Client) -> Result<HashMap<(i32, String, Waiting), Open>
 pub fn waiting_rows(client: &Client) -> Result<HashSet<(i32, String)>, SqlError> {
     let _owner = AsOwner::new();
     let rows = sql::run(
-        "SELECT DISTINCT table_id, row_id FROM fieldsync.conflict
-         WHERE client_no = $1 AND status = 'open' AND (outcome = 'rejected' OR rule = $2)",
+        &format!(
+            "SELECT DISTINCT {TABLE_OF_ENTRY}, c.row_id FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
+             WHERE c.client_no = $1 AND c.status = 'open' AND (c.outcome = 'rejected' OR c.rule = $2)"
+        ),
         &[Param::Int(i64::from(client.number)), Param::Text(SEPARATE)],
     )?;
     Ok(rows.rows.iter().map(|row| (row.int(0) as i32, row.text(1).to_owned())).collect())

@@ -21,12 +21,13 @@ use crate::log;
 use crate::receive::{self, Received};
 use crate::record;
 use crate::schema::Schema;
+use crate::shapes;
 use crate::trigger::now_ms;
 use crate::types::uuid_text;
 use crate::upload;
 use crate::verdicts::{outcomes_json, Verdicts};
 use fieldsync_core::reply::Outcomes;
-use fieldsync_core::wire::{self, BlobKind, Shapes};
+use fieldsync_core::wire::{self, BlobKind, WireError};
 use serde_json::{json, Value as Json};
 
 /// Changes applied as they came that `prepare` names one by one; the others it counts.
@@ -36,7 +37,7 @@ const APPLIED_NAMED_MAX: usize = 1_000;
 pub fn prepare(blob: &[u8]) -> Result<([u8; 16], i64, i64, i64, Json), HubError> {
     refuse_standby()?;
     let (header, client) = receive::sender(blob)?;
-    let known = Shapes::none();
+    let known = shapes::of_deltas(client.number)?;
     let mut received = receive::open(blob, &header, client, &known)?;
     if let Some(known) = batch::stored(&received.batch)? {
         let count = |name: &str| known.report["outcomes"][name].as_i64().unwrap_or(0);
@@ -52,10 +53,17 @@ pub fn prepare(blob: &[u8]) -> Result<([u8; 16], i64, i64, i64, Json), HubError>
             course::correct_cursor(&mut received)?;
             let schema = Schema::load(&received.client)?;
             let version = feed::own_version();
-            let verdicts = trial(&mut received, &schema, version)?;
-            outcomes = verdicts.outcomes;
-            report["outcomes"] = outcomes_json(&outcomes);
-            report["changes"] = verdicts.to_json();
+            match trial(&mut received, &schema, version) {
+                Ok(verdicts) => {
+                    outcomes = verdicts.outcomes;
+                    report["outcomes"] = outcomes_json(&outcomes);
+                    report["changes"] = verdicts.to_json();
+                }
+                Err(HubError::Blob(error @ WireError::UnknownShape(_))) => {
+                    report["note"] = json!(format!("{error}; commit will ask the device for the names"));
+                }
+                Err(error) => return Err(error),
+            }
         }
         Course::Superseded => report["note"] = json!("all of it is in a batch that has been committed"),
         Course::NewHistory(reason) => report["note"] = json!(reason),
@@ -104,7 +112,7 @@ pub fn sync(blob: &[u8]) -> Result<Vec<u8>, HubError> {
     refuse_standby()?;
     let started = now_ms();
     let (header, client) = receive::sender(blob)?;
-    let known = Shapes::none();
+    let known = shapes::of_deltas(client.number)?;
     let mut received = receive::open(blob, &header, client, &known)?;
     // Read only now that the client's row is locked: the same blob may have been committed a moment ago.
     let known = batch::stored(&received.batch)?;
@@ -116,20 +124,22 @@ pub fn sync(blob: &[u8]) -> Result<Vec<u8>, HubError> {
         }
     }
     log::skew(&received)?;
-    match course::course(&received, &mut hub)? {
-        Course::Merge => merged(&mut received, &hub, started),
-        Course::Superseded => {
-            received.to_the_end()?;
-            superseded(&received, &hub)
+    let course = course::course(&received, &mut hub)?;
+    if !matches!(course, Course::Merge) {
+        match received.to_the_end() {
+            // Its rows do not matter: the device sends them again, with the names.
+            Ok(()) | Err(HubError::Blob(WireError::UnknownShape(_))) => {}
+            Err(error) => return Err(error),
         }
-        Course::NewHistory(reason) => {
-            received.to_the_end()?;
-            answer::new_history(&received, &hub, &reason)
-        }
-        Course::Copy => {
-            received.to_the_end()?;
-            answer::copied(&received, &hub)
-        }
+    }
+    match course {
+        Course::Merge => match merged(&mut received, &hub, started) {
+            Err(HubError::Blob(WireError::UnknownShape(_))) => answer::names_wanted(&received, &hub),
+            answered => answered,
+        },
+        Course::Superseded => superseded(&received, &hub),
+        Course::NewHistory(reason) => answer::new_history(&received, &hub, &reason),
+        Course::Copy => answer::copied(&received, &hub),
     }
 }
 
@@ -154,6 +164,10 @@ fn merged(received: &mut Received<'_>, hub: &Hub, started: u64) -> Result<Vec<u8
     let (reply, cursor, pulled) = answer::answer(received, hub, &schema, &merged.work, outcomes, answered, version)?;
     drop(merged.work);
     log::pull(received, &pulled, started)?;
+    let body = &received.delta.body;
+    let told = shapes::of_replies(&received.client, body.parent, body.names_wanted)?;
+    shapes::tell(&received.client, &told, &reply)?;
+    shapes::learn(&received.client, received.known, &received.shapes)?;
     let reply = wire::encode_reply(&reply, received.client.key.as_ref());
     batch::close(received, &merged.verdicts, &reply, watermark, Some(&cursor))?;
     history::remember_version(version)?;
@@ -163,14 +177,16 @@ fn merged(received: &mut Received<'_>, hub: &Hub, started: u64) -> Result<Vec<u8
 /// A delta that ends before what the hub has applied of its client already (a larger export's answer was lost). Nothing in it
 /// is news; and no rows travel, because what the device's other pending changes hide cannot be told from here.
 fn behind(received: &Received<'_>, hub: &Hub) -> Result<Vec<u8>, HubError> {
-    let reply = answer::short(received, hub);
+    let reply = answer::short(received, hub, Vec::new());
+    shapes::learn(&received.client, received.known, &received.shapes)?;
     batch::close(received, &Verdicts::default(), &reply, received.client.watermark, None)?;
     Ok(reply)
 }
 
 /// A batch that comes late: nothing in it is news, and the device has been (or will be) answered for it.
 fn superseded(received: &Received<'_>, hub: &Hub) -> Result<Vec<u8>, HubError> {
-    let reply = answer::short(received, hub);
+    let reply = answer::short(received, hub, Vec::new());
+    shapes::learn(&received.client, received.known, &received.shapes)?;
     batch::close_superseded(received, &reply)?;
     Ok(reply)
 }
@@ -183,16 +199,19 @@ fn refuse_standby() -> Result<(), HubError> {
     Ok(())
 }
 
-/// `inspect`: what is in a blob. No key is needed: nothing in it is acted on.
+/// `inspect`: what is in a blob. No key is needed: nothing in it is acted on. Names that it leaves out are those of the client
+/// whose tag it bears.
 pub fn inspect(blob: &[u8]) -> Result<Json, HubError> {
     let limits = receive::limits();
-    match wire::peek(blob)?.kind {
+    let header = wire::peek(blob)?;
+    let known = shapes::for_inspection(header.client, header.kind == BlobKind::Reply)?;
+    match header.kind {
         BlobKind::Delta => {
-            let delta = wire::decode_delta(blob, None, &limits)?;
+            let delta = wire::decode_delta_with(blob, None, &limits, &known.shapes)?;
             Ok(fieldsync_core::inspect::delta_to_json(&delta, blob.len()))
         }
         BlobKind::Reply => {
-            let reply = wire::decode_reply(blob, None, &limits)?;
+            let reply = wire::decode_reply_with(blob, None, &limits, &known.shapes)?;
             Ok(fieldsync_core::inspect::reply_to_json(&reply, blob.len()))
         }
     }

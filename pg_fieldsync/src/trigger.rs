@@ -9,6 +9,7 @@
 
 use crate::applying;
 use crate::catalog;
+use crate::catch::SqlError;
 use crate::error::report_sql;
 use crate::feed;
 use crate::guards::{AsUser, Settings};
@@ -90,12 +91,10 @@ fn tracked(relation: pg_sys::Relation) -> Option<Rc<Tracked>> {
             place("fieldsync_clocks")?,
         ))
     })() else {
-        pgrx::ereport!(
-            ERROR,
-            pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("a sync_* column of {} is missing", table.qualified),
-            format!("run sync_control.enable({}) again", sql::literal(&table.qualified))
-        );
+        report_sql(&SqlError {
+            hint: Some(format!("SELECT sync_control.enable({}) adds it again.", sql::literal(&table.qualified))),
+            ..SqlError::new("55000", format!("a sync_* column of {} is missing", table.qualified))
+        });
     };
     let fields = table
         .columns
@@ -305,12 +304,10 @@ pub unsafe extern "C-unwind" fn fieldsync_row_changed(fcinfo: pg_sys::FunctionCa
     unsafe {
         let context = (*fcinfo).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            pgrx::ereport!(
-                ERROR,
-                pgrx::PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-                "fieldsync.row_changed() is a trigger function",
-                "use sync_control.enable() to track a table"
-            );
+            report_sql(&SqlError {
+                hint: Some("SELECT sync_control.enable('schema.table') tracks a table.".to_owned()),
+                ..SqlError::new("39P01", "fieldsync.row_changed() is a trigger function")
+            });
         }
         let data = &*context.cast::<pg_sys::TriggerData>();
         let relation = data.tg_relation;
@@ -618,7 +615,7 @@ pub unsafe extern "C-unwind" fn fieldsync_table_truncated(fcinfo: pg_sys::Functi
 /// Rows of a TRUNCATE are buried in portions, so that a large table does not fill memory.
 const TRUNCATE_PORTION: i64 = 5_000;
 
-fn truncate(tracked: &Tracked, relation: pg_sys::Relation) -> Result<(), crate::catch::SqlError> {
+fn truncate(tracked: &Tracked, relation: pg_sys::Relation) -> Result<(), SqlError> {
     let Some(table) = catalog::table(tracked.relation)? else { return Ok(()) };
     // As the table's owner: every row is deleted, whatever the truncating role may see.
     let _owner = AsUser::owner_of(relation);

@@ -140,12 +140,12 @@ impl Upload<'_> {
         let mut fresh = Fresh::new(&self.client, self.schema, &self.correction, self.version, &waiting);
         let mut rest = Vec::new();
         let mut blocks = received.blocks().map_err(Ended::Raised)?;
-        while let Some((block, _)) = blocks.next_block()? {
+        while let Some(block) = blocks.next()? {
             if let Some(block) = fresh.offer(block, &mut verdicts)? {
                 receive::add(&mut rest, block);
             }
         }
-        received.ended(&blocks);
+        received.ended(blocks);
         for block in fresh.finish(&mut verdicts)? {
             receive::add(&mut rest, block);
         }

@@ -55,6 +55,8 @@ pub struct Item {
     pub repeated: HashSet<u16>,
     /// Whether such a change made or deleted the row: then it travels whole.
     pub repeated_whole: bool,
+    /// Fields that the hub holds in another form than the device ([`crate::convert::is_told`]).
+    pub told: HashSet<u16>,
     /// Values in columns that the hub does not have: parked by themselves, while the rest of the row goes its way.
     pub lost: Vec<Lost>,
     /// Why the row's changes cannot even be tried.
@@ -195,6 +197,7 @@ impl TableWork {
             known.changes.sort_by_key(|change| change.raw_clock);
             known.lost.append(&mut item.lost);
             known.repeated.extend(item.repeated);
+            known.told.extend(item.told);
             known.repeated_whole |= item.repeated_whole;
             known.last_op = item.last_op;
             known.inserted |= item.inserted;

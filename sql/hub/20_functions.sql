@@ -53,7 +53,8 @@ CREATE FUNCTION sync_control.sync(delta bytea) RETURNS bytea
     AS 'MODULE_PATHNAME', 'fieldsync_sync_wrapper';
 COMMENT ON FUNCTION sync_control.sync(bytea) IS 'prepare and commit in one: merges a delta and gives the reply';
 
+-- It looks up the names that a blob leaves out, as the extension's owner: nothing for a parallel worker.
 CREATE FUNCTION sync_control.inspect(blob bytea) RETURNS jsonb
-    LANGUAGE c STABLE STRICT PARALLEL SAFE
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fieldsync_inspect_wrapper';
 COMMENT ON FUNCTION sync_control.inspect(bytea) IS 'what is in a delta or a reply, as JSON';

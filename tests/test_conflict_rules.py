@@ -1,12 +1,13 @@
 """Who wins: every detection with every strategy, every per-field rule, deletion against update, and one key made twice.
 
 Method: one row, two sides that edit it without seeing each other, one sync; then the row on the hub, the row on the device
-and what `conflicts` lists on both sides are compared with what DESIGN says. "Later" and "earlier" are made by editing
+and what `conflicts` lists on both sides are compared with what the rule says. "Later" and "earlier" are made by editing
 in that order: clocks are the only thing here that a test may not set.
 """
 
 import itertools
 import json
+import select
 import time
 
 import pytest
@@ -514,6 +515,8 @@ class TestResolve:
         edit(hub, tablet, "a = 'hub'", "a = 'device'", "device")
         sync(tablet, hub)
         assert hub.one("SELECT count(*) FROM sync_control.conflict_notifications WHERE record_id = 'r'") == 1
+        # Committed, so it is on its way; waiting for ever would hide that it is not.
+        assert select.select([listener.fileno()], [], [], 10)[0], "nothing was heard"
         listener.execute("SELECT 1")  # what has arrived is handed over with an answer
         listener.close()
         assert len(heard) == 1

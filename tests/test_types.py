@@ -1,4 +1,4 @@
-"""Every row of DESIGN section 8: a value goes up, comes down on another device, and counts as unchanged.
+"""Every row of the table of types: a value goes up, comes down on another device, and counts as unchanged.
 
 Method: one table per type with one column `v`. Up: a device inserts, the hub's own text form and a second device's value and
 storage class are compared. Down: the hub inserts, the device's value is compared. Then the device writes the value it got

@@ -125,11 +125,21 @@ class TestHubRestored:
         finally:
             backup.remove()
 
-    def test_a_promoted_standby(self, programme, north, sync):
-        standby = _physical_copy(programme, "standby", promote=True)
+    def test_a_promoted_standby(self, programme, north, refused):
+        standby = _physical_copy(programme, "standby", is_standby=True)
         try:
             new = Hub(standby, programme.database)
             north.sql("UPDATE members SET note = 'for the new primary'")
+            blob = north.export()
+            # While it is a standby it only shows.
+            for call in (new.sync, new.prepare):
+                error = refused(call, blob)
+                assert (error.sqlstate, error.message, error.hint) == \
+                    ("25006", "a standby or a read-only transaction cannot take changes", "Send the delta to the primary.")
+            assert new.inspect(blob)["kind"] == "delta"
+            assert new.sql("SELECT client_id, sync_status FROM sync_control.sync_health") == [("north", "active")]
+            assert new.sql("SELECT * FROM sync_control.check_sync_alerts()") == []
+            standby.psql("SELECT pg_promote(true, 60)")
             settle(north, new)
             assert new.one("SELECT note FROM programme.members") == "for the new primary"
             new.sql("UPDATE programme.members SET age = 12")
@@ -139,9 +149,60 @@ class TestHubRestored:
         finally:
             standby.remove()
 
+    def test_clients_that_the_backup_does_not_know(self, programme, north, team, make_hub, sync, refused, tmp_path):
+        """A client that was added since, and an identity that was split off since: named by the error, and back with all they have."""
+        script = dump(programme)
+        south = team("south")
+        sync(south, programme)
+        south.sql("INSERT INTO households VALUES ('s1', 'S-1', 'from the south')")
+        sync(south, programme)
+        north.sql("INSERT INTO households VALUES ('n1', 'N-1', 'from the north')")
+        sync(north, programme)
+        copied = north.copy(tmp_path / "copied.db")
+        north.sql("INSERT INTO households VALUES ('n2', 'N-2', 'from the north')")
+        sync(north, programme)
+        copied.sql("INSERT INTO households VALUES ('c1', 'C-1', 'from the copy')")
+        sync(copied, programme)
+        name = copied.client
+        assert name.startswith("north-")
 
-def _physical_copy(hub, name, promote=False):
-    """A second server with a base backup of the first; `promote`: it was a standby first, so that its timeline differs."""
+        restored = restore(make_hub(extension=False), script)
+        settle(north, restored)
+        for device in (south, copied):
+            error = refused(restored.sync, device.export())
+            assert error.sqlstate == "28000" and "sync_control.register(client_id, client_name)" in error.hint
+            device.init(device.client, restored.register(device.client))
+            settle(device, restored)
+        assert [row[0] for row in rows(restored, "households")] == ["c1", "h1", "h2", "n1", "n2", "s1"]
+        for device in (north, south, copied):
+            settle(device, restored)
+        assert_equal(restored, north, south, copied)
+        assert copied.client == name
+        copied.close()
+
+    def test_a_copy_of_the_hub_that_is_used_in_turn_with_it(self, programme, north, sync, server):
+        """CREATE DATABASE … TEMPLATE: two hubs of one identity. Whichever a device comes to, all rows are there and none is doubled."""
+        programme.field_rule("members", "visits", "sum")
+        north.sql("UPDATE members SET visits = visits + 1")
+        sync(north, programme)
+        programme.close()
+        server.psql(f"CREATE DATABASE {programme.database}_copy TEMPLATE {programme.database}")
+        other = Hub(server, f"{programme.database}_copy")
+        try:
+            for turn, hub in enumerate((other, programme, other, programme)):
+                north.sql("INSERT INTO households VALUES (?, ?, 'somewhere')", f"t{turn}", f"T-{turn}")
+                settle(north, hub)
+                settle(north, hub)
+                assert_equal(hub, north)
+            assert [row[0] for row in rows(programme, "households")] == ["h1", "h2", "t0", "t1", "t2", "t3"]
+            assert programme.one("SELECT visits FROM programme.members") == 3
+        finally:
+            other.close()
+            server.psql(f"DROP DATABASE {other.database}")
+
+
+def _physical_copy(hub, name, is_standby=False):
+    """A second server with a base backup of the first, or a standby of it."""
     server = hub.server
     copy = PrivateHub()
     copy.copy_tree()
@@ -157,12 +218,10 @@ def _physical_copy(hub, name, promote=False):
         shutil.chown(copy.log, copy.account.pw_uid, copy.account.pw_gid)
     hub.sql("CHECKPOINT")
     server.run(copy.bin / "pg_basebackup", "-D", copy.data, "-h", server.socket, "-U", "postgres", "-X", "stream", "-c", "fast",
-               *(["-R"] if promote else []))
+               *(["-R"] if is_standby else []))
     with open(copy.data / "postgresql.auto.conf", "a", encoding="utf-8") as conf:
         conf.write(f"\nunix_socket_directories = '{copy.socket}'\n")
     copy.run(copy.bin / "pg_ctl", "-D", copy.data, "-l", copy.log, "-w", "-t", "60", "start")
-    if promote:
-        copy.psql("SELECT pg_promote(true, 60)")
     return copy
 
 

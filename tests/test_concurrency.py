@@ -311,3 +311,119 @@ def test_a_device_that_is_busy_says_so_and_stays_whole(programme, north, sync):
     assert north.one("SELECT note FROM members") == "x"
     sync(north, programme)
     assert_equal(programme, north)
+
+
+def at_once(*calls):
+    """Runs each in a thread of its own, all released together; what each gave, or its error."""
+    start = threading.Barrier(len(calls))
+    results = [None] * len(calls)
+
+    def run(place, call):
+        try:
+            start.wait()
+            results[place] = call()
+        except Exception as error:
+            results[place] = error
+
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    return results
+
+
+def test_one_blob_sent_over_many_connections_at_once_counts_once(programme, north):
+    programme.field_rule("members", "visits", "sum")
+    north.sql("UPDATE members SET visits = visits + 5 WHERE id = 'm1'")
+    north.sql("INSERT INTO households VALUES ('n', 'N-1', 'new')")
+    blob = north.export()
+    sessions = [programme.connect() for _ in range(6)]
+
+    def send(session):
+        return lambda: bytes(session.execute("SELECT sync_control.sync(%s)", (blob,)).fetchone()[0])
+
+    replies = at_once(*map(send, sessions))
+    assert len(set(replies)) == 1 and isinstance(replies[0], bytes), replies
+    assert programme.one("SELECT visits FROM programme.members WHERE id = 'm1'") == 2 + 5
+    assert programme.ledger("north")["acknowledged"] == 2
+    # The same for prepare and commit, in pairs.
+    north.apply(replies[0])
+    north.sql("UPDATE members SET visits = visits + 1 WHERE id = 'm1'")
+    blob = north.export()
+
+    def both(session):
+        def run():
+            (batch,) = session.execute("SELECT batch FROM sync_control.prepare(%s)", (blob,)).fetchone()
+            return bytes(session.execute("SELECT sync_control.commit(%s)", (batch,)).fetchone()[0])
+        return run
+
+    replies = at_once(*map(both, sessions))
+    assert len(set(replies)) == 1 and isinstance(replies[0], bytes), replies
+    assert programme.one("SELECT visits FROM programme.members WHERE id = 'm1'") == 2 + 5 + 1
+    for session in sessions:
+        session.close()
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+def test_many_devices_want_one_unique_code_at_once(programme, team, sync, isolation):
+    """One gets it; the others' records wait, each on its device. Nobody sees an error but what a serialisable database asks for."""
+    devices = [team(f"tablet-{i}") for i in range(5)]
+    for number, device in enumerate(devices):
+        sync(device, programme)
+        device.sql("INSERT INTO households VALUES (?, 'WANTED', 'x')", f"w{number}")
+        device.sql("INSERT INTO members (id, household_id, name) VALUES (?, ?, 'child')", f"wm{number}", f"w{number}")
+    sessions = []
+    for _ in devices:
+        sessions.append(programme.connect())
+        sessions[-1].execute(f"SET default_transaction_isolation = '{isolation}'")
+
+    def send(session, blob):
+        def run():
+            while True:
+                try:
+                    return bytes(session.execute("SELECT sync_control.sync(%s)", (blob,)).fetchone()[0])
+                except psycopg.errors.SerializationFailure:
+                    if isolation == "read committed":
+                        raise
+        return run
+
+    replies = at_once(*(send(session, device.export()) for session, device in zip(sessions, devices)))
+    assert all(isinstance(reply, bytes) for reply in replies), replies
+    for device, reply in zip(devices, replies):
+        device.apply(reply)
+    ((winner,),) = programme.sql("SELECT id FROM programme.households WHERE code = 'WANTED'")
+    assert programme.sql("SELECT id FROM programme.members WHERE name = 'child'") == [(f"wm{winner[1:]}",)]
+    rules = {(entry["row_id"], entry["rule"]) for entry in programme.conflicts()}
+    losers = [str(number) for number in range(5) if f"w{number}" != winner]
+    assert rules == {(f"w{number}", "23505 households_code_key") for number in losers} | \
+        {(f"wm{number}", "23503 members_household_id_fkey") for number in losers}
+    for name in (f"tablet-{i}" for i in range(5)):
+        ledger = programme.ledger(name)
+        assert ledger["acknowledged"] == ledger["applied"] + ledger["rejected"] == 2
+    for session in sessions:
+        session.close()
+
+
+def test_a_person_resolves_while_the_device_syncs(programme, team, sync, north):
+    """Both take the application's row first: no deadlock, and one decision stands, everywhere."""
+    programme.rule("members", "field_compare", "manual")
+    other = programme.connect()
+    for turn in range(10):
+        programme.sql("UPDATE programme.members SET note = %s", f"hub {turn}")
+        north.sql("UPDATE members SET note = ?", f"device {turn}")
+        sync(north, programme)
+        (entry,) = programme.conflicts()
+        north.sql("UPDATE members SET age = ?", 40 + turn)
+        blob = north.export()
+        answers = at_once(
+            lambda: bytes(programme.one("SELECT sync_control.sync(%s)", blob)),
+            lambda: other.execute("SELECT sync_control.resolve(%s, 'client')", (entry["conflict_id"],)).fetchone()[0])
+        assert isinstance(answers[0], bytes) and isinstance(answers[1], str), answers
+        north.apply(answers[0])
+        sync(north, programme)
+        assert programme.sql("SELECT note, age FROM programme.members") == north.sql("SELECT note, age FROM members") == \
+            [(f"device {turn}", 40 + turn)]
+        assert programme.conflicts() == north.conflicts() == []
+    other.close()

@@ -308,3 +308,43 @@ class TestTraps:
         expected = sorted([("hub", "changed"), (name, name)])
         assert sorted(device.sql(f"SELECT * FROM {quoted}")) == expected
         assert sorted(hub.sql(f"SELECT {quoted}, {quoted[:-1]}2\" FROM {quoted}.{quoted}")) == expected
+
+
+def test_a_session_that_turns_function_checks_off_mutes_nothing(programme, team, login, tmp_path):
+    """That setting is how a restore is recognised, and any login may set it: a sync under it is a sync like any other."""
+    programme.rule("members", "field_compare", "manual", notify_on_conflict=True)
+    north, session = team("north"), login("tablet")
+    session.execute("SET check_function_bodies = off")
+    sync_as(session, north)
+    programme.sql("UPDATE programme.members SET note = 'hub'")
+    north.sql("UPDATE members SET note = 'device'")
+    assert sync_as(session, north)["conflicts"] == 1
+    assert programme.sql("SELECT table_name, record_id, client_id, status FROM sync_control.conflict_notifications") == \
+        [("members", "m1", "north", "pending")]
+    # A copy is given an identity of its own, which is registered whole.
+    copied = north.copy(tmp_path / "copied.db")
+    sync_as(session, north)
+    copied.sql("UPDATE members SET note = 'copied'")
+    sync_as(session, copied)
+    sync_as(session, copied)
+    assert copied.client.startswith("north-")
+    assert programme.one("SELECT count(*) FROM sync_control.ledger WHERE client_id = %s", copied.client) == 1
+    copied.close()
+
+
+def test_a_login_may_not_change_what_limits_it(programme, team, login, refused):
+    """Neither before the library is loaded, when Postgres takes any name with a dot, nor after."""
+    north = team("north")
+    programme.sql(f"ALTER DATABASE {programme.database} SET fieldsync.max_rows = 1")
+    programme.sql(f"ALTER DATABASE {programme.database} SET fieldsync.require_signature = on")
+    session = login("tablet")
+    for moment in ("before", "after"):
+        for setting in ("max_rows = 1000", "require_signature = off", "max_delta_bytes = 2000000000"):
+            if moment == "before":
+                session.execute(f"SET fieldsync.{setting}")
+            else:
+                assert refused(session.execute, f"SET fieldsync.{setting}").sqlstate == "42501", setting
+        north.sql("INSERT INTO households VALUES (?, NULL, 'x'), (?, NULL, 'x')", f"{moment}1", f"{moment}2")
+        error = refused(session.execute, "SELECT sync_control.sync(%s)", (north.export(),))
+        assert (error.sqlstate, error.message) == ("54000", "the delta is too large: the blob has too many rows: at most 1")
+        assert session.execute("SHOW fieldsync.require_signature").fetchone() == ("on",)

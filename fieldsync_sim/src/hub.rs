@@ -266,8 +266,12 @@ impl Hub {
             }
             self.rows.insert(name, state);
         }
-        for client in done.client.into_iter().chain(done.registers) {
+        if let Some(client) = done.client {
             self.clients.insert(fieldsync_core::delta::client_tag(&client.client_id), client);
+        }
+        if let Some(client) = done.registers {
+            // Whoever comes second finds the identity registered, and perhaps in use.
+            self.clients.entry(fieldsync_core::delta::client_tag(&client.client_id)).or_insert(client);
         }
         self.records.extend(done.records);
         done.reply

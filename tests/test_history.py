@@ -66,6 +66,20 @@ class TestHubRestored:
         assert_equal(restored, north)
         assert restored.one("SELECT count(*) FROM sync_control.sync_log WHERE operation = 'new_epoch'") >= 1
 
+    def test_enable_in_a_restored_database_goes_on_with_what_it_has(self, programme, north, make_hub, sync):
+        """Before anything else was done with it: its registry still has the tables' old OIDs."""
+        north.sql("UPDATE members SET note = 'before' WHERE id = 'm1'")
+        sync(north, programme)
+        restored = restore(make_hub(extension=False), dump(programme))
+        ((enabled,),) = restored.enable("programme.members")
+        assert enabled["refreshed"] is True and enabled["added_columns"] == []
+        assert restored.sql("SELECT fieldsync_clocks, sync_origin_client FROM programme.members") == \
+            programme.sql("SELECT fieldsync_clocks, sync_origin_client FROM programme.members")
+        north.sql("UPDATE members SET age = 50 WHERE id = 'm1'")
+        settle(north, restored)
+        assert_equal(restored, north)
+        assert restored.conflicts() == []
+
     def test_what_the_backup_lost_comes_back_from_the_devices(self, programme, north, team, make_hub, sync):
         south = team("south")
         sync(south, programme)

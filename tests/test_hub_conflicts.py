@@ -203,3 +203,85 @@ def test_values_are_exact_on_record_and_when_a_person_takes_them(hub, client):
         [("{1.10,12345678901234567890.123456789}", '{"x": 12345678901234567890.10}', "12345678901234567890.10")]
     carry(tablet, hub)
     assert tablet.one("SELECT parts FROM e") == "[1.10,12345678901234567890.123456789]"
+
+
+class TestOverriding:
+    """Any outcome can be overridden later, on either side; the entry says what holds, and the next person starts from there."""
+
+    @pytest.fixture
+    def open_entry(self, trio):
+        hub, east, west = trio
+        hub.rule("t", strategy="manual", notify_on_conflict=True)
+        hub.sql("UPDATE t SET a = 'hub'")
+        east.sql("UPDATE t SET a = 'east'")
+        carry(east, hub)
+        return hub, east, west, hub.conflicts()[0]["conflict_id"], east.conflicts()[0]["conflict_id"]
+
+    def state(self, hub, conflict):
+        return hub.sql("SELECT status, outcome FROM sync_control.conflicts WHERE conflict_id = %s", conflict)[0]
+
+    def test_back_and_forth(self, open_entry):
+        hub, east, west, on_hub, on_device = open_entry
+        for side, choice, value, outcome in [
+            ("hub", "server", "hub", "server"), ("device", "mine", "east", "client"), ("hub", "server", "hub", "server"),
+            ("device", {"a": "device's own"}, "device's own", "custom"), ("hub", {"a": "hub's own"}, "hub's own", "custom"),
+            ("device", "theirs", "hub", "server"), ("hub", "client", "east", "client"), ("hub", "server", "hub", "server"),
+        ]:
+            if side == "hub":
+                hub.resolve(on_hub, choice)
+            else:
+                east.resolve(on_device, choice)
+            settle(hub, east, west)
+            assert everywhere("a", hub, east, west) == value, (side, choice)
+            assert self.state(hub, on_hub) == ("resolved", outcome), (side, choice)
+            assert east.conflicts() == []
+            assert hub.sql("SELECT status FROM sync_control.conflict_notifications") == [("resolved",)]
+
+    def test_the_hubs_decision_stands_against_a_device_that_had_not_heard_of_it(self, open_entry):
+        hub, east, west, on_hub, on_device = open_entry
+        hub.resolve(on_hub, {"a": "decided"})
+        east.resolve(on_device, "theirs")
+        settle(hub, east, west)
+        assert everywhere("a", hub, east, west) == "decided"
+        assert self.state(hub, on_hub) == ("resolved", "custom")
+
+    def test_two_devices_wait_for_one_row(self, trio):
+        hub, east, west = trio
+        hub.rule("t", strategy="manual")
+        hub.sql("UPDATE t SET a = 'hub'")
+        for name, device in (("east", east), ("west", west)):
+            device.sql(f"UPDATE t SET a = '{name}'")
+            carry(device, hub)
+        first, second = hub.conflicts()
+        assert (first["client_id"], second["client_id"]) == ("east", "west")
+        assert first["server"] == second["server"] == {"a": "hub"}
+        hub.resolve(second["conflict_id"], "client")
+        settle(hub, east, west)
+        assert everywhere("a", hub, east, west) == "west"
+        assert hub.conflicts() == [first]
+        hub.resolve(first["conflict_id"], "client")
+        settle(hub, east, west)
+        assert everywhere("a", hub, east, west) == "east"
+        assert hub.conflicts() == east.conflicts() == west.conflicts() == []
+
+
+@pytest.mark.parametrize("detection, strategy, merged, rest, untouched", [
+    ("field_compare", "server_wins", "device", "hub", "11"), ("field_compare", "client_wins", "device", "device", "11"),
+    ("field_compare", "last_write_wins", "device", "device", "11"), ("field_compare", "field_merge", "device", "hub", "11"),
+    ("field_compare", "manual", "device", "hub", "11"),
+    ("version_compare", "server_wins", "device", "hub", "10"), ("version_compare", "client_wins", "device", "device", "11"),
+    ("version_compare", "last_write_wins", "device", "device", "11"), ("version_compare", "field_merge", "device", "hub", "10"),
+    ("version_compare", "manual", "device", "hub", "10"),
+    ("timestamp_compare", "server_wins", "device", "device", "11"), ("timestamp_compare", "manual", "device", "device", "11"),
+])
+def test_merge_fields_under_every_strategy(trio, detection, strategy, merged, rest, untouched):
+    """Both wrote a (a merge field) and b; only the device, which is later, wrote n."""
+    hub, east, _ = trio
+    hub.sql("INSERT INTO sync_control.conflict_rules VALUES ('t', %s, %s, NULL, ARRAY['a'], false)", detection, strategy)
+    hub.sql("UPDATE t SET a = 'hub', b = 'hub'")
+    time.sleep(0.01)
+    east.sql("UPDATE t SET a = 'device', b = 'device', n = 11")
+    carry(east, hub)
+    assert [everywhere(column, hub, east) for column in "abn"] == [merged, rest, untouched]
+    kept = {field: value for entry in hub.dicts("SELECT * FROM sync_control.conflicts") for field, value in entry["client"].items()}
+    assert kept["a"] == kept["b"] == "device", "what both wrote is on record"

@@ -198,7 +198,9 @@ class TestOffAndOn:
         assert carry(tablet, hub)[-1]["rejected"] == 1
         (entry,) = hub.conflicts()
         assert (entry["rule"], entry["client"]) == ("42P01", {"b": "device"})
-        hub.enable("t")
+        ((enabled,),) = hub.enable("t")
+        assert enabled["warnings"] == ["rows that were deleted while the table was not tracked stay on the devices that have them"]
+        assert hub.enable("t")[0][0]["warnings"] == []
         hub.resolve(entry["conflict_id"], "client")
         carry(tablet, hub)
         assert same_rows(hub, tablet) == [("1", "while off", "device", 1), ("2", "a", "b", 2), ("3", "while off", None, None)]

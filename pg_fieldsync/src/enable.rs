@@ -56,13 +56,18 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
     // Nobody writes while the baseline is taken: a row written before the trigger is there has an earlier version than the
     // baseline or none, and one written after it has its own.
     sql::run(&format!("LOCK TABLE ONLY {qualified} IN SHARE ROW EXCLUSIVE MODE"), &[])?;
+    let columns = columns(relation)?;
+    let has_clocks = columns.iter().any(|(name, _, _)| name == "fieldsync_clocks");
+    if has_clocks {
+        // In a restored database the registry knows its tables by name until they are first used.
+        adopt_restored(relation)?;
+    }
     let known = registered(relation, &schema, &name)?;
     if let Some(other) = same_name(relation, &schema, &name)? {
         return Err(HubError::AmbiguousTable(other));
     }
     let version = feed::own_version();
     let clock = Hlc::from_ms(now_ms());
-    let columns = columns(relation)?;
     let mut added = Vec::new();
     for (column, wanted) in COLUMNS {
         match columns.iter().find(|(name, _, _)| name == column) {
@@ -70,7 +75,6 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
             Some((_, found, _)) => fit_column(&qualified, column, found, wanted)?,
         }
     }
-    let has_clocks = columns.iter().any(|(name, _, _)| name == "fieldsync_clocks");
     let continues = known.as_ref().is_some_and(|known| known.enabled);
     if has_clocks && !continues {
         // Left from an earlier tracking, which has missed what was written since: start over.
@@ -87,6 +91,11 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
             notes
                 .push(format!("sync_version keeps its old numbers in rows that have not been written since ({error})"));
         }
+    }
+    if known.is_some() && !continues {
+        notes.push(
+            "rows that were deleted while the table was not tracked stay on the devices that have them".to_owned(),
+        );
     }
     let soft_delete = match (options.soft_delete, &known) {
         (Some(soft), _) => soft,

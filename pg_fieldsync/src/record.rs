@@ -18,7 +18,7 @@ use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{HubState, Winner};
 use fieldsync_core::reply::Outcomes;
 use fieldsync_core::value::Kind;
-use fieldsync_core::{Key, Value};
+use fieldsync_core::{Key, Snapshot, Value};
 use serde_json::{json, Map, Value as Json};
 use std::collections::{HashMap, HashSet};
 
@@ -249,24 +249,33 @@ pub fn waiting_rows(client: &Client) -> Result<HashSet<(i32, String)>, SqlError>
 }
 
 /// Closes entries that a person has settled on the device. What that changes in a row travels as a change of its own.
-pub fn settle(client: &Client, settled: &[fieldsync_core::delta::Settled], version: u64) -> Result<(), SqlError> {
+pub fn settle(
+    client: &Client,
+    settled: &[fieldsync_core::delta::Settled],
+    cursor: Option<&Snapshot>,
+    version: u64,
+) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
+    let cursor = cursor.map(ToString::to_string);
     for one in settled {
         let outcome = match one.choice.as_str() {
             "mine" => "client",
             "theirs" => "server",
             _ => "custom",
         };
-        // What a person has settled on the hub since stands; a repeated delta settles nothing twice.
+        // What a person has settled on the hub stands, unless the device had heard of it; a repeated delta settles nothing twice.
         sql::run(
             "UPDATE fieldsync.conflict SET status = 'resolved', outcome = $3, resolved_at = clock_timestamp(), told = $4,
                     resolved_by = 'device', resolution = jsonb_build_object('choice', $3)
-             WHERE conflict_id = $1 AND client_no = $2 AND (status = 'open' OR resolved_by IS NULL)",
+             WHERE conflict_id = $1 AND client_no = $2
+               AND (status = 'open' OR resolved_by IS NULL
+                    OR pg_visible_in_snapshot(told::text::xid8, $5::text::pg_snapshot))",
             &[
                 Param::Int(one.conflict_id as i64),
                 Param::Int(i64::from(client.number)),
                 Param::Text(outcome),
                 Param::Int(version as i64),
+                Param::MaybeText(cursor.as_deref()),
             ],
         )?;
     }

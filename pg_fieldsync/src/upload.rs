@@ -46,7 +46,8 @@ pub fn merge(
 ) -> Result<Merged, HubError> {
     // Rows of an earlier delta of this very transaction are news to this sender.
     feed::write_as_sent();
-    record::settle(&received.client, &received.delta.body.settled, version)?;
+    let body = &received.delta.body;
+    record::settle(&received.client, &body.settled, body.cursor.as_ref(), version)?;
     let client = received.client.clone();
     let upload = Upload {
         already_made: copies::delivered_by_others(&client, &receive::limits())?,

@@ -267,7 +267,8 @@ print(one.execute("SELECT fs_version()").fetchall() == two.execute("SELECT fs_ve
         made.init("tablet")
         made.track("items")
         made.close()
-        shared = sqlite3.connect(made.path, isolation_level=None, check_same_thread=False)
+        # Each call its own statement: newer Pythons let two threads bind values to a cached one at the same time.
+        shared = sqlite3.connect(made.path, isolation_level=None, check_same_thread=False, cached_statements=0)
         shared.enable_load_extension(True)
         shared.load_extension(made.extension)
         failures = []

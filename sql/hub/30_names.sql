@@ -78,7 +78,7 @@ BEGIN
             CONTINUE;
         END IF;
         IF attempt <= 2 THEN
-            SELECT array_agg(format('%I.%I', t.schema_name, t.table_name) ORDER BY 1), min(t.table_id), min(t.relid),
+            SELECT array_agg(format('%I.%I', t.schema_name, t.table_name) ORDER BY t.schema_name, t.table_name), min(t.table_id), min(t.relid),
                    min(CASE WHEN cardinality(parts) = 2 OR (attempt = 1 AND t.table_name <> name)
                             THEN t.schema_name || '.' || t.table_name ELSE t.table_name END)
             INTO candidates, table_id, relid, canonical
@@ -87,7 +87,7 @@ BEGIN
                        WHEN cardinality(parts) = 1 THEN t.table_name = parts[1]
                        ELSE t.schema_name = parts[1] AND t.table_name = parts[2] END;
         ELSE
-            SELECT array_agg(format('%I.%I', n.nspname, c.relname) ORDER BY 1), NULL, min(c.oid),
+            SELECT array_agg(format('%I.%I', n.nspname, c.relname) ORDER BY n.nspname, c.relname), NULL, min(c.oid),
                    min(CASE WHEN cardinality(parts) = 2 OR (attempt = 3 AND c.relname <> name)
                             THEN n.nspname || '.' || c.relname ELSE c.relname END)
             INTO candidates, table_id, relid, canonical

@@ -275,8 +275,11 @@ class TestDrift:
         """SQLite refuses to drop a column that a trigger names, so capture pauses for it; what waits is not lost."""
         hub, device = drifting
         device.sql("UPDATE t SET v = 'pending' WHERE id = 'a'")
-        with pytest.raises(sqlite3.Error, match="error in trigger"):
+        with pytest.raises(sqlite3.Error) as refused:
             device.sql("ALTER TABLE t DROP COLUMN v")
+        assert str(refused.value) == (
+            "error in trigger fs_1_after_insert (fieldsync: SELECT fs_untrack('t'), drop the column, then "
+            """SELECT fs_track('t', '{"existing": "ignore"}')) after drop column: no such column: NEW.v""")
         device.sql("SELECT fs_untrack('t')")
         device.sql("ALTER TABLE t ADD COLUMN w TEXT")
         device.sql("ALTER TABLE t DROP COLUMN v")

@@ -230,3 +230,43 @@ def test_the_delta_is_the_difference(seed, tmp_path, extension):
         raise
     assert device.status()["pending"] == delta["logged_changes"]
     assert device.one("SELECT count(*) FROM fs_log WHERE what > 0") == delta["logged_changes"]
+
+
+@pytest.mark.parametrize("clause", ["OR ABORT", "OR FAIL", "OR ROLLBACK"])
+def test_an_explicit_clause_beside_an_upsert_is_refused_where_a_row_is_in_the_way(tmp_path, extension, clause):
+    """A trigger's statements take over the clause of the statement that fires them, so capture cannot look whether it replaces
+    without failing as the statement itself would without its upsert. It says where; nothing changes. Without the words, which are
+    the default, the upsert works."""
+    device = Device(tmp_path / "device.db", extension)
+    device.script("CREATE TABLE visits(id TEXT PRIMARY KEY NOT NULL, v TEXT); SELECT fs_init('one'); SELECT fs_track('visits');"
+                  "INSERT INTO visits VALUES ('a', '1')")
+    upsert = "INTO visits VALUES ('a', '2') ON CONFLICT(id) DO UPDATE SET v = excluded.v"
+    with pytest.raises(sqlite3.IntegrityError) as refused:
+        device.sql(f"INSERT {clause} {upsert}")
+    assert str(refused.value) == (
+        "UNIQUE constraint failed: index 'visits: a row with this key or unique value is there already'")
+    assert device.sql("SELECT * FROM visits") == [("a", "1")]
+    assert device.pending == 1
+    device.sql(f"INSERT {upsert}")
+    device.sql(f"INSERT {clause} INTO visits VALUES ('b', '2') ON CONFLICT(id) DO UPDATE SET v = excluded.v")
+    assert device.sql("SELECT * FROM visits ORDER BY id") == [("a", "2"), ("b", "2")]
+    assert device.pending == 3
+    device.close()
+
+
+def test_replace_under_recursive_triggers(tmp_path, extension):
+    """With recursive_triggers on SQLite itself makes a deletion and an insert of a REPLACE, and fires the triggers of both: two
+    logged changes; off, it is one update of what differs. The hub hears the same of the row."""
+    found = []
+    for recursive in (0, 1):
+        device = Device(tmp_path / f"device{recursive}.db", extension)
+        device.script("CREATE TABLE visits(id TEXT PRIMARY KEY NOT NULL, v TEXT, w TEXT); SELECT fs_init('one');"
+                      "INSERT INTO visits VALUES ('a', '1', 'x'); SELECT fs_track('visits', '{\"existing\": \"ignore\"}');")
+        device.sql(f"PRAGMA recursive_triggers = {recursive}")
+        device.sql("INSERT OR REPLACE INTO visits VALUES ('a', '2', 'x')")
+        found.append(device.pending)
+        (change,) = device.inspect(device.export())["tables"][0]["changes"]
+        assert (change["op"], change["logged"]) == ("update", recursive + 1)
+        assert change["new"]["v"] == "2"
+        device.close()
+    assert found == [1, 2]

@@ -52,15 +52,26 @@ CREATE TABLE IF NOT EXISTS main.fs_column(
 ) WITHOUT ROWID;
 
 -- Exports. batch is the identity in the blob. Kept until a later one is answered. high: the last clock in it; high_place:
--- where that is in the log.
+-- where that is in the log. shapes: tags of the tables whose names it carried, two bytes each.
 CREATE TABLE IF NOT EXISTS main.fs_batch(
     sequence INTEGER PRIMARY KEY,
     batch INTEGER NOT NULL,
     high INTEGER NOT NULL,
     high_place INTEGER NOT NULL,
     history INTEGER NOT NULL DEFAULT 0,
+    shapes BLOB,
     exported_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
+
+-- Names of tables and columns that need not travel again. direction: 0 in deltas, 1 in replies. The first shape with a tag
+-- stays. known: whether the other end has it for certain.
+CREATE TABLE IF NOT EXISTS main.fs_shape(
+    direction INTEGER NOT NULL,
+    tag INTEGER NOT NULL,
+    shape BLOB NOT NULL,
+    known INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (direction, tag)
+) WITHOUT ROWID;
 
 -- What the device had seen when it wrote changes up to a clock. snapshot NULL: nothing.
 CREATE TABLE IF NOT EXISTS main.fs_base(

@@ -32,7 +32,9 @@ CREATE TRIGGER main.sync_queue_update INSTEAD OF UPDATE ON sync_queue
 BEGIN
   SELECT RAISE(ABORT, 'sync_queue: only status (to ''pending'') and sync_attempts (to 0) can be set; change the row itself instead')
   WHERE NEW.queue_id IS NOT OLD.queue_id OR NEW.table_name IS NOT OLD.table_name OR NEW.row_id IS NOT OLD.row_id
-     OR NEW.operation IS NOT OLD.operation OR NEW.row_data IS NOT OLD.row_data
+     OR NEW.operation IS NOT OLD.operation OR NEW.row_data IS NOT OLD.row_data OR NEW.base_version IS NOT OLD.base_version
+     OR NEW.queued_at IS NOT OLD.queued_at OR NEW.last_attempt IS NOT OLD.last_attempt
+     OR (NEW.sync_attempts IS NOT OLD.sync_attempts AND ifnull(NEW.sync_attempts, 0) <> 0)
      OR (NEW.status IS NOT OLD.status AND NEW.status <> 'pending');
   UPDATE fs_state SET value = 0 WHERE name = 'attempts';
   UPDATE fs_state SET value = NULL WHERE name = 'next_attempt';

@@ -5,13 +5,18 @@
 
 use crate::error::{Error, Result};
 use crate::log::{self, Entry, LogTable};
+use crate::schema::{Affinity, Table};
+use crate::sql::{bind, quote};
 use crate::state;
 use fieldsync_core::coalesce::Logged;
 use fieldsync_core::inspect::fields_to_json;
 use fieldsync_core::reply::ConflictNotice;
+use fieldsync_core::value::hex;
 use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
+
+const UUID_BYTES: usize = 16;
 
 /// A row as it is kept while it is aside: column names and values, key included.
 pub type KeptRow = Vec<(String, Value)>;
@@ -135,10 +140,11 @@ pub fn kept_from_bytes(bytes: &[u8]) -> Result<KeptRow> {
 pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason: &str) -> Result<()> {
     let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
     let mine = fields_to_json(row.iter().map(|(name, value)| (name.as_str(), value))).to_string();
+    // Whatever is open about the row already: a person decides once.
     let open: Option<i64> = db
         .prepare_cached(
             "SELECT conflict_id FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open'
-             AND outcome IN ('rejected', 'in_the_way') ORDER BY conflict_id DESC LIMIT 1",
+             AND outcome <> 'refused_here' ORDER BY conflict_id DESC LIMIT 1",
         )?
         .query_row([table, &key.row_id()], |row| row.get(0))
         .optional()?;
@@ -152,6 +158,93 @@ pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason
         (table, key.row_id(), key_to_bytes(key)?, mine, reason, bytes),
     )?;
     Ok(())
+}
+
+/// Keeps a row that the hub has deleted against a change of this device: whoever decides for the device gets all of it back.
+pub fn keep_deleted(db: &Connection, table: &str, key: &Key, row: &KeptRow) -> Result<()> {
+    let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET kept = ?3 WHERE conflict_id =
+           (SELECT max(conflict_id) FROM main.fs_conflict
+            WHERE table_name = ?1 AND row_id = ?2 AND outcome <> 'refused_here' AND operation = 'update')",
+    )?
+    .execute((table, key.row_id(), bytes))?;
+    Ok(())
+}
+
+/// Whether anything is recorded at all: only then a row has to be looked up.
+pub fn any(db: &Connection) -> Result<bool> {
+    Ok(db.prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_conflict)")?.query_row([], |row| row.get(0))?)
+}
+
+/// Closes what was said of rows of the hub that a rule of this database refused, and that it does not refuse any more.
+pub fn close_taken(db: &Connection) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET status = 'resolved', resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         WHERE status = 'open' AND outcome = 'refused_here' AND NOT EXISTS
+           (SELECT 1 FROM main.fs_later l WHERE l.table_name = fs_conflict.table_name AND l.row_id = fs_conflict.row_id
+            AND l.waits_for = 'rows')",
+    )?
+    .execute([])?;
+    Ok(())
+}
+
+/// Drops rejected inserts whose rows somebody has deleted since: there is nothing left to decide. The hub is told.
+pub fn drop_deleted(db: &Connection) -> Result<()> {
+    let mut statement = db.prepare_cached(
+        "SELECT conflict_id, table_name, row_key FROM main.fs_conflict
+         WHERE status = 'open' AND outcome = 'rejected' AND operation = 'insert' AND kept IS NULL AND row_key IS NOT NULL",
+    )?;
+    let found: Vec<(i64, String, Vec<u8>)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?;
+    for (id, name, key) in found {
+        let Some(table) = Table::read(db, &name)? else { continue };
+        let condition = table
+            .key()
+            .iter()
+            .enumerate()
+            .map(|(at, part)| Ok(format!("{} = ?{}", quote(db, &part.name)?, at + 1)))
+            .collect::<Result<Vec<_>>>()?
+            .join(" AND ");
+        let sql = format!("SELECT 1 FROM {} WHERE {condition}", table.qualified(db)?);
+        let mut statement = db.prepare(&sql)?;
+        let key = key_from_bytes(&key)?;
+        if statement.parameter_count() != key.0.len() {
+            continue;
+        }
+        bind(&mut statement, 1, &key.0)?;
+        if statement.raw_query().next()?.is_none() {
+            db.execute(
+                "UPDATE main.fs_conflict SET status = 'resolved', choice = 'theirs', told = iif(hub_id IS NULL, told, 0),
+                        resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE conflict_id = ?1",
+                [id],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// A key as this database's own columns hold it: the hub writes a uuid as sixteen bytes.
+pub fn own_form(db: &Connection, table: &str, key: &mut Key) -> Result<()> {
+    if !key.0.iter().any(|part| matches!(part, Value::Blob(bytes) if bytes.len() == UUID_BYTES)) {
+        return Ok(());
+    }
+    let Some(table) = Table::read(db, table).ok().flatten() else { return Ok(()) };
+    for (part, column) in key.0.iter_mut().zip(table.key()) {
+        if let (Value::Blob(bytes), Affinity::Text) = (&*part, column.affinity()) {
+            if bytes.len() == UUID_BYTES {
+                *part = Value::Text(uuid_text(bytes));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A uuid as text: lower case, with dashes.
+pub fn uuid_text(bytes: &[u8]) -> String {
+    let text = hex(bytes);
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, text.len())];
+    parts.map(|(from, to)| text.get(from..to).unwrap_or_default()).join("-")
 }
 
 /// Records what the hub says of a conflict or a rejection, in its latest state.

@@ -15,7 +15,7 @@ pub enum Error {
     #[error("{0}")]
     Sqlite(#[from] rusqlite::Error),
     /// A blob that cannot be read. The carrier's fault, or a forged blob.
-    #[error("{0}")]
+    #[error("{}", with_hint(.0))]
     Wire(#[from] WireError),
     /// An argument that makes no sense. The caller's fault.
     #[error("{0}")]
@@ -58,6 +58,16 @@ pub enum Error {
     /// Something that fieldsync wrote itself cannot be read back: the database was altered by hand or is damaged.
     #[error("fieldsync's own data cannot be read ({0}); restore the database, or set up a new one from the hub")]
     OwnData(String),
+}
+
+/// What is wrong with a blob, and what a person needs to know beside it.
+fn with_hint(error: &WireError) -> String {
+    match error {
+        WireError::UnknownShape(_) => {
+            format!("{error}: the names travelled in an earlier blob; look at it in the database that made it or that it is for")
+        }
+        _ => error.to_string(),
+    }
 }
 
 impl Error {

@@ -2,11 +2,12 @@
 
 use crate::call::{self, Function};
 use crate::error::Result;
+use crate::shapes::{self, Direction};
 use crate::state;
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::inspect::{delta_to_json, reply_to_json};
 use fieldsync_core::limits::Limits;
-use fieldsync_core::wire::{decode_delta, decode_reply, peek, BlobKind};
+use fieldsync_core::wire::{decode_delta_with, decode_reply_with, peek, BlobKind, Shapes};
 use fieldsync_core::Value;
 use rusqlite::Connection;
 
@@ -26,9 +27,18 @@ fn fs_inspect(db: &Connection, arguments: &[Value]) -> Result<Value> {
         }
     }
     let limits = Limits::default();
+    // Names that have travelled before may be left out; they are known of this database's own blobs.
+    let shapes = |direction| match state::is_initialised(db)? {
+        true => shapes::travelled(db, direction),
+        false => Ok(Shapes::none()),
+    };
     let json = match header.kind {
-        BlobKind::Delta => delta_to_json(&decode_delta(blob, key.as_ref(), &limits)?, blob.len()),
-        BlobKind::Reply => reply_to_json(&decode_reply(blob, key.as_ref(), &limits)?, blob.len()),
+        BlobKind::Delta => {
+            delta_to_json(&decode_delta_with(blob, key.as_ref(), &limits, &shapes(Direction::Up)?)?, blob.len())
+        }
+        BlobKind::Reply => {
+            reply_to_json(&decode_reply_with(blob, key.as_ref(), &limits, &shapes(Direction::Down)?)?, blob.len())
+        }
     };
     Ok(Value::Text(json.to_string()))
 }

@@ -18,6 +18,7 @@ mod log;
 mod purge;
 mod resolve;
 mod schema;
+mod shapes;
 mod sql;
 mod state;
 mod status;

@@ -32,6 +32,14 @@ struct Conflict {
     kept: Option<conflicts::KeptRow>,
 }
 
+impl Conflict {
+    /// The row that is aside, unless the table has one of its key again (the hub brought it back).
+    fn kept_row(&self, db: &Connection) -> Result<Option<&conflicts::KeptRow>> {
+        let there = self.key.is_some() && self.operation == "update" && row(db, self)?.is_there(db)?;
+        Ok(self.kept.as_ref().filter(|_| !there))
+    }
+}
+
 fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
     let Some(id) = call::optional_integer(arguments, 0, "the conflict's number")? else {
         return Err(Error::argument("the conflict's number is missing"));
@@ -111,7 +119,7 @@ fn load(db: &Connection, id: i64) -> Result<Conflict> {
 }
 
 fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
-    if let Some(kept) = &conflict.kept {
+    if let Some(kept) = conflict.kept_row(db)? {
         return bring_back(db, conflict, kept, &Map::new());
     }
     if conflict.operation == "delete" {
@@ -126,7 +134,7 @@ fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
 }
 
 fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>) -> Result<bool> {
-    if let Some(kept) = &conflict.kept {
+    if let Some(kept) = conflict.kept_row(db)? {
         return bring_back(db, conflict, kept, &fields);
     }
     if let Some(key) = another_key(db, conflict, &fields)? {

@@ -243,10 +243,13 @@ impl Plan {
     }
 
     fn trigger_on(&self, table: &str, name: &str, when: &str, condition: &str, body: &[String]) -> String {
+        self.trigger_named(&format!("fs_{}_{name}", self.table_no), table, when, condition, body)
+    }
+
+    fn trigger_named(&self, name: &str, table: &str, when: &str, condition: &str, body: &[String]) -> String {
         let condition = if condition.is_empty() { String::new() } else { format!("\nWHEN {condition}") };
         format!(
-            "CREATE TRIGGER main.fs_{}_{name} {when} ON {table} FOR EACH ROW{condition}\nBEGIN\n  {}\nEND",
-            self.table_no,
+            "CREATE TRIGGER main.{name} {when} ON {table} FOR EACH ROW{condition}\nBEGIN\n  {}\nEND",
             body.join("\n  ")
         )
     }
@@ -254,7 +257,7 @@ impl Plan {
     /// Everything, in order. The side table must exist and have a column for every field.
     pub fn statements(&self, db: &Connection) -> Result<Vec<String>> {
         let mut all = self.scratch_tables(db)?;
-        all.push(self.after_insert());
+        all.push(self.after_insert(db)?);
         all.push(self.on_insert());
         all.extend(self.on_update());
         all.push(self.on_delete());
@@ -296,7 +299,9 @@ impl Plan {
     /// What became of noted rows when a row was inserted; the notes' own triggers go on. A trigger of its own: there is hardly
     /// ever a note, and a statement that finds none costs as much as the log entry (its registers are made for each row).
     /// SQLite fires the youngest trigger first, so this one is made before the one that logs the insert.
-    fn after_insert(&self) -> String {
+    /// Being the first that names columns, it is also the one that ALTER TABLE DROP COLUMN complains of, by its name: SQLite
+    /// drops no column that a trigger names, and the name is the only place for a word about what to do.
+    fn after_insert(&self, db: &Connection) -> Result<String> {
         let mut set = vec![format!(
             "fate = CASE WHEN {} THEN 2 WHEN {} THEN 0 ELSE 1 END",
             self.note_is("NEW"),
@@ -304,7 +309,12 @@ impl Plan {
         )];
         set.extend(self.fields.iter().map(|field| format!("n{} = NEW.{}", field.slot, field.quoted)));
         let body = [format!("UPDATE {} SET {};", self.gone(), set.join(", "))];
-        self.trigger("after_insert", "AFTER INSERT", &format!("EXISTS (SELECT 1 FROM {})", self.gone()), &body)
+        let hint = format!(
+            "fs_{}_after_insert (fieldsync: SELECT fs_untrack('{2}'), drop the column, then SELECT fs_track('{2}', '{1}'))",
+            self.table_no, r#"{"existing": "ignore"}"#, self.label
+        );
+        let condition = format!("EXISTS (SELECT 1 FROM {})", self.gone());
+        Ok(self.trigger_named(&quote(db, &hint)?, &self.table, "AFTER INSERT", &condition, &body))
     }
 
     /// One trigger per group of columns. Where several columns of a row change at once, the first of them logs for all.

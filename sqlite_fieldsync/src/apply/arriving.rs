@@ -2,11 +2,16 @@
 //!
 //! Invariant: every time they are gone through, the same rows come in the same places, so that a place names a row.
 
+use super::kept;
+use crate::conflicts::uuid_text;
 use crate::error::Result;
+use fieldsync_core::delta::Op;
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::limits::Limits;
 use fieldsync_core::reply::{RowChange, TableRows};
+use fieldsync_core::value::Kind;
 use fieldsync_core::wire::{ReplyStream, Shapes};
+use fieldsync_core::{Key, Value};
 use std::collections::HashSet;
 
 /// A reply that can be read from its beginning.
@@ -24,6 +29,17 @@ impl<'b> Blob<'b> {
     pub fn open(&self) -> Result<ReplyStream<'b>> {
         Ok(ReplyStream::open(self.bytes, self.key, &Limits::default(), self.known)?)
     }
+}
+
+/// A row's name: table and key, a uuid always as text (as it was kept, it may have been fitted to a column of text).
+fn spelled(table: &TableRows, key: &Key) -> (String, String) {
+    let mut key = key.clone();
+    for (part, kind) in key.0.iter_mut().zip(&table.kinds) {
+        if let (Value::Blob(bytes), Kind::Uuid) = (&*part, kind) {
+            *part = Value::Text(uuid_text(bytes));
+        }
+    }
+    (table.table.to_lowercase(), key.row_id())
 }
 
 /// All rows of an apply, parents first.
@@ -56,6 +72,24 @@ impl Source<'_> {
             let mut rows = std::mem::take(&mut block.rows);
             visit(number - 1, &block, !continues, &mut rows)?;
         }
+        Ok(())
+    }
+
+    /// Kept rows that the reply brings anew, whole, or deletes: what was kept is older, and counts no more.
+    pub fn forget_superseded(&mut self) -> Result<()> {
+        let Some(blob) = self.blob.as_ref().filter(|_| !self.kept.is_empty()) else { return Ok(()) };
+        let mut superseded = HashSet::new();
+        let mut stream = blob.open()?;
+        while let Some((block, _)) = stream.next_block()? {
+            for row in block.rows.iter().filter(|row| row.op != Op::Update) {
+                superseded.insert(spelled(&block, &row.key));
+            }
+        }
+        for table in &mut self.kept {
+            let head = kept::head(table);
+            table.rows.retain(|row| !superseded.contains(&spelled(&head, &row.key)));
+        }
+        self.kept.retain(|table| !table.rows.is_empty());
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use super::Report;
 use crate::conflicts::{key_from_bytes, key_to_bytes};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
+use crate::shapes;
 use crate::sql::{self, quote};
 use crate::state::{self, Standing};
 use fieldsync_core::coalesce::LoggedField;
@@ -51,6 +52,8 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             db.execute("INSERT INTO main.fs_base(until, snapshot) VALUES (?1, NULL)", [last])?;
             state::set_integer(db, "recovery_as_of", Hlc::from_ms(state::integer(db, "hub_now_ms")? as u64).as_i64())?;
             state::set_integer(db, "reconciling", 1)?;
+            // Rows may show what became of these changes in the lost history: exports ask for them along with the changes.
+            state::set_integer(db, "offered_again", last)?;
             db.execute("DELETE FROM main.fs_arrived", [])?;
             // The numbers of conflicts that the hub has forgotten will be given again.
             db.execute(
@@ -64,6 +67,8 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
         }
         Notice::Conflict(_) | Notice::Warning(_) | Notice::NamesWanted => String::new(),
     };
+    shapes::forget(db)?;
+    state::set_integer(db, "names_wanted", 0)?;
     // The chain starts anew: exports made before will not be answered.
     let sequence: i64 = db.query_row("SELECT ifnull(max(sequence), 0) FROM main.fs_batch", [], |row| row.get(0))?;
     state::set_integer(db, "parent_sequence", sequence)?;

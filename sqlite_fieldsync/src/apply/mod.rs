@@ -12,7 +12,7 @@ mod kept;
 mod mute;
 mod offences;
 mod pass;
-mod references;
+pub(crate) mod references;
 mod room;
 mod rows;
 mod unanswered;
@@ -22,12 +22,13 @@ use crate::call::{self, Function};
 use crate::conflicts::{self, Pinned};
 use crate::error::{Error, Result};
 use crate::log::{self, Entry, LogTable, Position};
+use crate::shapes::{self, Direction};
 use crate::sql::atomically;
 use crate::state::{self, Standing};
 use crate::track;
 use arriving::{Blob, Source};
 use fieldsync_core::reply::{ConflictNotice, Notice, Reply};
-use fieldsync_core::wire::Shapes;
+use fieldsync_core::wire::WireError;
 use fieldsync_core::{Hlc, Value};
 use rows::Applied;
 use rusqlite::{Connection, OptionalExtension};
@@ -47,7 +48,7 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
     let blob = call::blob(arguments, 0, "the reply")?;
     atomically(db, || {
         let standing = Standing::load(db)?;
-        let (known, key) = (Shapes::none(), standing.key.clone());
+        let (known, key) = (shapes::known(db, Direction::Down)?, standing.key.clone());
         let blob = Blob { bytes: blob, key: key.as_ref(), known: &known };
         let reply = blob.open()?.reply;
         if reply.client != standing.tag() {
@@ -70,10 +71,43 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
                 if standing.history != 0 && reply.history != standing.history {
                     return Err(Error::NotForUs("it is of another hub, or of another history of this one".into()));
                 }
-                Apply::new(db, standing, sequence)?.run(reply, blob)?
+                if reply.body.notices.contains(&Notice::NamesWanted) {
+                    names_for_the_hub(db)?
+                } else {
+                    unless_names_lack(db, || Apply::new(db, standing, sequence)?.run(reply, blob))?
+                }
             };
         Ok(Value::Text(report.to_json(db)?))
     })
+}
+
+/// The hub lacks names that this device had reason to leave out (it was restored): the next export has them again. Nothing
+/// of the batch was taken, so it is no link of the chain.
+fn names_for_the_hub(db: &Connection) -> Result<Report> {
+    shapes::forget_up(db)?;
+    Ok(Report { more: true, ..Report::default() })
+}
+
+/// Applies a reply, unless names are left out of it that this database does not know: then nothing of it is applied, and the
+/// next export asks for them.
+fn unless_names_lack(db: &Connection, apply: impl FnOnce() -> Result<Report>) -> Result<Report> {
+    db.execute_batch("SAVEPOINT fs_names")?;
+    let outcome = apply();
+    match outcome {
+        Err(Error::Wire(WireError::UnknownShape(_))) => {
+            db.execute_batch("ROLLBACK TO fs_names; RELEASE fs_names")?;
+            state::set_integer(db, "names_wanted", 1)?;
+            let text = "the reply leaves out names that this database does not know; the next export asks for them";
+            state::note(db, text)?;
+            Ok(Report { more: true, warnings: vec![text.into()], ..Report::default() })
+        }
+        Ok(report) => {
+            db.execute_batch("RELEASE fs_names")?;
+            state::set_integer(db, "names_wanted", 0)?;
+            Ok(report)
+        }
+        Err(error) => Err(error), // everything is undone
+    }
 }
 
 fn sequence_of(db: &Connection, reply: &Reply) -> Result<Option<i64>> {
@@ -163,6 +197,7 @@ impl<'a> Apply<'a> {
         self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
         let reconciling = history::reconciling(self.db, self.answers_repull()?)?;
         report.applied = rows::write(self.db, source, &unanswered, &pinned, &reconciling)?;
+        shapes::answered(self.db, self.sequence)?;
         self.advance(&body.cursor, body.batch, answered, body.clock)?;
         state::set_integer(self.db, "history", i64::from(reply.history))?;
         self.succeed(reply.hub_now_ms, body.cursor.xmax)?;
@@ -180,6 +215,9 @@ impl<'a> Apply<'a> {
         for notice in notices {
             match notice {
                 Notice::Conflict(conflict) => {
+                    let mut conflict = conflict.clone();
+                    conflicts::own_form(self.db, &conflict.table, &mut conflict.key)?;
+                    let conflict = &conflict;
                     let span = self.table_no(conflict).and_then(|table_no| {
                         conflicts::span_of(&entries, table_no, &conflict.key, conflict.clock.max(answered.clock))
                     });

@@ -5,7 +5,7 @@ use super::kept::{self, WaitsFor};
 use super::references::References;
 use super::unanswered::Unanswered;
 use super::writer::{Writer, Written};
-use crate::conflicts::Pinned;
+use crate::conflicts::{self, Pinned};
 use crate::error::Result;
 use crate::schema::Table;
 use fieldsync_core::delta::Op;
@@ -302,11 +302,15 @@ impl<'a, 'p> Pass<'a, 'p> {
         let Some(row) = self.held(place) else { return Ok(()) };
         let Some(writer) = &mut self.tables[place.0].writer else { return Ok(()) };
         let referenced = !self.references.of_parent(&writer.table.name).is_empty();
-        let before = if referenced { writer.read(&row.key)? } else { None };
+        let before = if referenced || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };
+        let name = writer.table.name.clone();
         match writer.delete(&row.key)? {
             Written::Yes => {
                 self.done.rows += 1;
-                if let Some(before) = before {
+                if let Some(before) = &before {
+                    conflicts::keep_deleted(self.db, &name, &row.key, before)?;
+                }
+                if let Some(before) = before.filter(|_| referenced) {
                     self.done.removed.push((place, before));
                 }
             }

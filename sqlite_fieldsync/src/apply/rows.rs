@@ -14,7 +14,8 @@ use super::room::step_aside_for;
 use super::unanswered::Unanswered;
 use crate::conflicts::{self, Pinned};
 use crate::error::Result;
-use crate::track;
+use crate::{shapes, track};
+use fieldsync_core::wire::Shape;
 use rusqlite::Connection;
 use std::collections::HashSet;
 
@@ -41,6 +42,7 @@ pub fn write(
     reconciling: &HashSet<String>,
 ) -> Result<Applied> {
     let mut applied = Applied::default();
+    source.forget_superseded()?;
     if source.is_empty()? {
         return Ok(applied);
     }
@@ -74,7 +76,11 @@ pub fn write(
             }
         }
     }
+    for table in pass.tables.iter().skip(source.kept.len()) {
+        shapes::arrived(db, &Shape::of_rows(&table.head))?;
+    }
     settle(db, pass, &mut applied)?;
+    conflicts::close_taken(db)?;
     applied.stepped_aside += aside;
     if muted.restore()? {
         track::settle(db)?;

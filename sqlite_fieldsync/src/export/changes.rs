@@ -39,6 +39,8 @@ pub(super) struct Survey {
     pub first: Option<Hlc>,
     /// Tables with rows that cannot be named, because a part of their key is NULL.
     pub unnamed: Vec<i64>,
+    /// Rows with changes up to the place that was asked for.
+    pub offered: Vec<(i64, Key)>,
     parts: BTreeMap<i64, Part>,
     /// Numbers of rows with several entries, and of those whose rejected change goes along; ascending.
     several: Vec<u64>,
@@ -46,14 +48,22 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Looks through everything after a position.
-    pub(super) fn new(db: &Connection, tables: &HashMap<i64, LogTable>, after: Position, most: i64) -> Result<Survey> {
+    /// Looks through everything after a position. `most`: the number of the change to cut after; `offered_until`: the place up
+    /// to which changed rows are named.
+    pub(super) fn new(
+        db: &Connection,
+        tables: &HashMap<i64, LogTable>,
+        after: Position,
+        most: i64,
+        offered_until: i64,
+    ) -> Result<Survey> {
         let mut found = Survey {
             end: after,
             count: 0,
             cut: None,
             first: None,
             unnamed: Vec::new(),
+            offered: Vec::new(),
             parts: BTreeMap::new(),
             several: Vec::new(),
             parked: conflicts::parked(db)?,
@@ -72,6 +82,10 @@ impl Survey {
             found.count += 1;
             if found.count == most {
                 cut = Some(entry.position);
+            }
+            if entry.position.place <= offered_until && found.count <= most {
+                let rows = entry.logged()?.into_iter().flatten();
+                found.offered.extend(rows.map(|logged| (table_no, logged.key)));
             }
             found.first.get_or_insert(entry.position.clock);
             numbers.extend(rows.into_iter().flatten());
@@ -144,7 +158,7 @@ impl<'a> Changes<'a> {
         boundaries.sort_unstable();
         boundaries.dedup();
         let mut rows = RowReader::new(db, tables);
-        let folded = coalesce(entries, &boundaries, |table, key| row(db, tables, &mut rows, i64::from(table), key))?;
+        let folded = coalesce(entries, &boundaries, |table, key| row_of(db, tables, &mut rows, i64::from(table), key))?;
         for Folded { table, mut change } in folded {
             // What was parked was written under the base of its own time, not under that of the edit that takes it along.
             let key = (table, std::mem::take(&mut change.key));
@@ -162,8 +176,9 @@ impl<'a> Changes<'a> {
         Ok(changes)
     }
 
-    /// Writes all of it.
-    pub(super) fn write(mut self, writer: &mut DeltaWriter<'_>) -> Result<()> {
+    /// Writes all of it. Gives the shapes of the tables.
+    pub(super) fn write(mut self, writer: &mut DeltaWriter<'_>) -> Result<Vec<Shape>> {
+        let mut shapes = Vec::new();
         let mut folded = std::mem::take(&mut self.folded);
         let mut numbers: Vec<i64> = self.survey.parts.keys().chain(folded.keys()).copied().collect();
         numbers.sort_unstable();
@@ -175,8 +190,11 @@ impl<'a> Changes<'a> {
             let mut output = Output { writer, shaped, begun: false, folded: folded.into_iter().peekable() };
             self.write_table(table, &mut output)?;
             output.up_to(Hlc(u64::MAX));
+            if output.begun {
+                shapes.push(output.shaped.shape);
+            }
         }
-        Ok(())
+        Ok(shapes)
     }
 
     fn write_table(&self, table: &LogTable, output: &mut Output<'_, '_>) -> Result<()> {
@@ -189,7 +207,7 @@ impl<'a> Changes<'a> {
             }
             for Logged { op, key, clock, count, fields, .. } in entry.logged()?.into_iter().flatten() {
                 let fields = match op {
-                    Op::Insert => row(self.db, self.tables, &mut rows, table.table_no, &key)?
+                    Op::Insert => row_of(self.db, self.tables, &mut rows, table.table_no, &key)?
                         .unwrap_or_default()
                         .into_iter()
                         .map(|(slot, new)| FieldChange { column: slot, old: None, new })
@@ -210,7 +228,7 @@ impl<'a> Changes<'a> {
 }
 
 /// A row's values by slot, wherever the row is.
-fn row(
+pub(super) fn row_of(
     db: &Connection,
     tables: &HashMap<i64, LogTable>,
     rows: &mut RowReader<'_>,

@@ -6,19 +6,21 @@
 //! * Changes do not fold across the ends of earlier unanswered exports ([`fieldsync_core::coalesce`]).
 
 mod changes;
+mod cuts;
 
 use crate::call::{self, Function};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, Position};
+use crate::shapes::{self, Direction};
 use crate::sql::{atomically, now_ms};
 use crate::state::{self, Standing};
 use crate::{conflicts, track};
 use changes::{Changes, Survey};
 use fieldsync_core::delta::{Base, BatchId, Delta, DeltaBody, Recovery, Settled, Want};
-use fieldsync_core::wire::{DeltaWriter, Shapes};
-use fieldsync_core::{Hlc, Value};
+use fieldsync_core::wire::DeltaWriter;
+use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Exports remembered without an answer. Older ones are forgotten: eight bytes each travel in every delta.
 const UNANSWERED_MAX: i64 = 128;
@@ -46,7 +48,9 @@ fn fs_export_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
         let standing = Standing::load(db)?;
         track::renew(db)?;
         let export = Export { db, tables: LogTable::all(db)?, now_ms: now_ms(db)?, standing };
-        Ok(Value::Blob(export.fit(bytes_max)?))
+        let blob = export.fit(bytes_max)?;
+        conflicts::drop_deleted(db)?; // told by the next export: this one still says that the insert was taken back
+        Ok(Value::Blob(blob))
     })
 }
 
@@ -60,29 +64,37 @@ struct Export<'a> {
 impl Export<'_> {
     /// The blob, if need be of only the oldest changes, so that it keeps the limit; one change at least.
     fn fit(&self, bytes_max: usize) -> Result<Vec<u8>> {
-        let mut most = CHANGES_MAX;
+        // Rows may show what became of such changes in the history that was lost: they are asked for along with them.
+        let offered_until = state::integer(self.db, "offered_again")?;
+        let mut most = if offered_until > self.standing.watermark_place { EXTRAS_MAX } else { CHANGES_MAX };
+        let mut last_high = None;
         loop {
-            let survey = Survey::new(self.db, &self.tables, self.standing.answered(), most)?;
+            let survey = Survey::new(self.db, &self.tables, self.standing.answered(), most, offered_until)?;
             for table in survey.unnamed.iter().filter_map(|table_no| self.tables.get(table_no)) {
                 conflicts::unnamed_rows(self.db, &table.name)?;
             }
             // What is not in here comes after a mark, so that clocks and places can be told apart at the watermark to be.
             let end = Position::mark(log::mark(self.db, survey.end, Hlc::default())?);
-            let high = survey.cut.unwrap_or(end);
-            let (blob, batch) = self.write(&survey, high, end)?;
+            let high = match survey.cut {
+                Some(wished) => cuts::cut(self.db, &self.tables, self.standing.answered(), wished)?,
+                None => end,
+            };
+            let high = if high.place < survey.end.place { high } else { end };
+            let (blob, batch, carried) = self.write(&survey, high, end)?;
             let count = survey.count.min(most);
-            if blob.len() <= bytes_max || count <= 1 {
-                self.remember(batch, high)?;
+            if blob.len() <= bytes_max || count <= 1 || last_high == Some(high) {
+                self.remember(batch, high, &carried)?;
                 return Ok(blob);
             }
             // Compressed sizes cannot be known before: aim a little low and try again.
             let share = bytes_max as f64 / blob.len() as f64 * 0.85;
             most = ((count as f64 * share) as i64).clamp(1, count - 1);
+            last_high = survey.cut.map(|_| high);
         }
     }
 
-    /// What travels, up to a position; `end` is the last one there is.
-    fn write(&self, survey: &Survey, high: Position, end: Position) -> Result<(Vec<u8>, BatchId)> {
+    /// What travels, up to a position; `end` is the last one there is. With the tags of the tables whose names are in it.
+    fn write(&self, survey: &Survey, high: Position, end: Position) -> Result<(Vec<u8>, BatchId, Vec<u8>)> {
         let (boundaries, singly_until) = self.boundaries()?;
         let answered = self.standing.answered();
         let changes = Changes::new(self.db, &self.tables, survey, answered, high, boundaries, singly_until)?;
@@ -102,19 +114,20 @@ impl Export<'_> {
             bases,
             watermark: self.standing.watermark,
             high: high.clock,
-            more: survey.cut.is_some(),
+            more: high.place < end.place,
             recovery: self.recovery()?,
-            wants: self.wants()?,
+            wants: self.wants(survey)?,
             settled: self.settled()?,
-            names_wanted: false,
+            names_wanted: state::integer(self.db, "names_wanted")? != 0,
             tables: Vec::new(),
         };
         let head =
             Delta { client: self.standing.tag(), history: self.standing.history, device_now_ms: self.now_ms, body };
-        let known = Shapes::none();
+        let known = shapes::known(self.db, Direction::Up)?;
         let mut writer = DeltaWriter::begin(&head, &known);
-        changes.write(&mut writer)?;
-        Ok(writer.finish(high.clock, self.standing.key.as_ref()))
+        let travelling = changes.write(&mut writer)?;
+        let (blob, batch) = writer.finish(high.clock, self.standing.key.as_ref());
+        Ok((blob, batch, shapes::carried(self.db, &travelling, &known)?))
     }
 
     /// Clocks across which changes do not fold: the ends of earlier exports. And the place up to which none folds with any:
@@ -166,13 +179,19 @@ impl Export<'_> {
         }))
     }
 
-    fn wants(&self) -> Result<Vec<Want>> {
+    fn wants(&self, survey: &Survey) -> Result<Vec<Want>> {
         let mut statement = self.db.prepare_cached("SELECT table_name, row_key FROM main.fs_want LIMIT ?1")?;
         let mut rows = statement.query([EXTRAS_MAX])?;
         let mut wants = Vec::new();
         while let Some(row) = rows.next()? {
             let key: Vec<u8> = row.get(1)?;
             wants.push(Want { table: row.get(0)?, key: conflicts::key_from_bytes(&key)? });
+        }
+        let mut asked: HashSet<(i64, &Key)> = HashSet::new();
+        for (table_no, key) in &survey.offered {
+            if let Some(table) = self.tables.get(table_no).filter(|_| asked.insert((*table_no, key))) {
+                wants.push(Want { table: table.name.clone(), key: key.clone() });
+            }
         }
         Ok(wants)
     }
@@ -188,14 +207,22 @@ impl Export<'_> {
     }
 
     /// Records the batch before its blob leaves.
-    fn remember(&self, batch: BatchId, high: Position) -> Result<()> {
+    fn remember(&self, batch: BatchId, high: Position, carried: &[u8]) -> Result<()> {
         let sequence = self.standing.sequence as i64 + 1;
         state::set_integer(self.db, "sequence", sequence)?;
         self.db
             .prepare_cached(
-                "INSERT INTO main.fs_batch(sequence, batch, high, high_place, history) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO main.fs_batch(sequence, batch, high, high_place, history, shapes)
+                 VALUES (?1, ?2, ?3, ?4, ?5, nullif(?6, x''))",
             )?
-            .execute((sequence, batch as i64, high.clock.as_i64(), high.place, i64::from(self.standing.history)))?;
+            .execute((
+                sequence,
+                batch as i64,
+                high.clock.as_i64(),
+                high.place,
+                i64::from(self.standing.history),
+                carried,
+            ))?;
         self.db.execute("UPDATE main.fs_conflict SET told = -?1 WHERE told = 0 AND hub_id IS NOT NULL", [sequence])?;
         if state::integer(self.db, "repull")? != 0 && state::integer(self.db, "repull_sequence")? == 0 {
             // All rows come in answer to this export: from then on they are compared.

@@ -116,7 +116,7 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
         }
         let sent = Sent::of(table, rules, asked);
         let scope = scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new()));
-        let rows = match scope {
+        let mut rows = match scope {
             Scope::Whole(own) => whole(table, Some(own), asked, &sent, &mut pulled.clock)?,
             Scope::Everything => whole(table, None, asked, &sent, &mut pulled.clock)?,
             Scope::Keys(keys) => {
@@ -125,6 +125,7 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
                 by_keys(table, &keys, asked, &sent, &mut pulled.clock)?
             }
         };
+        rows.extend(sent.misspelt());
         if rows.is_empty() {
             continue;
         }
@@ -206,6 +207,7 @@ impl<'a> Sent<'a> {
                 if table.stores_as_written
                     && !has_generated
                     && new
+                    && item.sent_as.is_none()
                     && all_given
                     && item.merged.rejected.is_none()
                     && item.inserted
@@ -221,6 +223,14 @@ impl<'a> Sent<'a> {
             exact.remove(key);
         }
         sent
+    }
+
+    /// Rows under keys that the hub spells otherwise: they come back under the hub's spelling, and go under their own.
+    fn misspelt(&self) -> impl Iterator<Item = RowChange> + '_ {
+        let live =
+            |item: &&&Item| item.merged.rejected.is_none() && matches!(item.merged.after, Some(HubState::Live(_)));
+        let keys = self.items.values().filter(live).filter_map(|item| item.sent_as.clone());
+        keys.map(|key| RowChange { op: Op::Delete, key, fields: Vec::new() })
     }
 
     /// Keys whose outcome may differ from what the device has.
@@ -502,7 +512,10 @@ fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &
     let wants_whole = sent.wanted.contains(&row.key)
         || sent.settled.contains(&row.key)
         || accepted.is_some_and(|item| {
-            item.repeated_whole || item.merged.whole || (item.last_op == Op::Delete && !item.changes.is_empty())
+            item.repeated_whole
+                || item.merged.whole
+                || item.sent_as.is_some()
+                || (item.last_op == Op::Delete && !item.changes.is_empty())
         });
     let whole = wants_whole || (inserted_unseen && !has_whole);
     let mut fields = Vec::new();

@@ -9,8 +9,10 @@ use crate::convert::{self, Converter, Target};
 use crate::feed::Xxh3;
 use crate::schema::Ruled;
 use crate::work::{Homeless, Item, Lost, Merged, Prepared, Sender, TableWork, Work};
-use fieldsync_core::delta::{DeltaBody, FieldChange, Op, TableChanges};
+use fieldsync_core::coalesce::keep_last_words;
+use fieldsync_core::delta::{Change, DeltaBody, FieldChange, Op, TableChanges};
 use fieldsync_core::merge::IncomingField;
+use fieldsync_core::rules::{FieldStrategy, TableRules};
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Hlc, Key, Value};
 use std::collections::{HashMap, HashSet};
@@ -67,7 +69,7 @@ pub fn read(
             refuse_all(changes, sender, &error, &mut work.homeless);
             continue;
         };
-        let read = read_table(body, changes, &table, &key_places, sender)?;
+        let read = read_table(body, changes, (&table, &rules), &key_places, sender)?;
         match work.tables.iter_mut().find(|known| known.table.oid == table.oid) {
             Some(known) => {
                 known.take_in(read.0);
@@ -129,16 +131,39 @@ fn refuse_all(changes: TableChanges, sender: &Sender<'_>, error: &SqlError, home
     }
 }
 
+/// What a device says of a field several times in one delta is what it says last; counters keep every difference.
+fn say_once(body: &DeltaBody, changes: &mut TableChanges, watermark: Hlc, is_counter: impl Fn(u16) -> bool) {
+    let mut once: HashSet<&Key> = HashSet::with_capacity(changes.changes.len());
+    let news = changes.changes.iter().filter(|change| change.clock > watermark);
+    let repeated: HashSet<Key> =
+        news.filter(|change| !once.insert(&change.key)).map(|change| change.key.clone()).collect();
+    if repeated.is_empty() {
+        return;
+    }
+    let mut rows: HashMap<Key, Vec<&mut Change>> = HashMap::new();
+    for change in changes.changes.iter_mut().filter(|change| change.clock > watermark && repeated.contains(&change.key))
+    {
+        rows.entry(change.key.clone()).or_default().push(change);
+    }
+    for row in rows.values_mut() {
+        keep_last_words(row, &is_counter, |one, other| body.base_of(one) == body.base_of(other));
+    }
+}
+
 type ReadTable = (Vec<Item>, Vec<u16>);
 
 fn read_table(
     body: &DeltaBody,
-    changes: TableChanges,
-    table: &Rc<Table>,
+    mut changes: TableChanges,
+    (table, rules): (&Rc<Table>, &TableRules),
     key_places: &[usize],
     sender: &Sender<'_>,
 ) -> Result<ReadTable, SqlError> {
     let targets = convert::targets(table, &changes.columns);
+    say_once(body, &mut changes, sender.watermark, |column| match targets.get(usize::from(column)) {
+        Some(Target::Field(at)) => rules.fields.get(&table.columns[*at].number) == Some(&FieldStrategy::Sum),
+        _ => false,
+    });
     let converter = Converter::of(table, &targets, &changes)?;
     let canonical = |at: usize, value: Value| converter.value(at, value);
     let mut items: Vec<Item> = Vec::with_capacity(changes.changes.len());
@@ -148,11 +173,16 @@ fn read_table(
     for change in changes.changes {
         let mut refused = None;
         let mut lost = Vec::new();
+        let mut respelled = false;
         let mut parts = Vec::with_capacity(key_places.len());
         for (key_at, place) in table.key.iter().zip(key_places) {
             let raw = change.key.0.get(*place).cloned().unwrap_or_default();
             match canonical(*key_at, raw) {
-                Ok(part) => parts.push(part),
+                Ok(part) => {
+                    let kind = table.columns[*key_at].column_type.kind;
+                    respelled |= change.key.0.get(*place).is_some_and(|sent| convert::is_told(kind, sent, &part));
+                    parts.push(part);
+                }
                 Err((error, raw)) => {
                     refused.get_or_insert(error);
                     parts.push(raw);
@@ -207,12 +237,17 @@ fn read_table(
                 told: HashSet::new(),
                 repeated_whole: false,
                 lost: Vec::new(),
+                sent_as: None,
                 refused: None,
                 merged: Merged::default(),
             });
             items.len() - 1
         });
         let item = &mut items[at];
+        if respelled && change.op != Op::Delete {
+            // In the order of the hub's key columns.
+            item.sent_as = Some(Key(key_places.iter().filter_map(|place| change.key.0.get(*place).cloned()).collect()));
+        }
         if repeated {
             item.repeated.extend(fields.iter().map(|field| field.number));
             item.repeated_whole |= matches!(change.op, Op::Insert | Op::Delete);

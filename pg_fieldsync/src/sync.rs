@@ -168,7 +168,7 @@ fn merged(received: &mut Received<'_>, hub: &Hub, started: u64) -> Result<Vec<u8
     let told = shapes::of_replies(&received.client, body.parent, body.names_wanted)?;
     shapes::tell(&received.client, &told, &reply)?;
     shapes::learn(&received.client, received.known, &received.shapes)?;
-    let reply = wire::encode_reply(&reply, received.client.key.as_ref());
+    let reply = wire::encode_reply_for(&reply, received.client.key.as_ref(), &told.shapes);
     batch::close(received, &merged.verdicts, &reply, watermark, Some(&cursor))?;
     history::remember_version(version)?;
     Ok(reply)

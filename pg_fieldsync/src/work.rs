@@ -59,6 +59,8 @@ pub struct Item {
     pub told: HashSet<u16>,
     /// Values in columns that the hub does not have: parked by themselves, while the rest of the row goes its way.
     pub lost: Vec<Lost>,
+    /// The key as the device spells it, where the hub spells it otherwise: the device would not know its own row again.
+    pub sent_as: Option<Key>,
     /// Why the row's changes cannot even be tried.
     pub refused: Option<SqlError>,
     /// What the merge found and decided.
@@ -199,6 +201,7 @@ impl TableWork {
             known.repeated.extend(item.repeated);
             known.told.extend(item.told);
             known.repeated_whole |= item.repeated_whole;
+            known.sent_as = item.sent_as.or(known.sent_as.take());
             known.last_op = item.last_op;
             known.inserted |= item.inserted;
             known.refused = known.refused.take().or(item.refused);

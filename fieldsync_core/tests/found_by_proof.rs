@@ -188,3 +188,18 @@ fn what_a_device_took_back_itself_joins_nothing() {
     assert_eq!(told(false, false, 22), (1, Some(Value::Int(22)), Value::Int(19)), "the second word knew more");
     assert_eq!(told(false, true, 21), (1, Some(Value::Int(21)), Value::Int(19)), "something came between");
 }
+
+/// What went there and back on a device counts as unchanged, whatever others wrote meanwhile: else the same delta would win or
+/// say nothing, by who came first.
+#[test]
+fn a_value_that_went_there_and_back_says_nothing() {
+    for rules in
+        [TableRules::default(), TableRules { fields: [(1, FieldStrategy::Max)].into(), ..TableRules::default() }]
+    {
+        for there in [7, 9] {
+            let hub = HubState::Live(row(Value::Int(there), 20, 50, OTHER));
+            let decision = run(Op::Update, 60, false, &[field(Some(Value::Int(7)), Value::Int(7))], &hub, &rules);
+            assert_eq!((decision.write, decision.collisions.len()), (Write::Nothing, 0));
+        }
+    }
+}

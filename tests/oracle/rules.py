@@ -9,6 +9,7 @@ Where the contract's words leave a choice, it is made here, once, and named:
 * the table's detection says which fields are in conflict, a field's rule says who wins there; a change that nobody
   else's collides with is never lost to a field rule;
 * both sides have the same value: nobody loses, nothing is on record;
+* a field that went there and back on the device counts as unchanged, whatever others wrote meanwhile;
 * NULL is neither earlier nor later than anything; under `max` and `min` it meets a number by the clock, on record;
 * `timestamp_compare` asks only about changes that the device had not seen, as everything does;
 * a new record under a key whose former, deleted record the device never saw is simply new where keys mean different
@@ -206,7 +207,9 @@ def decide_fields(case):
         rule = rules["fields"].get(field)
         old, new, hub = change["fields"][field]["old"], change["fields"][field]["new"], case["values"][field]
         others = unseen(case["history"], change["origin"], change["base"], field)
-        if rule == "sum" and (new is not None or hub is None) and not offered_again(case):
+        if change["op"] == "update" and same(old, new):
+            pass
+        elif rule == "sum" and (new is not None or hub is None) and not offered_again(case):
             if new is not None:
                 row.values[field] = added_up(case["kinds"][field], hub, old, new)
         elif same(hub, new):

@@ -96,6 +96,10 @@ impl Judge<'_> {
         let stamp = self.row.clocks.field(field.number);
         let concurrent = stamp.is_concurrent(self.change.origin, self.change.base);
         let rule = self.rules.fields.get(&field.number).copied();
+        // A value that went there and back: nothing was said.
+        if field.old.as_ref().is_some_and(|old| values::same(field.kind, old, &field.new)) {
+            return Ok(Verdict::Keep);
+        }
         if rule == Some(FieldStrategy::Sum) {
             return self.sum(field, server, stamp, concurrent, collisions);
         }

@@ -106,6 +106,8 @@ pub struct Transaction {
     pub client: Option<Client>,
     /// Another identity that is registered.
     pub registers: Option<Client>,
+    /// Values that a device of the client's overwrote itself, knowing them.
+    pub overwritten: Vec<Value>,
     /// Records written.
     pub records: BTreeMap<u64, Record>,
     /// The answer.
@@ -260,6 +262,7 @@ impl Hub {
         let Some(done) = self.running.remove(&xid) else { return Rc::default() };
         self.commits += 1;
         self.latest_completed = self.latest_completed.max(xid);
+        self.ever.extend(done.overwritten);
         for (name, state) in done.writes {
             if let State::Live(row) = &state {
                 self.ever.extend(row.values.values().cloned());
@@ -621,6 +624,8 @@ impl Hub {
         self.next_record = next_record;
         if let Some(own) = self.running.get_mut(&xid) {
             own.writes = merged.writes;
+            let fields = changes.iter().flat_map(|(_, change)| &change.fields);
+            own.overwritten = fields.filter_map(|field| field.old.clone()).collect();
             own.records = records;
             for (name, state) in &own.writes {
                 if let State::Live(row) = state {

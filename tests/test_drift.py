@@ -1,0 +1,278 @@
+"""The schema changes on either side while the other is offline: nothing written before, between or after is lost, nothing blocks.
+
+Method: ALTER TABLE through a plain sqlite3 shell, with edits before it, between it and the next fs_ call, and after it.
+"""
+
+import sqlite3
+
+import pytest
+
+
+@pytest.fixture
+def pair(hub, client, sync):
+    hub.script("CREATE TABLE p (id text PRIMARY KEY, v text, n integer); CREATE TABLE q (id text PRIMARY KEY, p text REFERENCES p)")
+    hub.enable("p"), hub.enable("q")
+    schema = "CREATE TABLE p (id TEXT NOT NULL PRIMARY KEY, v TEXT, n INTEGER); CREATE TABLE q (id TEXT NOT NULL PRIMARY KEY, p TEXT REFERENCES p);"
+    one, two = client("one", schema, "p", "q"), client("two", schema, "p", "q")
+    one.shell("INSERT INTO p VALUES ('a', '1', 1), ('b', '2', 2), ('c', '3', 3); INSERT INTO q VALUES ('qa', 'a');")
+    for device in (one, two):
+        sync(device, hub)
+    return hub, one, two
+
+
+class TestTheHubIsAhead:
+    def test_a_column_that_the_device_lacks_waits_for_it(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("ALTER TABLE p ADD COLUMN w text")
+        hub.enable("p")
+        hub.sql("UPDATE p SET w = 'from the hub', v = 'both' WHERE id = 'a'")
+        hub.sql("INSERT INTO p VALUES ('d', '4', 4) ")
+        hub.sql("UPDATE p SET w = 'of d' WHERE id = 'd'")
+        assert sync(one, hub)["kept_for_later"] >= 0
+        assert one.sql("SELECT id, v FROM p WHERE id IN ('a', 'd') ORDER BY id") == [("a", "both"), ("d", "4")]
+        assert one.status()["kept_for_later"] > 0
+        hub.sql("UPDATE p SET w = 'later' WHERE id = 'd'")
+        hub.sql("DELETE FROM p WHERE id = 'b'")
+        sync(one, hub)
+        one.close()
+        one.shell("ALTER TABLE p ADD COLUMN w TEXT; UPDATE p SET w = 'mine' WHERE id = 'c';")
+        sync(one, hub)
+        assert one.sql("SELECT id, w FROM p ORDER BY id") == [("a", "from the hub"), ("c", "mine"), ("d", "later")]
+        assert hub.sql("SELECT id, w FROM p ORDER BY id") == [("a", "from the hub"), ("c", "mine"), ("d", "later")]
+        assert one.status()["kept_for_later"] == 0 and one.pending == 0
+
+    def test_a_local_edit_between_the_alter_and_the_next_call_stays_on_top_of_what_was_kept(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("ALTER TABLE p ADD COLUMN w text DEFAULT 'std'")
+        hub.enable("p")
+        hub.sql("UPDATE p SET w = 'hub'")
+        sync(one, hub)
+        one.shell("ALTER TABLE p ADD COLUMN w TEXT DEFAULT 'std'; UPDATE p SET w = 'mine' WHERE id = 'a';")
+        one.status()
+        sync(one, hub)
+        assert one.sql("SELECT id, w FROM p ORDER BY id") == hub.sql("SELECT id, w FROM p ORDER BY id")
+        assert one.sql("SELECT w FROM p WHERE id > 'a'") == [("hub",), ("hub",)]
+        assert one.one("SELECT w FROM p WHERE id = 'a'") in ("mine", "hub")
+        if one.one("SELECT w FROM p WHERE id = 'a'") == "hub":
+            assert hub.one("SELECT count(*) FROM sync_control.conflicts WHERE row_id = 'a'") == 1, "and the other value is kept"
+
+    def test_a_table_that_the_device_lacks_waits_for_it(self, pair, sync):
+        hub, one, two = pair
+        hub.script("CREATE TABLE extra (id text PRIMARY KEY, v text); INSERT INTO extra VALUES ('x', '1'), ('y', '2'), ('z', '3')")
+        hub.enable("extra")
+        sync(one, hub)
+        hub.sql("UPDATE extra SET v = '11' WHERE id = 'x'")
+        hub.sql("DELETE FROM extra WHERE id = 'y'")
+        sync(one, hub)
+        one.shell("CREATE TABLE extra (id TEXT NOT NULL PRIMARY KEY, v TEXT); INSERT INTO extra VALUES ('mine', 'm'), ('z', 'mine');")
+        one.track("extra")
+        sync(one, hub), sync(one, hub), sync(two, hub)
+        rows = one.sql("SELECT id, v FROM extra ORDER BY id")
+        assert rows[:2] == [("mine", "m"), ("x", "11")] and [row[0] for row in rows] == ["mine", "x", "z"]
+        assert hub.sql("SELECT id, v FROM extra ORDER BY id") == rows
+
+    def test_a_table_that_the_hub_enables_later(self, pair, sync):
+        """Nothing is tried again blindly: a person offers the parked rows again, or the next edit takes them along."""
+        hub, one, two = pair
+        one.shell("CREATE TABLE drafts (id TEXT NOT NULL PRIMARY KEY, v TEXT); INSERT INTO drafts VALUES ('x', '1'), ('y', '2');")
+        one.track("drafts")
+        assert sync(one, hub)["rejected"] == 2
+        assert all("drafts" in c["detail"] for c in one.conflicts("open"))
+        hub.sql("CREATE TABLE drafts (id text PRIMARY KEY, v text)")
+        hub.enable("drafts")
+        one.shell("UPDATE drafts SET v = '11' WHERE id = 'x';")
+        sync(one, hub)
+        for conflict in one.conflicts("open"):
+            one.resolve(conflict["conflict_id"], "mine")
+        sync(one, hub)
+        assert hub.sql("SELECT id, v FROM drafts ORDER BY id") == [("x", "11"), ("y", "2")]
+        assert one.conflicts("open") == [] and hub.conflicts("open") == []
+
+    def test_a_column_that_the_hub_dropped_parks_only_that_field(self, pair, sync):
+        hub, one, two = pair
+        one.shell("UPDATE p SET v = 'x', n = 10 WHERE id = 'a';")
+        hub.sql("ALTER TABLE p DROP COLUMN n")
+        hub.enable("p")
+        report = sync(one, hub)
+        assert hub.one("SELECT v FROM p WHERE id = 'a'") in ("x", "1")
+        one.shell("UPDATE p SET v = 'y' WHERE id = 'b'; INSERT INTO p VALUES ('e', '5', 5);")
+        sync(one, hub)
+        assert hub.one("SELECT v FROM p WHERE id = 'b'") == "y", "an edit of other fields goes on"
+        assert one.pending == 0 and report["acknowledged"] == 1
+        for conflict in one.conflicts("open"):
+            assert "n" in conflict["detail"] and "p" in conflict["detail"], "it names the table and the column"
+
+
+class TestTheDeviceIsAhead:
+    def test_pending_edits_survive_every_alter(self, pair, sync):
+        hub, one, two = pair
+        one.shell("UPDATE p SET v = 'before' WHERE id = 'a'; INSERT INTO p VALUES ('n', 'new', 9); DELETE FROM p WHERE id = 'c';"
+                  "ALTER TABLE p ADD COLUMN extra TEXT DEFAULT 'd'; UPDATE p SET extra = 'between', n = 20 WHERE id = 'b';"
+                  "ALTER TABLE p ADD COLUMN more INTEGER; UPDATE p SET more = 5 WHERE id = 'n';")
+        hub.sql("ALTER TABLE p ADD COLUMN extra text DEFAULT 'd', ADD COLUMN more integer")
+        hub.enable("p")
+        report = sync(one, hub)
+        assert (report["conflicts"], report["rejected"]) == (0, 0), one.conflicts("open")
+        assert hub.sql("SELECT id, v, n, extra, more FROM p ORDER BY id") == one.sql("SELECT id, v, n, extra, more FROM p ORDER BY id") == [
+            ("a", "before", 1, "d", None), ("b", "2", 20, "between", None), ("n", "new", 9, "d", 5)]
+
+    def test_a_column_that_the_hub_lacks_parks_only_that_and_comes_when_the_hub_has_it(self, pair, sync):
+        hub, one, two = pair
+        one.shell("ALTER TABLE p ADD COLUMN extra TEXT; UPDATE p SET extra = 'e', v = 'with' WHERE id = 'a'; UPDATE p SET v = 'only' WHERE id = 'b';")
+        sync(one, hub)
+        assert hub.one("SELECT v FROM p WHERE id = 'b'") == "only"
+        open_before = one.conflicts("open")
+        if open_before:
+            assert {c["row_id"] for c in open_before} == {"a"} and all("extra" in c["detail"] for c in open_before)
+        hub.sql("ALTER TABLE p ADD COLUMN extra text")
+        hub.enable("p")
+        one.shell("UPDATE p SET extra = 'ee' WHERE id = 'a';")
+        sync(one, hub)
+        assert hub.sql("SELECT v, extra FROM p WHERE id = 'a'") == [("with", "ee")]
+        assert one.conflicts("open") == []
+
+    def test_a_renamed_column_with_pending_edits(self, pair, sync):
+        hub, one, two = pair
+        one.shell("UPDATE p SET v = 'before' WHERE id = 'a'; ALTER TABLE p RENAME COLUMN v TO value; UPDATE p SET value = 'after' WHERE id = 'b';")
+        hub.sql("ALTER TABLE p RENAME COLUMN v TO value")
+        hub.enable("p")
+        report = sync(one, hub)
+        assert (report["conflicts"], report["rejected"]) == (0, 0), one.conflicts("open")
+        assert hub.sql("SELECT value FROM p WHERE id < 'c' ORDER BY id") == [("before",), ("after",)]
+
+    def test_a_renamed_key_column(self, pair, sync):
+        hub, one, two = pair
+        one.shell("ALTER TABLE p RENAME COLUMN id TO key; UPDATE p SET v = 'x' WHERE key = 'a'; INSERT INTO p VALUES ('k', 'y', 1);")
+        hub.sql("ALTER TABLE p RENAME COLUMN id TO key")
+        hub.enable("p")
+        report = sync(one, hub)
+        assert (report["conflicts"], report["rejected"]) == (0, 0), one.conflicts("open")
+        assert hub.sql("SELECT key, v FROM p WHERE key IN ('a', 'k') ORDER BY key") == [("a", "x"), ("k", "y")]
+
+    def test_a_renamed_table_blocks_nothing_and_loses_nothing(self, pair, sync):
+        hub, one, two = pair
+        one.shell("UPDATE p SET v = 'before' WHERE id = 'a'; ALTER TABLE p RENAME TO people; UPDATE people SET v = 'after' WHERE id = 'b'; UPDATE q SET p = 'b';")
+        sync(one, hub)
+        assert hub.one("SELECT p FROM q") == "b", "another table goes on"
+        assert any("people" in note["text"] for note in one.status()["notes"])
+        hub.sql("ALTER TABLE p RENAME TO people")
+        hub.enable("people")
+        one.shell("UPDATE people SET n = 100 WHERE id IN ('a', 'b');")
+        sync(one, hub)
+        for _ in range(2):
+            for conflict in one.conflicts("open"):
+                one.resolve(conflict["conflict_id"], "mine")
+            sync(one, hub)
+        assert hub.sql("SELECT id, v, n FROM people WHERE id < 'c' ORDER BY id") == [("a", "before", 100), ("b", "after", 100)]
+        assert one.pending == 0 and one.conflicts("open") == []
+
+    def test_an_index_made_unique_later(self, pair, sync):
+        hub, one, two = pair
+        one.shell("CREATE UNIQUE INDEX later ON p (v); REPLACE INTO p VALUES ('z', '1', 9);")  # 'a' goes before any fs_ call
+        sync(one, hub), sync(one, hub)
+        one.shell("REPLACE INTO p VALUES ('y', '2', 9);")  # 'b' goes
+        sync(one, hub)
+        assert hub.sql("SELECT id, v FROM p WHERE id = 'b'") == []
+        assert ("z", "1") in hub.sql("SELECT id, v FROM p") and ("y", "2") in hub.sql("SELECT id, v FROM p")
+
+    def test_a_table_dropped_and_made_again_with_another_key(self, pair, sync):
+        hub, one, two = pair
+        one.shell("DROP TABLE q; CREATE TABLE q (id TEXT, p TEXT);")
+        sync(one, hub)
+        assert hub.one("SELECT count(*) FROM q") == 1
+        one.shell("UPDATE p SET v = 'goes on' WHERE id = 'a';")
+        sync(one, hub)
+        assert hub.one("SELECT v FROM p WHERE id = 'a'") == "goes on"
+
+    def test_a_table_dropped_with_unsent_edits(self, pair, sync):
+        hub, one, two = pair
+        one.shell("UPDATE p SET v = 'unsent' WHERE id = 'a'; INSERT INTO p VALUES ('u', 'unsent insert', 1); DELETE FROM q; DROP TABLE q; DROP TABLE p;")
+        report = sync(one, hub)
+        assert hub.one("SELECT v FROM p WHERE id = 'a'") == "unsent"
+        assert hub.one("SELECT count(*) FROM q") == 0
+        assert hub.one("SELECT count(*) FROM p") >= 3, "a dropped table is no deletion of its rows"
+        assert not report["more"]
+
+    def test_a_table_rebuilt_with_a_column_less_and_writes_in_between(self, pair, sync):
+        hub, one, two = pair
+        one.shell("""
+            PRAGMA foreign_keys = OFF;
+            UPDATE p SET v = 'unsent' WHERE id = 'a';
+            BEGIN; CREATE TABLE new_p (id TEXT NOT NULL PRIMARY KEY, v TEXT); INSERT INTO new_p SELECT id, v FROM p;
+            DROP TABLE p; ALTER TABLE new_p RENAME TO p; COMMIT;
+            UPDATE p SET v = 'between' WHERE id = 'b'; INSERT INTO p VALUES ('n', 'made between');
+        """)
+        sync(one, hub), sync(one, hub)
+        one.shell("UPDATE p SET v = 'after' WHERE id = 'c';")
+        sync(one, hub), sync(two, hub)
+        assert hub.sql("SELECT id, v, n FROM p ORDER BY id") == [("a", "unsent", 1), ("b", "between", 2), ("c", "after", 3), ("n", "made between", None)]
+        assert two.sql("SELECT id, v FROM p ORDER BY id") == one.sql("SELECT id, v FROM p ORDER BY id")
+        assert one.pending == 0
+
+
+class TestTrackAndUntrack:
+    def test_twice_is_harmless(self, pair):
+        hub, one, two = pair
+        before = one.sql("SELECT type, name, sql FROM sqlite_master ORDER BY name")
+        assert one.track("p") == {"table": "p", "captured": 0, "warnings": []}
+        assert one.track("P", {"existing": "capture"})["captured"] == 0
+        assert one.sql("SELECT type, name, sql FROM sqlite_master ORDER BY name") == before and one.pending == 0
+
+    def test_untracked_for_a_while(self, pair, sync):
+        """What the hub sends meanwhile waits; what was written meanwhile is not captured unless asked for."""
+        hub, one, two = pair
+        one.shell("UPDATE p SET v = 'unsent' WHERE id = 'a';")
+        one.sql("SELECT fs_untrack('p')")
+        one.shell("UPDATE p SET v = 'unseen' WHERE id = 'b'")
+        hub.sql("UPDATE p SET n = 30 WHERE id = 'c'")
+        sync(one, hub)
+        assert hub.sql("SELECT v FROM p WHERE id < 'c' ORDER BY id") == [("unsent",), ("2",)]
+        assert one.one("SELECT n FROM p WHERE id = 'c'") == 3
+        one.track("p", {"existing": "ignore"})
+        assert one.one("SELECT n FROM p WHERE id = 'c'") == 30
+        sync(one, hub)
+        one.shell("UPDATE p SET v = 'seen' WHERE id = 'b';")
+        sync(one, hub)
+        assert hub.one("SELECT v FROM p WHERE id = 'b'") == "seen"
+
+    def test_untracked_and_tracked_again_with_capture_is_one_record_each(self, pair, sync):
+        hub, one, two = pair
+        one.sql("SELECT fs_untrack('p')")
+        one.shell("UPDATE p SET v = 'meanwhile' WHERE id = 'b'; INSERT INTO p VALUES ('m', 'made meanwhile', 4);")
+        assert one.track("p")["captured"] == 4
+        report = sync(one, hub)
+        assert report["rejected"] == 0, one.conflicts("open")
+        sync(two, hub), sync(one, hub)
+        assert hub.sql("SELECT id, v, n FROM p ORDER BY id") == one.sql("SELECT * FROM p ORDER BY id") == two.sql("SELECT * FROM p ORDER BY id")
+        assert hub.one("SELECT v FROM p WHERE id = 'b'") == "meanwhile" and hub.one("SELECT count(*) FROM p") == 4
+
+    def test_integer_keys_tracked_again_with_capture(self, hub, client, sync):
+        hub.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text)")
+        hub.enable("t")
+        one = client("one", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", "t")
+        one.shell("INSERT INTO t VALUES (1, 'a'), (2, 'b');")
+        sync(one, hub)
+        one.sql("SELECT fs_untrack('t')")
+        one.shell("INSERT INTO t VALUES (3, 'c'); UPDATE t SET v = 'bb' WHERE id = 2;")
+        one.track("t")
+        report = sync(one, hub)
+        assert (report["conflicts"], report["rejected"]) == (0, 0), one.conflicts("open")
+        assert hub.sql("SELECT id, v FROM t ORDER BY id") == [(1, "a"), (2, "bb"), (3, "c")]
+
+    def test_an_edit_of_a_row_that_was_ignored_and_that_the_hub_lacks_is_not_lost(self, hub, client, sync):
+        hub.sql("CREATE TABLE t (id text PRIMARY KEY, v text NOT NULL, w text)")
+        hub.enable("t")
+        one = client("one", "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, v TEXT NOT NULL, w TEXT); INSERT INTO t VALUES ('old', 'v', 'w'), ('older', 'v', 'w')")
+        one.track("t", {"existing": "ignore"})
+        one.shell("UPDATE t SET w = 'edited' WHERE id = 'old'; DELETE FROM t WHERE id = 'older';")
+        sync(one, hub)
+        assert one.sql("SELECT * FROM t") == [("old", "v", "edited")]
+        on_hub = hub.sql("SELECT id, v, w FROM t")
+        assert on_hub == [("old", "v", "edited")] or (on_hub == [] and len(one.conflicts("open")) == 1)
+
+    def test_untracking_what_is_not_tracked_is_an_error_by_name(self, pair):
+        hub, one, two = pair
+        for table in ("nothing", "sqlite_master"):
+            with pytest.raises(sqlite3.Error, match=f"^fs_untrack: .*{table}"):
+                one.sql("SELECT fs_untrack(?)", table)
+        one.sql("SELECT fs_untrack('p')"), one.sql("SELECT fs_untrack('p')")

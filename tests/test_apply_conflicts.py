@@ -1,0 +1,152 @@
+"""Conflicts as the device shows and settles them: named as its own rows are, one entry per decision, the record back whole.
+
+Method: both sides edit one record under each rule that leaves something open; then `fs_conflicts` is joined with the app's own
+table, settled by each word, and both databases compared.
+"""
+
+import json
+
+import pytest
+
+HUB = "CREATE TABLE t (id {0} PRIMARY KEY, a text, b text, n integer CONSTRAINT positive CHECK (n > 0))"
+DEVICE = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT, b TEXT, n INTEGER)"
+UUID = "0b0b0b0b-0000-4000-8000-0123456789ab"
+
+
+@pytest.fixture
+def pair(hub, client, sync):
+    def make(kind="text", key="r", **rule):
+        hub.script(HUB.format(kind))
+        hub.enable("t")
+        if rule:
+            hub.rule("t", **rule)
+        one = client("one", DEVICE, "t")
+        one.shell(f"INSERT INTO t VALUES ('{key}', 'a', 'b', 1);")
+        sync(one, hub)
+        return hub, one
+    return make
+
+
+class TestUuidKeys:
+    """On the wire a uuid is sixteen bytes, on the device it is text: `row_id` is that text everywhere."""
+
+    def test_a_rejected_edit_stays_is_named_and_can_be_corrected(self, pair, sync):
+        hub, one = pair("uuid", UUID)
+        one.shell("UPDATE t SET n = -1, a = 'mine';")
+        assert sync(one, hub)["rejected"] == 1
+        joined = one.sql("SELECT t.id, c.outcome FROM t JOIN fs_conflicts c ON c.table_name = 't' AND c.row_id = t.id WHERE c.status = 'open'")
+        assert joined == [(UUID, "rejected")]
+        assert hub.one("SELECT row_id FROM sync_control.conflicts") == UUID
+        assert one.sql("SELECT row_id, status FROM fs_row_status") == [(UUID, "conflict")]
+        assert one.sql("SELECT status FROM sync_queue WHERE operation = 'UPDATE'") == [("conflict",)]
+        hub.sql("UPDATE t SET a = 'theirs', b = 'theirs'")
+        sync(one, hub)
+        assert one.sql("SELECT a, b, n FROM t") == [("mine", "theirs", -1)], "what waits for a person stays as it was written"
+        one.shell("UPDATE t SET n = 5;")
+        sync(one, hub), sync(one, hub)
+        assert hub.sql("SELECT b, n FROM t") == [("theirs", 5)] and one.conflicts("open") == [] == hub.conflicts("open")
+        assert hub.sql("SELECT a, b, n FROM t") == one.sql("SELECT a, b, n FROM t")
+
+    def test_an_edit_that_the_hub_has_not_seen_stays_on_top(self, pair, sync):
+        hub, one = pair("uuid", UUID)
+        hub.sql("UPDATE t SET a = 'theirs', b = 'theirs'")
+        answer = hub.sync(one.export())
+        one.shell("UPDATE t SET a = 'mine';")
+        one.apply(answer)
+        assert one.sql("SELECT a, b FROM t") == [("mine", "theirs")]
+
+    def test_a_composite_key_with_a_uuid(self, hub, client, sync):
+        hub.sql("CREATE TABLE t (u uuid, n bigint, v integer CHECK (v > 0), PRIMARY KEY (u, n))")
+        hub.enable("t")
+        one = client("one", "CREATE TABLE t (u TEXT NOT NULL, n INTEGER NOT NULL, v INTEGER, PRIMARY KEY (u, n))", "t")
+        one.shell(f"INSERT INTO t VALUES ('{UUID}', 1, 1), ('{UUID}', 2, -1);")
+        sync(one, hub)
+        entry = one.conflicts("open")[0]
+        assert json.loads(entry["row_id"]) == [UUID, 2]
+        assert one.sql("SELECT row_id FROM fs_row_status") == [(entry["row_id"],)]
+        assert hub.one("SELECT row_id FROM sync_control.conflicts").replace(" ", "") == entry["row_id"]
+        one.resolve(entry["conflict_id"], {"v": 2})
+        sync(one, hub), sync(one, hub)
+        assert hub.one("SELECT count(*) FROM t") == 2 and one.conflicts("open") == []
+
+
+class TestDeletedOnTheHub:
+    """The hub deleted what the device edited, and a person decides for the device: the record comes back whole."""
+
+    @pytest.mark.parametrize("choice, expected", [("mine", ("dev", "b", 1)), ('{"a": "both"}', ("both", "b", 1))])
+    @pytest.mark.parametrize("on_delete", ["manual", "delete_wins"])
+    def test_it_comes_back_whole(self, pair, sync, on_delete, choice, expected):
+        hub, one = pair(on_delete=on_delete)
+        hub.sql("DELETE FROM t")
+        one.shell("UPDATE t SET a = 'dev';")
+        sync(one, hub)
+        assert one.sql("SELECT * FROM t") == []
+        entry = (one.conflicts("open") + one.conflicts("resolved"))[0]
+        one.resolve(entry["conflict_id"], choice)
+        assert one.sql("SELECT a, b, n FROM t") == [expected]
+        sync(one, hub), sync(one, hub)
+        assert hub.sql("SELECT a, b, n FROM t") == one.sql("SELECT a, b, n FROM t") == [expected]
+        assert one.conflicts("open") == [] == hub.conflicts("open")
+
+    def test_it_stays_away(self, pair, sync):
+        hub, one = pair(on_delete="manual")
+        hub.sql("DELETE FROM t")
+        one.shell("UPDATE t SET a = 'dev';")
+        sync(one, hub)
+        one.resolve(one.conflicts("open")[0]["conflict_id"], "theirs")
+        sync(one, hub), sync(one, hub)
+        assert one.sql("SELECT * FROM t") == [] == hub.sql("SELECT * FROM t") and one.conflicts("open") == [] == hub.conflicts("open")
+
+    @pytest.mark.parametrize("choice", ["mine", "theirs"])
+    def test_a_child_of_a_deleted_parent_is_one_entry(self, programme, team, sync, choice):
+        programme.rule("households", on_delete="delete_wins")
+        north = team("north")
+        sync(north, programme)
+        programme.sql("DELETE FROM programme.households WHERE id = 'h2'")
+        north.shell("INSERT INTO members VALUES ('m9', 'h2', 'kid', 3, 0, NULL, 'note');")
+        sync(north, programme), sync(north, programme)
+        entries = north.conflicts("open")
+        assert [entry["row_id"] for entry in entries] == ["m9"] and entries[0]["mine"]["name"] == "kid"
+        if choice == "theirs":
+            north.resolve(entries[0]["conflict_id"], "theirs")
+            sync(north, programme), sync(north, programme)
+            assert north.one("SELECT count(*) FROM members WHERE id = 'm9'") == 0
+        else:
+            north.resolve(entries[0]["conflict_id"], {"household_id": "h1"})
+            sync(north, programme), sync(north, programme)
+            assert programme.sql("SELECT household_id, name, note FROM programme.members WHERE id = 'm9'") == [("h1", "kid", "note")]
+        assert north.conflicts("open") == [] == programme.conflicts("open") and north.pending == 0
+        assert programme.sql("SELECT 1 FROM programme.members WHERE id = 'm9'") == [(1,)] * (choice == "mine")
+
+
+class TestSettledByTheRule:
+    """What the rule decided is listed too, with all three versions, and can be decided otherwise later."""
+
+    @pytest.mark.parametrize("strategy, winner", [("server_wins", "theirs"), ("client_wins", "mine")])
+    def test_overridden_on_the_device(self, pair, sync, strategy, winner):
+        hub, one = pair(strategy=strategy)
+        hub.sql("UPDATE t SET a = 'theirs', b = 'also theirs'")
+        one.shell("UPDATE t SET a = 'mine';")
+        sync(one, hub)
+        entry = one.conflicts("resolved")[0]
+        assert (entry["base"]["a"], entry["mine"]["a"], entry["theirs"]["a"]) == ("a", "mine", "theirs")
+        assert one.one("SELECT a FROM t") == hub.one("SELECT a FROM t") == winner and one.conflicts("open") == []
+        assert one.sql("SELECT * FROM fs_row_status") == []
+        other = {"mine": "theirs", "theirs": "mine"}[winner]
+        one.resolve(entry["conflict_id"], other)
+        sync(one, hub), sync(one, hub)
+        assert one.sql("SELECT a, b FROM t") == hub.sql("SELECT a, b FROM t") == [(other, "also theirs")]
+
+    def test_twice_the_same_word_changes_nothing(self, pair, sync):
+        hub, one = pair(strategy="manual")
+        hub.sql("UPDATE t SET a = 'theirs'")
+        one.shell("UPDATE t SET a = 'mine';")
+        sync(one, hub)
+        number = one.conflicts("open")[0]["conflict_id"]
+        one.resolve(number, "mine")
+        pending = one.pending
+        assert pending == 1
+        one.resolve(number, "mine")
+        assert one.pending == pending, "the row shows it already"
+        sync(one, hub), sync(one, hub)
+        assert hub.one("SELECT a FROM t") == "mine" and one.conflicts("open") == [] == hub.conflicts("open")

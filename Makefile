@@ -24,6 +24,7 @@ HUB_CONTROL    := $(HUB_DIR)/pg_fieldsync.control
 DEVICE_LIBRARY := $(TARGET)/release/sqlite_fieldsync.so
 # For another platform: make static STATIC_TARGET=aarch64-apple-ios
 STATIC_TARGET  ?=
+STRIP          ?= strip
 STATIC_DIR     := $(TARGET)/static$(addprefix /,$(STATIC_TARGET))
 STATIC_LIBRARY := $(STATIC_DIR)/libsqlite_fieldsync.a
 
@@ -91,6 +92,8 @@ $(STATIC_LIBRARY): $(DEVICE_SOURCES) sqlite_fieldsync/include/fieldsync.h Makefi
 	  $(addprefix --target ,$(STATIC_TARGET))
 	install -d $(STATIC_DIR)
 	install -m644 $(TARGET)$(addprefix /,$(STATIC_TARGET))/release/libsqlite_fieldsync.a sqlite_fieldsync/include/fieldsync.h $(STATIC_DIR)/
+	@# Three quarters of it are there for a debugger. STRIP: the target's own, where this machine's does not know its format.
+	$(STRIP) -S $(STATIC_LIBRARY)
 
 PG_LIBRARY_DIR   = $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
 PG_EXTENSION_DIR = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension

@@ -55,6 +55,15 @@ def test_a_c_program_registers_by_one_call_and_syncs(program, hub, tmp_path):
         ("v1", "Kati", 12.5), ("v2", "Kayes", None), ("v3", "Ségou", -0.5)]
 
 
+def test_the_library_carries_no_debug_information(program):
+    """It is linked into apps that are downloaded over 2G (and a linker takes only what it needs of it)."""
+    library = Path(os.environ.get("CARGO_TARGET_DIR", CHECKOUT / "target"), "static", "libsqlite_fieldsync.a")
+    library = library if library.is_absolute() else CHECKOUT / library
+    assert library.stat().st_size < 40_000_000
+    sections = subprocess.run(["objdump", "-h", library], capture_output=True, text=True).stdout
+    assert ".text" in sections and ".debug_" not in sections
+
+
 def test_the_header_is_c_and_c_plus_plus_and_needs_no_other(tmp_path):
     """SQLite's header is the program's affair: SQLCipher's, or a vendored one."""
     for language in ("c", "c++"):

@@ -1,7 +1,7 @@
 //! What a table of the application looks like: columns, key, and everything that makes rows unique.
 
 use crate::error::{Error, Result};
-use crate::sql::quote;
+use crate::sql::{quote, still_whole};
 use rusqlite::{Connection, OptionalExtension};
 
 /// How SQLite's own modules (FTS3 to FTS5, R-tree) end the names of the tables behind a virtual table.
@@ -157,6 +157,7 @@ impl Table {
             signature: sql,
         };
         table.read_uniques(db)?;
+        still_whole(db)?;
         Ok(Some(table))
     }
 

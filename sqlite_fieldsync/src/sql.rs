@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use fieldsync_core::Value;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ffi, Connection, OptionalExtension, Row, Statement, ToSql};
+use std::cell::Cell;
 
 /// A value as SQLite holds it, copied. Text that is not UTF-8 (SQLite does not check) keeps what can be read.
 pub fn value_from(value: ValueRef<'_>) -> Value {
@@ -98,10 +99,45 @@ pub fn atomically<T>(db: &Connection, body: impl FnOnce() -> Result<T>) -> Resul
         // Writers queue at the start, where waiting is possible, and not in the middle, where it is not.
         db.execute_batch("RELEASE fs_call; BEGIN IMMEDIATE")?;
     }
+    let within = Within::new();
     let answer = body()?;
+    still_whole(db)?;
+    drop(within);
     db.execute_batch(keep)?;
     unfinished.undo = None;
     Ok(answer)
+}
+
+thread_local! {
+    /// Whether a call of this thread runs in a transaction.
+    static WITHIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A call that runs in a transaction.
+struct Within;
+
+impl Within {
+    fn new() -> Within {
+        WITHIN.set(true);
+        Within
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        WITHIN.set(false);
+    }
+}
+
+/// An error if SQLite has taken the transaction back by itself. It does so when memory runs out, and where that happens inside
+/// of a pragma that is read like a table, the reading statement ends as if there were nothing more: whatever was written from
+/// there on would stay, piece by piece. So whoever reads such a pragma asks here before going on.
+pub fn still_whole(db: &Connection) -> Result<()> {
+    if WITHIN.get() && db.is_autocommit() {
+        let code = ffi::Error::new(ffi::SQLITE_NOMEM);
+        return Err(rusqlite::Error::SqliteFailure(code, Some("out of memory; nothing was changed".into())).into());
+    }
+    Ok(())
 }
 
 /// Undoes the transaction when an error or a panic leaves it unfinished.

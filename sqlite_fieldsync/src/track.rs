@@ -6,7 +6,7 @@
 use crate::call::{self, Function};
 use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
-use crate::sql::{atomically, quote};
+use crate::sql::{atomically, quote, still_whole};
 use crate::triggers::{what, Plan};
 use crate::{apply, log, state, views};
 use fieldsync_core::Value;
@@ -198,6 +198,7 @@ fn install(db: &Connection, table: &Table, table_no: i64, plan: &Plan) -> Result
     let mut statement = db.prepare_cached("SELECT name FROM pragma_table_info(?1, 'main')")?;
     let present: Vec<String> =
         statement.query_map([format!("fs_side_{table_no}")], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    still_whole(db)?;
     for column in plan.side_columns().iter().filter(|column| !present.contains(column)) {
         db.execute_batch(&format!("ALTER TABLE main.fs_side_{table_no} ADD COLUMN {column}"))?;
     }

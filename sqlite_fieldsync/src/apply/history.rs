@@ -43,7 +43,14 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
         Notice::NewHistory { watermark, last_batch, reason } => {
             state::set_integer(db, "history", i64::from(reply.history))?;
             state::set(db, "cursor", &Value::Null)?;
-            state::set_integer(db, "parent", *last_batch as i64)?;
+            // A batch that this file never made: it is a copy that has not heard so. A chain that begins anew lets the hub see it;
+            // going on from the original's batch it would pass for the original, with a watermark over changes that nobody has.
+            let made_here: bool = db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM main.fs_batch WHERE batch = ?1)",
+                [*last_batch as i64],
+                |row| row.get(0),
+            )?;
+            state::set_integer(db, "parent", if made_here { *last_batch as i64 } else { 0 })?;
             let remembered = (*watermark).min(standing.watermark);
             let place = log::place_of(db, remembered)?;
             state::set_watermark(db, remembered, place)?;

@@ -63,6 +63,7 @@ impl<'a> References<'a> {
                 key.to.extend(to);
             }
         }
+        sql::still_whole(db)?;
         let mut checked = Vec::new();
         for mut key in keys {
             // A parent that does not exist refers to nothing that could be checked.

@@ -29,6 +29,8 @@
 mod append;
 mod read;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 pub use append::{append_insert, append_update, mark, next_clock};
 pub use read::{before, last, number_of, place_of, read, Entry, Position, Raw, Scan};

@@ -403,6 +403,8 @@ impl Device {
         self.parent = last_batch;
         let until = self.log.last().map_or(Hlc::default(), |entry| entry.logged.clock);
         self.offered_again = until;
+        // Who was to be deleted, and is still needed here, was so by the lost history's word.
+        self.doomed.clear();
         self.bases = vec![Base { until, snapshot: None }];
         self.reconciling = true;
         // The hub may have forgotten what it refused: it goes again.

@@ -801,7 +801,10 @@ impl World {
             }
             let rest = (file.pending(), file.wants.len(), file.doomed.len(), file.aside.len(), file.rejections.len());
             if rest != (0, 0, 0, 0, 0) {
-                return fail(format!("phone {at} has work left: pending, wants, doomed, aside, rejected = {rest:?}"));
+                return fail(format!(
+                    "phone {at} has work left: pending, wants, doomed, aside, rejected = {rest:?} {:?} {:?}",
+                    file.doomed, file.rejections
+                ));
             }
         }
         if self.stock_exact {

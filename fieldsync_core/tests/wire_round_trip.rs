@@ -7,7 +7,7 @@ use fieldsync_core::delta::Delta;
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::limits::Limits;
 use fieldsync_core::reply::Reply;
-use fieldsync_core::wire::{self, DeltaWriter, Shape, Shapes};
+use fieldsync_core::wire::{self, DeltaWriter, PackedRows, Shape, Shapes};
 use proptest::prelude::*;
 
 proptest! {
@@ -47,6 +47,12 @@ proptest! {
         let known = reply.body.tables.iter().enumerate().filter(|(at, _)| some_known >> at & 1 == 1);
         let known: Shapes = known.map(|(_, table)| Shape::of_rows(table)).collect();
         let blob = wire::encode_reply_for(&reply, key, &known);
+        let packed = reply.body.tables.iter().map(|table| {
+            let mut rows = PackedRows::default();
+            table.rows.iter().cloned().for_each(|row| rows.push(row));
+            (Shape::of_rows(table), rows)
+        });
+        prop_assert_eq!(&wire::encode_packed_reply(&reply, packed.collect(), key, &known), &blob);
         prop_assert_eq!(wire::decode_reply_with(&blob, key, &Limits::default(), &known).unwrap(), reply);
     }
 }

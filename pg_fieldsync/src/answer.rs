@@ -25,7 +25,7 @@ use fieldsync_core::{wire, Hlc, Key, Snapshot};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-/// Everything that the device has not seen, as a reply.
+/// Everything that the device has not seen, as a reply; its tables are in what was pulled.
 pub fn answer(
     received: &Received<'_>,
     hub: &Hub,
@@ -56,7 +56,7 @@ pub fn answer(
         wants: &wants,
         no_pull: &|table| matches!(schema.direction(table), "push" | "none"),
     };
-    let mut pulled = pull::pull(&tables, hub, &asked)?;
+    let pulled = pull::pull(&tables, hub, &asked)?;
     let mut notices = news.notices;
     notices.extend(unreadable);
     drop(reading);
@@ -79,7 +79,7 @@ pub fn answer(
             outcomes,
             more: false,
             notices,
-            tables: std::mem::take(&mut pulled.tables),
+            tables: Vec::new(),
         },
     };
     Ok((reply, cursor, pulled))

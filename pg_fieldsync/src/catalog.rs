@@ -107,6 +107,12 @@ impl Table {
             .map_err(|_| SqlError::new("XX001", format!("the field clocks of a row of {} are damaged", self.qualified)))
     }
 
+    /// Columns in the order of a reply: the key, then the others that travel.
+    pub fn reply_order(&self) -> Vec<usize> {
+        let others = self.travelling().filter(|(at, _)| !self.key.contains(at)).map(|(at, _)| at);
+        self.key.iter().copied().chain(others).collect()
+    }
+
     /// Columns whose values travel, key columns included.
     pub fn travelling(&self) -> impl Iterator<Item = (usize, &Column)> {
         self.columns.iter().enumerate().filter(|(_, column)| !column.generated)

@@ -1,16 +1,40 @@
 //! Copies of a device: edits made before the copy are in both files, and count once.
 //!
 //! Invariant: a change is known by the identity that made it, its clock and its row. What one copy has delivered is
-//! superseded when the other delivers it too, whichever comes first.
+//! superseded when the other delivers it too, whichever comes first. Two copies that edit one row in the same millisecond give
+//! both edits the same clock: these are told apart by what they say.
 
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::guards::AsOwner;
 use crate::shapes;
 use crate::sql::{self, Cells, Param};
-use crate::work::AlreadyMade;
+use crate::work::{AlreadyMade, Said};
+use fieldsync_core::coalesce::is_difference;
+use fieldsync_core::delta::{Change, Op, TableChanges};
 use fieldsync_core::limits::Limits;
-use fieldsync_core::wire;
+use fieldsync_core::{wire, Hlc};
+
+/// What a change says, by the names of its columns. Of a new row the clock says enough: its values are read when it is sent.
+fn said(columns: &[String], change: &Change) -> Said {
+    let fields = change.fields.iter().filter(|_| change.op == Op::Update);
+    let name = |column: u16| columns.get(usize::from(column)).map(|name| name.to_lowercase()).unwrap_or_default();
+    fields.map(|field| (name(field.column), field.old.clone(), field.new.clone())).collect()
+}
+
+/// Whether another copy has delivered the very change. Either may have folded other fields into it; a difference never folds,
+/// so it has the same value before it as well.
+pub fn is_made(made: &AlreadyMade, table: &TableChanges, change: &Change, clock: Hlc) -> bool {
+    let Some(delivered) = made.get(&(table.table.clone(), change.key.clone(), clock)) else { return false };
+    let own = said(&table.columns, change);
+    delivered.iter().any(|other| {
+        let shared = || own.iter().filter_map(|field| Some((field, other.iter().find(|(name, ..)| *name == field.0)?)));
+        (own.is_empty() || other.is_empty() || shared().next().is_some())
+            && shared().all(|((_, old, new), (_, other_old, other_new))| {
+                new == other_new && (old == other_old || !is_difference(old.as_ref(), new))
+            })
+    })
+}
 
 /// Changes that other copies of this client's database have delivered since the copy was made.
 pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMade, SqlError> {
@@ -41,10 +65,12 @@ pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMa
         let known = shapes::of_batch(&batch)?;
         let Ok(delta) = wire::decode_delta_with(row.bytes(0), None, limits, &known.shapes) else { continue };
         for table in delta.body.tables {
-            for change in table.changes {
+            for change in &table.changes {
                 // A new row folds with later edits of it: its own making is the first of them.
-                made.insert((table.table.clone(), change.key.clone(), change.first_clock));
-                made.insert((table.table.clone(), change.key, change.clock));
+                for clock in [change.first_clock, change.clock] {
+                    let place = (table.table.clone(), change.key.clone(), clock);
+                    made.entry(place).or_default().push(said(&table.columns, change));
+                }
             }
         }
     }

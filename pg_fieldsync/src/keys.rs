@@ -2,7 +2,8 @@
 //!
 //! Invariant: equal keys have equal bytes, and the bytes never depend on a session's settings.
 
-use crate::types::uuid_text;
+use crate::catalog::Table;
+use crate::types::{uuid_text, Canonical};
 use fieldsync_core::number::{read_varint, unzigzag, write_varint, zigzag};
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Key, Value};
@@ -82,4 +83,39 @@ pub fn row_id(key: &Key, kinds: &[Kind]) -> String {
         })
         .collect());
     shown.row_id()
+}
+
+/// The key that a row id is the text of.
+pub fn from_row_id(table: &Table, row_id: &str) -> Option<Key> {
+    let texts: Vec<Value> = if table.key.len() == 1 {
+        vec![Value::Text(row_id.to_owned())]
+    } else {
+        let parts: Vec<serde_json::Value> = serde_json::from_str(row_id).ok()?;
+        parts.iter().map(Value::from_json).collect()
+    };
+    if texts.len() != table.key.len() {
+        return None;
+    }
+    let parts = table.key.iter().zip(texts).map(|(at, text)| {
+        let column_type = &table.columns[*at].column_type;
+        let text = match (column_type.kind, text) {
+            // Blobs are shown as hexadecimal digits.
+            (Kind::Bytes, Value::Text(digits)) => {
+                let digits = digits.strip_prefix("\\x").unwrap_or(&digits).to_owned();
+                Value::Blob(
+                    (0..digits.len() / 2)
+                        .filter_map(|at| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok())
+                        .collect(),
+                )
+            }
+            (_, text) => text,
+        };
+        match column_type.canonical(&text) {
+            Canonical::Done(value) => Some(value),
+            // Row ids are made of canonical values.
+            Canonical::Ask(text) => Some(Value::Text(text)),
+            Canonical::Bad(_) => None,
+        }
+    });
+    parts.collect::<Option<Vec<_>>>().map(Key)
 }

@@ -4,7 +4,7 @@
 //! in the chain, `upload` merges it: `fresh` writes new rows straight; the rest goes the long way, where `read` brings it into
 //! the hub's terms (`convert` its values), `state` locks and reads the rows, `decide` asks the core, `merge` has it written
 //! (`write`) and finds who is to blame. `verdicts` counts what became of it, `record` keeps what lost, `pull` gathers what the
-//! device has not seen, `answer` says so and `batch` keeps the answer. How an application's write goes: `trigger`
+//! device has not seen (`gather` reads it, `sent` compares it with what came), `answer` says so and `batch` keeps the answer. How an application's write goes: `trigger`
 //! stamps it, `feed` notes its key, `tombstone` keeps what was deleted.
 #![allow(clippy::missing_safety_doc)]
 
@@ -25,8 +25,10 @@ mod feed;
 mod field_values;
 mod fresh;
 mod functions;
+mod gather;
 mod guards;
 mod history;
+mod in_use;
 mod keys;
 mod log;
 mod merge;
@@ -38,6 +40,7 @@ mod read;
 mod receive;
 mod record;
 mod schema;
+mod sent;
 mod settings;
 mod shapes;
 mod shuffle;

@@ -11,6 +11,7 @@ use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::decide::{self, Deciding};
 use crate::guards::subtransaction;
+use crate::in_use;
 use crate::parents;
 use crate::shuffle;
 use crate::sql::{self, Cells, Param};
@@ -101,6 +102,7 @@ fn attempt(work: &mut Work, deciding: &Deciding<'_>, mode: Mode) -> Result<(), E
         decide::table(table, None, deciding)?;
     }
     park_strict(work)?;
+    in_use::keep(work, deciding)?;
     parents::keep(work, deciding)?;
     let groups = write::groups(work);
     match mode {

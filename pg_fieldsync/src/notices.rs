@@ -4,7 +4,7 @@ use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::guards::AsOwner;
-use crate::pull::key_from_row_id;
+use crate::keys;
 use crate::sql::{self, Cells, Param};
 use fieldsync_core::reply::{ConflictNotice, Notice};
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
@@ -46,7 +46,7 @@ pub fn conflicts(client: &Client, tables: &[Rc<Table>], cursor: Option<&Snapshot
         let table = tables.iter().find(|table| i64::from(table.table_id) == row.int(2));
         let row_id = row.text(4);
         let key = table
-            .and_then(|table| key_from_row_id(table, row_id))
+            .and_then(|table| keys::from_row_id(table, row_id))
             .unwrap_or_else(|| Key(vec![Value::Text(row_id.to_owned())]));
         if row.text(12) == "resolved" && row.int(1) != row.int(14) {
             settled.push((row.int(2) as i32, key.clone()));

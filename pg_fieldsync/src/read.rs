@@ -6,6 +6,7 @@
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::convert::{self, Converter, Target};
+use crate::copies;
 use crate::feed::Xxh3;
 use crate::schema::Ruled;
 use crate::work::{Homeless, Item, Lost, Merged, Prepared, Sender, TableWork, Work};
@@ -160,6 +161,15 @@ fn read_table(
     sender: &Sender<'_>,
 ) -> Result<ReadTable, SqlError> {
     let targets = convert::targets(table, &changes.columns);
+    // As they were made, before several words about one field become one.
+    let already = |change: &Change, clock: Hlc| {
+        !sender.already_made.is_empty() && copies::is_made(sender.already_made, &changes, change, clock)
+    };
+    let made: Vec<(bool, bool)> = changes
+        .changes
+        .iter()
+        .map(|change| (already(change, change.clock), already(change, change.first_clock)))
+        .collect();
     say_once(body, &mut changes, sender.watermark, |column| match targets.get(usize::from(column)) {
         Some(Target::Field(at)) => rules.fields.get(&table.columns[*at].number) == Some(&FieldStrategy::Sum),
         _ => false,
@@ -170,7 +180,7 @@ fn read_table(
     let mut places: HashMap<Key, usize, BuildHasherDefault<Xxh3>> = HashMap::default();
     places.reserve(changes.changes.len());
     let mut touched: HashSet<u16> = HashSet::new();
-    for change in changes.changes {
+    for (change, (is_made, begin_is_made)) in changes.changes.into_iter().zip(made) {
         let mut refused = None;
         let mut lost = Vec::new();
         let mut respelled = false;
@@ -273,15 +283,11 @@ fn read_table(
             item.refused = refused;
         }
         item.lost.append(&mut lost);
-        let already = |clock: Hlc| {
-            !sender.already_made.is_empty()
-                && sender.already_made.contains(&(changes.table.clone(), change.key.clone(), clock))
-        };
         let op = match change.op {
             // Made before the device was copied, and delivered by the other copy: it only counts.
-            _ if already(change.clock) => Op::Cancelled,
+            _ if is_made => Op::Cancelled,
             // The other copy has delivered the row, but not the edits since.
-            Op::Insert if already(change.first_clock) => Op::Update,
+            Op::Insert if begin_is_made => Op::Update,
             op => op,
         };
         let recovery = body.recovery.filter(|recovery| recovery.covers(change.clock));

@@ -12,7 +12,6 @@ use crate::guards::AsOwner;
 use crate::sql::{self, Cells, Param};
 use fieldsync_core::clocks::Origin;
 use fieldsync_core::delta::{BatchId, ClientTag};
-use fieldsync_core::reply::Reply;
 use fieldsync_core::wire::{Shape, Shapes};
 use fieldsync_core::Value;
 
@@ -144,9 +143,13 @@ pub fn learn(client: &Client, known: &Known, carried: &[Shape]) -> Result<(), Sq
 }
 
 /// A reply goes out: what it names becomes known once the device says that it has applied it.
-pub fn tell(client: &Client, known: &Known, reply: &Reply) -> Result<(), SqlError> {
-    let named: Vec<Shape> =
-        reply.body.tables.iter().map(Shape::of_rows).filter(|shape| !known.shapes.knows(shape)).collect();
+pub fn tell<'s>(
+    client: &Client,
+    known: &Known,
+    batch: BatchId,
+    tables: impl Iterator<Item = &'s Shape>,
+) -> Result<(), SqlError> {
+    let named: Vec<Shape> = tables.filter(|shape| !known.shapes.knows(shape)).cloned().collect();
     if named.is_empty() {
         return Ok(());
     }
@@ -154,7 +157,7 @@ pub fn tell(client: &Client, known: &Known, reply: &Reply) -> Result<(), SqlErro
     let numbers = numbers(&named)?;
     sql::run(
         "UPDATE fieldsync.client SET told_shapes = $2::bigint[]::integer[], told_batch = $3 WHERE client_no = $1",
-        &[Param::Int(i64::from(client.number)), Param::Ints(&numbers), Param::Int(reply.body.batch as i64)],
+        &[Param::Int(i64::from(client.number)), Param::Ints(&numbers), Param::Int(batch as i64)],
     )?;
     Ok(())
 }

@@ -161,14 +161,16 @@ fn merged(received: &mut Received<'_>, hub: &Hub, started: u64) -> Result<Vec<u8
     let watermark = received.client.watermark.max(received.delta.body.high);
     let outcomes = batch::with_unanswered(received, merged.verdicts.outcomes)?;
     let answered = received.delta.body.answered_up_to(watermark);
-    let (reply, cursor, pulled) = answer::answer(received, hub, &schema, &merged.work, outcomes, answered, version)?;
+    let (reply, cursor, mut pulled) =
+        answer::answer(received, hub, &schema, &merged.work, outcomes, answered, version)?;
     drop(merged.work);
     log::pull(received, &pulled, started)?;
     let body = &received.delta.body;
     let told = shapes::of_replies(&received.client, body.parent, body.names_wanted)?;
-    shapes::tell(&received.client, &told, &reply)?;
+    let tables = std::mem::take(&mut pulled.tables);
+    shapes::tell(&received.client, &told, reply.body.batch, tables.iter().map(|(shape, _)| shape))?;
     shapes::learn(&received.client, received.known, &received.shapes)?;
-    let reply = wire::encode_reply_for(&reply, received.client.key.as_ref(), &told.shapes);
+    let reply = wire::encode_packed_reply(&reply, tables, received.client.key.as_ref(), &told.shapes);
     batch::close(received, &merged.verdicts, &reply, watermark, Some(&cursor))?;
     history::remember_version(version)?;
     Ok(reply)

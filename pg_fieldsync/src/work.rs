@@ -144,8 +144,11 @@ pub struct Homeless {
     pub error: SqlError,
 }
 
-/// Changes that are not to be merged again: known by table, row and clock.
-pub type AlreadyMade = HashSet<(String, Key, Hlc)>;
+/// Changes that are not to be merged again: known by table, row and clock, and by what they say of their fields.
+pub type AlreadyMade = HashMap<(String, Key, Hlc), Vec<Said>>;
+
+/// What a change says of its fields: column, before, after.
+pub type Said = Vec<(String, Option<Value>, Value)>;
 
 /// What the sync knows of its client when it reads a delta.
 pub struct Sender<'a> {

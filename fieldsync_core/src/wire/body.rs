@@ -151,8 +151,9 @@ pub(super) fn read_delta<'a>(
     Ok((body, Tables::new(input, front, now, shapes, limits)))
 }
 
-pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Packed {
-    let ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables } = body;
+/// What is before a reply's tables; they and the end are for the caller.
+pub(super) fn begin_reply<'k>(body: &ReplyBody, now_ms: u64, shapes: &'k Shapes) -> TablesWriter<'k> {
+    let ReplyBody { batch, watermark, cursor, clock, outcomes, more, notices, tables: _ } = body;
     let mut out = Out::new();
     let mut front = Front::new(REPLY_FLAGS);
     let now = Hlc::from_ms(now_ms);
@@ -175,8 +176,12 @@ pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Pac
     if !notices.is_empty() {
         write_rare(&mut out, notices);
     }
-    let mut writer = TablesWriter::new(out, front, now, shapes);
-    for table in tables {
+    TablesWriter::new(out, front, now, shapes)
+}
+
+pub(super) fn write_reply(body: &ReplyBody, now_ms: u64, shapes: &Shapes) -> Packed {
+    let mut writer = begin_reply(body, now_ms, shapes);
+    for table in &body.tables {
         let shape = Shape::of_rows(table);
         assert!(table.kinds.len() == table.columns.len(), "table {}: a column has no kind", table.table);
         writer.table(&shape, true);

@@ -54,6 +54,7 @@ mod parts;
 mod pool;
 mod range;
 mod repeats;
+mod reply_writer;
 mod seal;
 mod shape;
 mod shapers;
@@ -66,6 +67,7 @@ mod text_model;
 
 pub use delta_writer::DeltaWriter;
 pub use error::WireError;
+pub use reply_writer::{encode_packed_reply, PackedRows};
 pub use seal::{blob_uuid, peek, BlobKind, Header, HEADER_BYTES, MAC_BYTES};
 pub use shape::{Shape, Shapes};
 pub use stream::{DeltaStream, ReplyStream};

@@ -1,0 +1,235 @@
+//! Reading one table's rows for a device.
+//!
+//! Invariants:
+//! * Rows are read in portions under the pull's one snapshot, and kept packed: a first sync is no larger in memory than what
+//!   travels.
+//! * Rows are read with the caller's privileges. A deletion reveals a key and no more.
+
+use crate::arrays::Array;
+use crate::catalog::Table;
+use crate::catch::SqlError;
+use crate::guards::AsOwner;
+use crate::keys;
+use crate::pull::Asked;
+use crate::sent::{has_news, travels, Row, Sent};
+use crate::sql::{self, ident, Cells, Param};
+use crate::state::{key_arrays, key_join};
+use fieldsync_core::delta::Op;
+use fieldsync_core::reply::RowChange;
+use fieldsync_core::rules::TableRules;
+use fieldsync_core::wire::PackedRows;
+use fieldsync_core::{Hlc, Key, Value};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// What has been gathered of one table.
+pub struct Gathering<'a> {
+    table: &'a Table,
+    asked: &'a Asked<'a>,
+    sent: Sent<'a>,
+    /// Numbers of the fields that travel, in their order.
+    numbers: Vec<u16>,
+    /// Where a field stands in the reply.
+    places: HashMap<u16, u16>,
+    rows: PackedRows,
+    clock: Hlc,
+}
+
+impl<'a> Gathering<'a> {
+    /// Nothing yet.
+    pub fn new(table: &'a Table, rules: &TableRules, asked: &'a Asked<'a>) -> Gathering<'a> {
+        let order = table.reply_order();
+        let number = |at: &usize| table.columns[*at].number;
+        Gathering {
+            table,
+            asked,
+            sent: Sent::of(table, rules, asked),
+            numbers: order[table.key.len()..].iter().map(number).collect(),
+            places: order.iter().enumerate().map(|(place, at)| (number(at), place as u16)).collect(),
+            rows: PackedRows::default(),
+            clock: Hlc::default(),
+        }
+    }
+
+    /// What was gathered, and the latest clock in it.
+    pub fn end(mut self) -> (PackedRows, Hlc) {
+        for row in self.sent.misspelt().collect::<Vec<_>>() {
+            self.add(row);
+        }
+        (self.rows, self.clock)
+    }
+
+    /// Looks at some rows, and at those that were sent.
+    pub fn looked_at(&mut self, keys: Vec<Key>) -> Result<(), SqlError> {
+        let news = keys.into_iter().chain(self.sent.to_compare());
+        let keys: BTreeSet<Key> = news.filter(|key| !self.sent.exact.contains(key)).collect();
+        self.by_keys(&keys)
+    }
+
+    /// Reads the table whole. `own`: what this transaction wrote is looked at by these keys only.
+    pub fn whole(&mut self, own: Option<Vec<Key>>) -> Result<(), SqlError> {
+        let (table, asked) = (self.table, self.asked);
+        let query = format!(
+            "SELECT {} FROM ONLY {} AS t WHERE (t.fieldsync_clocks IS NULL OR $1 OR t.sync_version OPERATOR(pg_catalog.>=) $2)
+             AND (t.fieldsync_clocks IS NULL OR $3 OR t.sync_version OPERATOR(pg_catalog.<>) $4)",
+            self.select_list(),
+            table.qualified
+        );
+        let params = [
+            Param::Bool(asked.cursor.is_none()),
+            Param::Int(asked.cursor.map_or(0, |cursor| cursor.xmin) as i64),
+            Param::Bool(own.is_none()),
+            Param::Int(asked.own as i64),
+        ];
+        // What is not among the rows read is looked at by its key: what was sent or written by this transaction, and what is gone.
+        let own = own.into_iter().flatten().filter(|key| !self.sent.exact.contains(key));
+        let mut rest: BTreeSet<Key> = self.sent.to_compare().chain(own).collect();
+        let mut buried = self.buried()?;
+        sql::read_portions(&query, &params, |portion| {
+            for cells in portion {
+                let row = self.row(cells, 0)?;
+                rest.remove(&row.key);
+                buried.remove(&row.key);
+                self.consider(row);
+            }
+            Ok(())
+        })?;
+        for (key, clock) in buried {
+            self.clock = self.clock.max(clock);
+            rest.insert(key);
+        }
+        self.by_keys(&rest)
+    }
+
+    /// Deletions that the device has not seen, each with its clock.
+    fn buried(&self) -> Result<BTreeMap<Key, Hlc>, SqlError> {
+        let from = match self.asked.cursor {
+            Some(cursor) => cursor.xmin,
+            None if self.asked.deletions_too => 0,
+            None => return Ok(BTreeMap::new()),
+        };
+        let buried = {
+            let _owner = AsOwner::new();
+            sql::read_set(
+                "SELECT row_id, version, clock FROM fieldsync.tombstone WHERE table_id = $1 AND version >= $2",
+                &[Param::Int(i64::from(self.table.table_id)), Param::Int(from as i64)],
+            )?
+        };
+        let unseen = buried.rows.iter().filter(|row| {
+            let version = row.int(1) as u64;
+            self.asked.cursor.is_none_or(|cursor| !cursor.visible(version))
+        });
+        Ok(unseen
+            .filter_map(|row| Some((keys::from_row_id(self.table, row.text(0))?, Hlc::from_i64(row.int(2)))))
+            .collect())
+    }
+
+    /// Looks at rows by their keys; those that are gone may travel as deletions.
+    fn by_keys(&mut self, keys: &BTreeSet<Key>) -> Result<(), SqlError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<&Key> = keys.iter().collect();
+        let arrays: Vec<Array<'_>> = key_arrays(self.table, &keys)?;
+        let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
+        let join = key_join(self.table, 1);
+        let query = format!(
+            "SELECT u.place, {} FROM ONLY {} AS t JOIN {} ON {}",
+            self.select_list(),
+            self.table.qualified,
+            join.source,
+            join.condition
+        );
+        let mut there = vec![false; keys.len()];
+        sql::read_portions(&query, &params, |portion| {
+            for cells in portion {
+                if let Some(slot) = usize::try_from(cells.int(0) - 1).ok().and_then(|place| there.get_mut(place)) {
+                    *slot = true;
+                }
+                let row = self.row(cells, 1)?;
+                self.consider(row);
+            }
+            Ok(())
+        })?;
+        let gone: Vec<&Key> = keys.iter().zip(&there).filter(|(_, there)| !**there).map(|(key, _)| *key).collect();
+        self.deletions(&gone)
+    }
+
+    /// Deletions among keys whose rows are not to be seen.
+    fn deletions(&mut self, keys: &[&Key]) -> Result<(), SqlError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let table = self.table;
+        let by_row_id: HashMap<String, &Key> = keys.iter().map(|key| (table.row_id(key), *key)).collect();
+        let ids: Vec<Option<&str>> = by_row_id.keys().map(|id| Some(id.as_str())).collect();
+        let buried = {
+            let _owner = AsOwner::new();
+            sql::read_set(
+                "SELECT d.row_id, d.version, d.clock FROM fieldsync.tombstone d
+                 JOIN unnest($2::text[]) AS u(row_id) ON u.row_id = d.row_id WHERE d.table_id = $1",
+                &[Param::Int(i64::from(table.table_id)), Param::Texts(&ids)],
+            )?
+        };
+        let mut told: HashSet<&Key> = HashSet::new();
+        for row in &buried.rows {
+            let Some(key) = by_row_id.get(row.text(0)).copied() else { continue };
+            let item = self.sent.items.get(key);
+            let knows = item.is_some_and(|item| item.last_op == Op::Delete && item.merged.rejected.is_none());
+            let version = row.int(1) as u64;
+            let unseen = self.asked.cursor.map_or(self.asked.deletions_too, |cursor| !cursor.visible(version));
+            // A row that the device has just written, and that stays deleted, goes from the device as well.
+            let returns = item.is_some_and(|item| item.merged.rejected.is_none() && has_news(item));
+            if !knows && (unseen || returns || self.sent.wanted.contains(key) || self.sent.settled.contains(key)) {
+                self.clock = self.clock.max(Hlc::from_i64(row.int(2)));
+                self.add(deletion(key));
+                told.insert(key);
+            }
+        }
+        for key in keys {
+            if self.sent.settled.contains(*key) && !told.contains(*key) && !self.sent.items.contains_key(*key) {
+                self.add(deletion(key));
+            }
+        }
+        Ok(())
+    }
+
+    fn select_list(&self) -> String {
+        let mut list = String::from("t.fieldsync_clocks, t.sync_deleted");
+        for at in self.table.reply_order() {
+            let column = &self.table.columns[at];
+            list.push_str(", ");
+            list.push_str(&column.column_type.to_wire(&format!("t.{}", ident(&column.name))));
+        }
+        list
+    }
+
+    fn row(&self, cells: Vec<Value>, skip: usize) -> Result<Row, SqlError> {
+        let clocks = self.table.clocks(cells.bytes(skip))?;
+        let is_deleted = cells.truth(skip + 1);
+        let mut rest = cells.into_iter().skip(skip + 2);
+        let key = Key(rest.by_ref().take(self.table.key.len()).collect());
+        Ok(Row { key, clocks, is_deleted, values: self.numbers.iter().copied().zip(rest).collect() })
+    }
+
+    fn consider(&mut self, row: Row) {
+        if let Some(row) = travels(self.table, row, self.asked, &self.sent, &mut self.clock) {
+            self.add(row);
+        }
+    }
+
+    /// Fields by number become fields by column of the reply.
+    fn add(&mut self, mut row: RowChange) {
+        row.fields.retain_mut(|(number, _)| match self.places.get(number) {
+            Some(place) => {
+                *number = *place;
+                true
+            }
+            None => false,
+        });
+        self.rows.push(row);
+    }
+}
+
+fn deletion(key: &Key) -> RowChange {
+    RowChange { op: Op::Delete, key: key.clone(), fields: Vec::new() }
+}

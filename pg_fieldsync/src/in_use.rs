@@ -1,0 +1,197 @@
+//! A deletion of a row that somebody else's rows refer to, which the device did not know of when it deleted.
+//!
+//! Invariant: no row that its deleter has not seen goes with a parent, be it by a cascade. By the parent table's `on_delete` the
+//! parent stays, or waits for a person; under `delete_wins` it goes, and what used it is on record.
+
+use crate::arrays::{unnest, Array};
+use crate::catalog::{self, ForeignKey, Table};
+use crate::catch::SqlError;
+use crate::decide::Deciding;
+use crate::guards::AsUser;
+use crate::sql::{self, ident, Cells, Param};
+use crate::work::{Item, Work};
+use fieldsync_core::delta::Op;
+use fieldsync_core::merge::{Collision, HubState, Outcome, Winner};
+use fieldsync_core::rules::OnDelete;
+use fieldsync_core::{Key, Snapshot, Value};
+use std::rc::Rc;
+
+/// Takes back deletions of rows that are still in use.
+pub fn keep(work: &mut Work, deciding: &Deciding<'_>) -> Result<(), SqlError> {
+    if !work.tables.iter().any(|table| table.items.iter().any(goes)) {
+        return Ok(());
+    }
+    let tables = catalog::tables()?;
+    // A parent that stays uses its own parents.
+    while pass(work, &tables, deciding, false)? {}
+    pass(work, &tables, deciding, true).map(|_| ())
+}
+
+/// Whether the delta deletes this row.
+fn goes(item: &Item) -> bool {
+    item.merged.rejected.is_none()
+        && matches!(item.merged.before, Some(HubState::Live(_)))
+        && matches!(item.merged.after, Some(HubState::Deleted { .. }))
+        && item.changes.last().is_some_and(|change| change.op == Op::Delete)
+}
+
+/// One look at all deletions; `only_noted`: at those of tables whose rule lets them stand. Whether any was taken back.
+fn pass(work: &mut Work, tables: &[Rc<Table>], deciding: &Deciding<'_>, only_noted: bool) -> Result<bool, SqlError> {
+    let mut kept = false;
+    for place in 0..work.tables.len() {
+        let parent = Rc::clone(&work.tables[place].table);
+        let rule = work.tables[place].rules.on_delete;
+        if (rule == OnDelete::DeleteWins) != only_noted {
+            continue;
+        }
+        for child in tables {
+            for reference in child.references.iter().filter(|reference| reference.parent == parent.oid) {
+                for (at, user) in users(work, place, child, reference, deciding)? {
+                    kept |= note(&mut work.tables[place].items[at], &child.name, &user, rule);
+                }
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// A column of a row as it was.
+fn value_before<'a>(table: &Table, item: &'a Item, number: u16) -> Option<&'a Value> {
+    if let Some(place) = table.key.iter().position(|at| table.columns[*at].number == number) {
+        return item.key.0.get(place);
+    }
+    match &item.merged.before {
+        Some(HubState::Live(row)) => row.values.get(&number),
+        _ => None,
+    }
+}
+
+/// Items that go although a row that their device has not seen refers to them, with that row.
+fn users(
+    work: &Work,
+    place: usize,
+    child: &Rc<Table>,
+    reference: &ForeignKey,
+    deciding: &Deciding<'_>,
+) -> Result<Vec<(usize, String)>, SqlError> {
+    let parent = &work.tables[place];
+    let mut going = Vec::new();
+    let mut parts: Vec<Vec<&Value>> = vec![Vec::new(); reference.parent_columns.len()];
+    for (at, item) in parent.items.iter().enumerate().filter(|(_, item)| goes(item)) {
+        let values: Option<Vec<&Value>> =
+            reference.parent_columns.iter().map(|number| value_before(&parent.table, item, *number)).collect();
+        let Some(values) = values.filter(|values| values.iter().all(|value| !value.is_null())) else { continue };
+        going.push(at);
+        parts.iter_mut().zip(values).for_each(|(part, value)| part.push(value));
+    }
+    if going.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut arrays = Vec::new();
+    let mut types = Vec::new();
+    let mut conditions = Vec::new();
+    for (at, number) in reference.parent_columns.iter().enumerate() {
+        let (Some(column), Some(own)) = (parent.table.by_number(*number), child.by_number(reference.child_columns[at]))
+        else {
+            return Ok(Vec::new());
+        };
+        let in_key = parent.table.key.iter().position(|at| parent.table.columns[*at].number == *number);
+        let equals = in_key.map_or("OPERATOR(pg_catalog.=)", |at| parent.table.key_equals[at].as_str());
+        arrays.push(Array::of(&column.column_type, parts[at].iter().copied())?);
+        types.push(column.column_type.param_type());
+        let value = format!("({})::{}", column.column_type.param_to_sql(&format!("u.k{at}")), column.column_type.sql);
+        conditions.push(format!("t.{} {equals} {value}", ident(&own.name)));
+    }
+    let names: Vec<String> = (0..types.len()).map(|at| format!("k{at}")).collect();
+    let key: String = child
+        .key
+        .iter()
+        .map(|at| {
+            let column = &child.columns[*at];
+            format!(", {}", column.column_type.to_wire(&format!("t.{}", ident(&column.name))))
+        })
+        .collect();
+    let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
+    let rows = {
+        // Like the foreign key itself: what uses a row uses it, whether this login may see it or not.
+        let _owner = AsUser::owner_of_oid(child.oid);
+        sql::run_set(
+            &format!(
+                "SELECT u.place, t.fieldsync_clocks{key} FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted IS NOT TRUE",
+                child.qualified,
+                unnest(&types, &names, 1),
+                conditions.join(" AND ")
+            ),
+            &params,
+        )?
+    };
+    let mut found = Vec::new();
+    for row in rows.rows {
+        let Some(at) = usize::try_from(row.int(0) - 1).ok().and_then(|place| going.get(place).copied()) else {
+            continue;
+        };
+        let user = Key(row[2..].to_vec());
+        let own = item_of(work, child, &user);
+        // One that the device deleted as well, and that stays: somebody else has changed it, or uses it.
+        let stays = own.is_some_and(|own| own.changes.last().is_some_and(|change| change.op == Op::Delete));
+        let unseen = child.clocks(row.bytes(1))?.is_concurrent(deciding.origin, base_of(&parent.items[at]));
+        if (unseen || stays) && !own.is_some_and(|own| leaves(own, reference, &parent.table, &parent.items[at])) {
+            found.push((at, child.row_id(&user)));
+        }
+    }
+    Ok(found)
+}
+
+/// What the device had seen when it deleted the row.
+fn base_of(item: &Item) -> Option<&Snapshot> {
+    item.changes.last().and_then(|change| change.base.as_ref())
+}
+
+/// The user, if the delta has to do with it.
+fn item_of<'w>(work: &'w Work, child: &Table, user: &Key) -> Option<&'w Item> {
+    work.tables.iter().filter(|table| table.table.oid == child.oid).find_map(|table| {
+        let at = table.items.binary_search_by(|own| own.key.0.cmp(&user.0)).ok()?;
+        Some(&table.items[at]).filter(|own| own.merged.rejected.is_none() && own.merged.after.is_some())
+    })
+}
+
+/// Whether the delta itself deletes the user, or makes it refer to another row.
+fn leaves(own: &Item, reference: &ForeignKey, parent: &Table, item: &Item) -> bool {
+    if !matches!(own.merged.after, Some(HubState::Live(_))) {
+        return true;
+    }
+    reference.child_columns.iter().zip(&reference.parent_columns).any(|(number, parent_number)| {
+        own.merged.fields.get(*number).is_some_and(|value| Some(value) != value_before(parent, item, *parent_number))
+    })
+}
+
+/// Puts it on record, and takes the deletion back where the rule says so. Whether it did.
+fn note(item: &mut Item, table: &str, user: &str, rule: OnDelete) -> bool {
+    let Some(last) = item.changes.len().checked_sub(1).filter(|_| goes(item)) else { return false };
+    let winner = match rule {
+        OnDelete::UpdateWins => Winner::Server,
+        OnDelete::DeleteWins => Winner::Client,
+        OnDelete::Manual => Winner::Person,
+    };
+    let Some(HubState::Live(row)) = &item.merged.before else { return false };
+    let collision = Collision {
+        number: None,
+        base: None,
+        client: "deleted".into(),
+        server: Value::Text(format!("used by {table} {user}")),
+        server_stamp: row.clocks.latest(),
+        winner,
+        rule: format!("on_delete/{}", rule.word()),
+        quiet: false,
+    };
+    item.merged.outcomes = item.changes.iter().map(|_| Outcome::Conflict).collect();
+    if winner == Winner::Client {
+        item.merged.collisions.push((last, collision));
+        return false;
+    }
+    item.merged.collisions = vec![(last, collision)];
+    item.merged.after = item.merged.before.clone();
+    item.merged.fields.clear();
+    item.merged.whole = true;
+    true
+}

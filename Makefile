@@ -132,6 +132,25 @@ test-e2e: build
 bench: build ## every figure, each against something measured in the same run (QUICK=1: in two minutes)
 	@QUICK=$(QUICK) $(PYTHON) tests/bench/run
 
+.PHONY: soak
+# Hours of everything that is drawn from seeds, with seeds that nobody has seen. Stops at the first finding, which says how to
+# replay it; so does the line that this begins with. SOAK_SECONDS=600 for ten minutes of simulation and a little of the rest.
+SOAK_SEED    ?= $(shell date +%s)
+SOAK_SECONDS ?= 14400
+soak: build ## hours of simulation, full histories, crashes and faults, with new seeds
+	@echo 'again: make soak SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS)'
+	nice $(CARGO) run --quiet --locked --release -p fieldsync_sim --bin simulate -- \
+	  --from $(SOAK_SEED)000000 --count 1000000000 --seconds $(SOAK_SECONDS)
+	nice $(CARGO) run --quiet --locked --release -p fieldsync_sim --bin oracle_cases -- \
+	  --from $(SOAK_SEED)000000 --count $$(( $(SOAK_SECONDS) * 100 )) | nice $(PYTHON) tests/oracle/compare.py
+	FIELDSYNC_HISTORIES=$(SOAK_SEED):$$(( $(SOAK_SECONDS) / 10 )) nice $(PYTHON) -m pytest -q -x tests/test_histories.py
+	FIELDSYNC_CRASH_SEED=$(SOAK_SEED) FIELDSYNC_CRASH_CUTS=$$(( $(SOAK_SECONDS) / 300 + 2 )) FIELDSYNC_CRASH_STRIDE=1 \
+	  nice $(PYTHON) -m pytest -q -x -s tests/test_crash_points.py
+	FIELDSYNC_FAULT_STRIDE=1 FIELDSYNC_FAULT_FIRST=$(SOAK_SEED) FIELDSYNC_FAULT_POINTS=$$(( $(SOAK_SECONDS) / 10 + 40 )) \
+	  nice $(PYTHON) -m pytest -q -x -s tests/test_faults.py
+	FIELDSYNC_HUB_KILL_SEED=$(SOAK_SEED) FIELDSYNC_HUB_KILLS=$$(( $(SOAK_SECONDS) / 60 + 10 )) \
+	  nice $(PYTHON) -m pytest -q -x -s tests/test_hub_faults.py
+
 .PHONY: fuzz
 # FUZZ_EXECUTIONS=100000000 FUZZ_SEED=2 for longer; `cargo +nightly fuzz run open_blob` in fieldsync_core is guided by coverage.
 FUZZ_EXECUTIONS ?= 1000000

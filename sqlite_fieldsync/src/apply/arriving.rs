@@ -27,6 +27,7 @@ pub struct Blob<'b> {
 impl<'b> Blob<'b> {
     /// Begins to read.
     pub fn open(&self) -> Result<ReplyStream<'b>> {
+        room_for_a_block()?;
         Ok(ReplyStream::open(self.bytes, self.key, &Limits::default(), self.known)?)
     }
 }
@@ -40,6 +41,23 @@ fn spelled(table: &TableRows, key: &Key) -> (String, String) {
         }
     }
     (table.table.to_lowercase(), key.row_id())
+}
+
+/// Address space that has to be free before a block is read.
+const ROOM_BYTES: usize = 32 << 20;
+
+/// An error if memory is short. A block is many small allocations, and where one of these fails the process ends; one large one
+/// can be asked for, and given back. (Where the system promises more memory than it has, nothing fails here.)
+fn room_for_a_block() -> Result<()> {
+    let mut room: Vec<u8> = Vec::new();
+    room.try_reserve_exact(ROOM_BYTES).map_err(|_| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOMEM);
+        let text = "there is not enough memory to read the reply; nothing was changed";
+        rusqlite::Error::SqliteFailure(code, Some(text.into()))
+    })?;
+    // The compiler must not find out that it is not used.
+    std::hint::black_box(&room);
+    Ok(())
 }
 
 /// All rows of an apply, parents first.
@@ -67,7 +85,9 @@ impl Source<'_> {
         }
         let Some(blob) = &self.blob else { return Ok(()) };
         let mut stream = blob.open()?;
-        while let Some((mut block, continues)) = stream.next_block()? {
+        loop {
+            room_for_a_block()?;
+            let Some((mut block, continues)) = stream.next_block()? else { break };
             number += usize::from(!continues);
             let mut rows = std::mem::take(&mut block.rows);
             visit(number - 1, &block, !continues, &mut rows)?;

@@ -135,7 +135,7 @@ bench: build ## every figure, each against something measured in the same run (Q
 .PHONY: soak
 # Hours of everything that is drawn from seeds, with seeds that nobody has seen. Stops at the first finding, which says how to
 # replay it; so does the line that this begins with. SOAK_SECONDS=600 for ten minutes of simulation and a little of the rest.
-SOAK_SEED    ?= $(shell date +%s)
+SOAK_SEED    := $(or $(SOAK_SEED),$(shell date +%s))
 SOAK_SECONDS ?= 14400
 soak: build ## hours of simulation, full histories, crashes and faults, with new seeds
 	@echo 'again: make soak SOAK_SEED=$(SOAK_SEED) SOAK_SECONDS=$(SOAK_SECONDS)'

@@ -215,7 +215,7 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
 }
 
 /// Whether a change of a field adds to a counter, if the hub's rule says that it is one. NULL counts as 0.
-fn is_difference(old: Option<&Value>, new: &Value) -> bool {
+pub fn is_difference(old: Option<&Value>, new: &Value) -> bool {
     is_number(new) && old.is_some_and(|old| old.is_null() || is_number(old))
 }
 

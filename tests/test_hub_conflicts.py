@@ -285,3 +285,98 @@ def test_merge_fields_under_every_strategy(trio, detection, strategy, merged, re
     assert [everywhere(column, hub, east) for column in "abn"] == [merged, rest, untouched]
     kept = {field: value for entry in hub.dicts("SELECT * FROM sync_control.conflicts") for field, value in entry["client"].items()}
     assert kept["a"] == kept["b"] == "device", "what both wrote is on record"
+
+
+class TestInUse:
+    """A device deletes a record of which it has not seen everything that refers to it: nothing goes unseen, be it by a cascade."""
+
+    @pytest.fixture
+    def family(self, hub, client):
+        """`family(action)`: grandparent g, parent p, child c on the hub and on a device, with foreign keys of that action."""
+        def make(action, options=None):
+            hub.script(f"""
+                CREATE TABLE g (id text PRIMARY KEY);
+                CREATE TABLE p (id text PRIMARY KEY, g text REFERENCES g ON DELETE {action});
+                CREATE TABLE c (id text PRIMARY KEY, p text REFERENCES p ON DELETE {action}, note text);
+                INSERT INTO g VALUES ('g'); INSERT INTO p VALUES ('p', 'g'), ('q', 'g'); INSERT INTO c VALUES ('c', 'p', 'known');
+            """)
+            for table in "gpc":
+                hub.enable(table, options)
+            tablet = client("tablet", f"""
+                CREATE TABLE g (id TEXT NOT NULL PRIMARY KEY);
+                CREATE TABLE p (id TEXT NOT NULL PRIMARY KEY, g TEXT REFERENCES g ON DELETE {action});
+                CREATE TABLE c (id TEXT NOT NULL PRIMARY KEY, p TEXT REFERENCES p ON DELETE {action}, note TEXT);
+            """, "g", "p", "c")
+            carry(tablet, hub)
+            return tablet
+        return make
+
+    def held(self, hub, tablet):
+        settle(hub, tablet)
+        on_hub = [hub.sql(f'SELECT * FROM {table} ORDER BY 1') for table in
+                  ("(SELECT id FROM g WHERE NOT sync_deleted) AS x", "(SELECT id, g FROM p WHERE NOT sync_deleted) AS x",
+                   "(SELECT id, p, note FROM c WHERE NOT sync_deleted) AS x")]
+        assert [tablet.sql(f"SELECT * FROM {table} ORDER BY id") for table in "gpc"] == on_hub
+        return ["".join(row[0] for row in rows) for rows in on_hub]
+
+    @pytest.mark.parametrize("action, options", [("NO ACTION", None), ("CASCADE", None), ("SET NULL", None), ("CASCADE", {"delete": "soft"})])
+    def test_a_child_that_it_has_not_seen(self, hub, family, action, options):
+        tablet = family(action, options)
+        hub.sql("INSERT INTO c VALUES ('n', 'q', 'by the office')")
+        tablet.sql("DELETE FROM p WHERE id = 'q'")
+        report = carry(tablet, hub)[0]
+        assert (report["conflicts"], report["rejected"]) == (1, 0)
+        assert self.held(hub, tablet) == ["g", "pq", "cn"]
+        (entry,) = hub.conflicts("resolved")
+        assert (entry["table_name"], entry["row_id"], entry["rule"], entry["outcome"]) == ("p", "q", "on_delete/update_wins", "server")
+        assert entry["server"] == {"g": "g"}
+        assert hub.one("SELECT detail FROM fieldsync.conflict_details") == "device: deleted; hub: used by c n"
+        assert hub.one("SELECT p FROM c WHERE id = 'n'") == "q"
+
+    @pytest.mark.parametrize("action", ["CASCADE", "NO ACTION"])
+    def test_a_child_that_was_edited_meanwhile(self, hub, family, action):
+        """The child is deleted with its parent on the device, and stays by its own rule: so the parent does too, and its parent."""
+        tablet = family(action)
+        hub.sql("UPDATE c SET note = 'edited by the office'")
+        for table in "cpg":
+            tablet.sql(f"DELETE FROM {table} WHERE id = '{table}'")
+        tablet.sql("DELETE FROM p")
+        carry(tablet, hub)
+        assert self.held(hub, tablet) == ["g", "p", "c"], "the other parent went: nobody had touched it"
+        assert hub.one("SELECT note FROM c") == "edited by the office"
+        assert {entry["table_name"] for entry in hub.conflicts("resolved")} == {"g", "p", "c"}
+
+    def test_a_person_decides(self, hub, family):
+        tablet = family("CASCADE")
+        hub.rule("p", on_delete="manual")
+        hub.sql("INSERT INTO c VALUES ('n', 'q', 'by the office')")
+        tablet.sql("DELETE FROM p WHERE id = 'q'")
+        carry(tablet, hub)
+        assert self.held(hub, tablet) == ["g", "pq", "cn"]
+        (entry,) = hub.conflicts()
+        hub.resolve(entry["conflict_id"], "client")
+        assert self.held(hub, tablet) == ["g", "p", "c"]
+
+    def test_under_delete_wins_it_goes_on_record(self, hub, family):
+        tablet = family("CASCADE")
+        hub.rule("p", on_delete="delete_wins")
+        hub.sql("INSERT INTO c VALUES ('n', 'q', 'by the office')")
+        tablet.sql("DELETE FROM p WHERE id = 'q'")
+        carry(tablet, hub)
+        assert self.held(hub, tablet) == ["g", "p", "c"]
+        (entry,) = hub.conflicts("resolved")
+        assert (entry["row_id"], entry["rule"], entry["outcome"]) == ("q", "on_delete/delete_wins", "client")
+        assert hub.one("SELECT detail FROM fieldsync.conflict_details") == "device: deleted; hub: used by c n"
+        assert hub.one("SELECT \"row\" ->> 'note' FROM fieldsync.tombstone WHERE row_id = 'n'") == "by the office"
+
+    @pytest.mark.parametrize("action", ["CASCADE", "NO ACTION"])
+    def test_what_it_has_seen_or_takes_along_is_no_conflict(self, hub, family, action):
+        tablet = family(action)
+        hub.sql("INSERT INTO c VALUES ('n', 'q', 'by the office')")
+        carry(tablet, hub)
+        tablet.sql("UPDATE c SET p = 'p' WHERE id = 'n'")
+        tablet.sql("DELETE FROM c WHERE id = 'c'")
+        tablet.sql("DELETE FROM p WHERE id = 'q'")
+        report = carry(tablet, hub)[0]
+        assert (report["conflicts"], report["rejected"]) == (0, 0)
+        assert self.held(hub, tablet) == ["g", "p", "n"]

@@ -54,7 +54,7 @@ class Killer:
         self.server, self.database = server, database
 
     def wait_until_up(self):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 with psycopg.connect(host=self.server.environment()["PGHOST"], port="5432", user="postgres",
@@ -64,8 +64,20 @@ class Killer:
             except psycopg.OperationalError:
                 if not self.server.running:
                     self.server.start()
-                assert time.monotonic() < deadline, "the server does not come back"
+                log = self.server.log.read_text(errors="replace")[-3000:] if self.server.log.exists() else ""
+                assert time.monotonic() < deadline, f"the server does not come back: {log}"
                 time.sleep(0.05)
+
+    def send_again(self, hub, blob, call):
+        """As a device would: until there is an answer. The server may notice a killed backend only now, and restart."""
+        for _ in range(20):
+            try:
+                return call(hub, blob)
+            except psycopg.OperationalError:
+                hub.close()
+                time.sleep(0.2)
+                self.wait_until_up()
+        raise AssertionError(f"the hub does not come back; {REPLAY}")
 
     def strike(self, how, backend, after):
         time.sleep(after)
@@ -145,8 +157,9 @@ def test_the_same_blob_again_after_every_end(durable_server, extension, tmp_path
         hub.close()
         killer.wait_until_up()
         if reply is None or rng.random() < 0.5:  # an answer may be lost on its way as well
-            reply = rng.choice((in_one, in_two))(hub, blob)
+            reply = killer.send_again(hub, blob, rng.choice((in_one, in_two)))
         device.apply(reply)
+        killer.wait_until_up()
         wrong = hub.sql("SELECT * FROM sync_control.ledger WHERE acknowledged <> applied + merged + superseded + conflict + rejected")
         assert not wrong, f"kill {point} ({how}): the ledger does not add up: {wrong}; {REPLAY}"
         assert hub.one("SELECT count(*) FROM pg_prepared_xacts") == 0

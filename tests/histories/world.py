@@ -18,6 +18,9 @@ CREATE TABLE visit (id integer PRIMARY KEY, person text NOT NULL REFERENCES pers
 CREATE TABLE place (id text PRIMARY KEY, parent text REFERENCES place, title text);
 CREATE TABLE stock (id text PRIMARY KEY, quantity integer NOT NULL);
 INSERT INTO stock VALUES ('flour', 100), ('oil', 100);
+CREATE TABLE attendance (person text REFERENCES person{cascade}, day integer, status text CHECK (status <> 'refused'), hours integer,
+                         PRIMARY KEY (person, day));
+CREATE TABLE memo (id text PRIMARY KEY, body text, extra text);
 
 -- Every value that was ever written: what nobody can find any more must at least have been here.
 CREATE TABLE ever (value text);
@@ -29,6 +32,8 @@ END $$;
 CREATE TRIGGER remember AFTER INSERT OR UPDATE ON person FOR EACH ROW EXECUTE FUNCTION remember();
 CREATE TRIGGER remember AFTER INSERT OR UPDATE ON visit FOR EACH ROW EXECUTE FUNCTION remember();
 CREATE TRIGGER remember AFTER INSERT OR UPDATE ON place FOR EACH ROW EXECUTE FUNCTION remember();
+CREATE TRIGGER remember AFTER INSERT OR UPDATE ON attendance FOR EACH ROW EXECUTE FUNCTION remember();
+CREATE TRIGGER remember AFTER INSERT OR UPDATE ON memo FOR EACH ROW EXECUTE FUNCTION remember();
 """
 
 DEVICE_SCHEMA = """
@@ -36,6 +41,9 @@ CREATE TABLE person (id TEXT NOT NULL PRIMARY KEY, name TEXT, code TEXT UNIQUE, 
 CREATE TABLE visit (id INTEGER NOT NULL PRIMARY KEY, person TEXT NOT NULL REFERENCES person, amount TEXT, status TEXT);
 CREATE TABLE place (id TEXT NOT NULL PRIMARY KEY, parent TEXT REFERENCES place, title TEXT);
 CREATE TABLE stock (id TEXT NOT NULL PRIMARY KEY, quantity INTEGER NOT NULL);
+CREATE TABLE attendance (person TEXT NOT NULL REFERENCES person{cascade}, day INTEGER NOT NULL, status TEXT, hours INTEGER,
+                         PRIMARY KEY (person, day));
+CREATE TABLE memo (id TEXT NOT NULL PRIMARY KEY, body TEXT);
 """
 
 COLUMNS = {
@@ -43,19 +51,33 @@ COLUMNS = {
     "visit": ["person", "amount", "status"],
     "place": ["parent", "title"],
     "stock": ["quantity"],
+    "attendance": ["status", "hours"],
+    "memo": ["body", "extra"],
 }
-PARENTS = {("visit", "person"): "person", ("place", "parent"): "place"}
+KEY_COLUMNS = {"attendance": ("person", "day")}
+PARENTS = {("visit", "person"): "person", ("place", "parent"): "place", ("attendance", "person"): "person"}
 KEYS = {
     "person": [f"p{n}" for n in range(6)],
     "visit": list(range(1, 7)),
     "place": [f"l{n}" for n in range(6)],
+    "attendance": [(f"p{n}", day) for n in range(6) for day in (1, 2)],
+    "memo": [f"m{n}" for n in range(4)],
 }
+RULED = ("person", "visit", "place", "attendance", "memo")
 DETECTIONS = ["version_compare", "timestamp_compare", "field_compare"]
 STRATEGIES = ["server_wins", "client_wins", "last_write_wins", "field_merge", "manual"]
 
 
 class Finding(AssertionError):
     """Something does not hold."""
+
+
+def key_columns(table):
+    return KEY_COLUMNS.get(table, ("id",))
+
+
+def parts(key):
+    return key if isinstance(key, tuple) else (key,)
 
 
 class World:
@@ -79,12 +101,20 @@ class World:
 
     def set_up(self):
         hub, rng = self.hub, self.random
-        hub.script(HUB_SCHEMA)
+        cascade = " ON DELETE CASCADE" if rng.random() < 0.5 else ""
+        self.cascades = bool(cascade)
+        hub.script(HUB_SCHEMA.replace("{cascade}", cascade))
+        soft = rng.random() < 0.5  # of a table that nothing refers to
         for table in COLUMNS:
-            hub.enable(table)
+            hub.enable(table, {"delete": "soft"} if table == "memo" and soft else None)
+        self.live = {"memo": " WHERE NOT sync_deleted"} if soft else {}
         if rng.random() < 0.6:
-            for table in ("person", "visit", "place"):
+            for table in RULED:
                 columns = {"on_delete": rng.choice(["update_wins", "delete_wins", "manual"])}
+                if rng.random() < 0.2:
+                    columns["on_reject"] = "strict"
+                if table == "attendance" and rng.random() < 0.4:
+                    columns["priority_field"] = "hours"
                 if rng.random() < 0.25:
                     columns["on_same_key"] = rng.choice(["separate", "merge"])
                 hub.rule(table, rng.choice(DETECTIONS), rng.choice(STRATEGIES), **columns)
@@ -96,12 +126,14 @@ class World:
         hub.sql("SET lock_timeout = '100ms'")
         for at in range(rng.randint(2, 3)):
             device = self.make_device(f"phone{(at * 7 + 3) % 10}")
-            device.script(DEVICE_SCHEMA)
+            device.script(DEVICE_SCHEMA.replace("{cascade}", cascade))
             device.init(device.path.stem, hub.register(device.path.stem))
             for table in COLUMNS:
                 device.track(table)
-            device.sql(f"PRAGMA foreign_keys = {rng.choice(['ON', 'OFF'])}")
+            # Cascades need enforcement; without them either may be.
+            device.sql(f"PRAGMA foreign_keys = {'ON' if cascade else rng.choice(['ON', 'OFF'])}")
             self.devices.append(device)
+        self.wide = set()  # devices that have the column memo.extra
 
     # -- steps
 
@@ -128,6 +160,8 @@ class World:
             self.to_hub(*self.random.choice(self.archive))
         elif roll < 98 and self.copies and len(self.devices) < 5:
             self.copy(device)
+        elif roll < 99:
+            self.widen(device)
         else:
             self.devices[device].export()  # and the blob never leaves
 
@@ -138,7 +172,7 @@ class World:
             return None
         if column == "code":
             return f"c{rng.randrange(6)}"
-        if column == "best":
+        if column in ("best", "hours"):
             return rng.randrange(50)
         if column == "tags":
             return "[" + ", ".join(f'"t{n}"' for n in range(5) if rng.random() < 0.5) + "]"
@@ -148,10 +182,16 @@ class World:
             return "refused"
         return f"v{self.number}"
 
-    def draw(self, table, key, whole, parents):
+    def columns_of(self, side, table):
+        narrow = table == "memo" and side is not self.hub and self.devices.index(side) not in self.wide
+        return [name for name in COLUMNS[table] if not (narrow and name == "extra")]
+
+    def draw(self, side, table, key, whole, parents):
         """Some fields, or None where a parent is needed and there is none."""
         fields = {}
-        for column in COLUMNS[table]:
+        if table == "attendance" and whole and key[0] not in parents("person"):
+            return None
+        for column in self.columns_of(side, table):
             if not whole and self.random.random() < 0.6:
                 continue
             parent = PARENTS.get((table, column))
@@ -172,34 +212,49 @@ class World:
                 self.count(device)
                 continue
             key = self.random.choice(KEYS[table])
-            there = bool(device.sql(f"SELECT 1 FROM {table} WHERE id = ?", key))
+            named = " AND ".join(f"{name} = ?" for name in key_columns(table))
+            there = bool(device.sql(f"SELECT 1 FROM {table} WHERE {named}", *parts(key)))
             parents = lambda parent: [row[0] for row in device.sql(f"SELECT id FROM {parent} ORDER BY id")]
             self.edits += 1
             try:
                 if there and self.random.random() < 0.2:
                     if any(device.sql(f"SELECT 1 FROM {child} WHERE {column} = ?", key)
-                           for (child, column), parent in PARENTS.items() if parent == table):
+                           for (child, column), parent in PARENTS.items()
+                           if parent == table and not (self.cascades and child == "attendance")):
                         continue
                     self.say(f"phone {number}: delete {table}/{key}")
-                    device.sql(f"DELETE FROM {table} WHERE id = ?", key)
-                    self.last_edits = {name: value for name, value in self.last_edits.items() if name[:3] != (number, table, key)}
+                    device.sql(f"DELETE FROM {table} WHERE {named}", *parts(key))
+                    gone = lambda name: name[:3] == (number, table, key) or (
+                        self.cascades and table == "person" and name[:2] == (number, "attendance") and name[2][0] == key)
+                    self.last_edits = {name: value for name, value in self.last_edits.items() if not gone(name)}
                     continue
-                fields = self.draw(table, key, not there, parents)
+                fields = self.draw(device, table, key, not there, parents)
                 if not fields:
                     continue
-                before = dict(zip(fields, device.sql(f"SELECT {', '.join(fields)} FROM {table} WHERE id = ?", key)[0])) if there else {}
+                before = dict(zip(fields, device.sql(f"SELECT {', '.join(fields)} FROM {table} WHERE {named}", *parts(key))[0])) if there else {}
                 self.say(f"phone {number}: {'update' if there else 'insert'} {table}/{key} {fields}")
                 if there:
-                    device.sql(f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in fields)} WHERE id = ?",
-                               *fields.values(), key)
+                    device.sql(f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in fields)} WHERE {named}",
+                               *fields.values(), *parts(key))
                 else:
-                    device.sql(f"INSERT INTO {table} (id, {', '.join(fields)}) VALUES (?{', ?' * len(fields)})",
-                               key, *fields.values())
+                    self.insert(device.sql, "?", table, key, fields)
                 for name, value in fields.items():
                     if before.get(name) != value:
                         self.last_edits[(number, table, key, name)] = value
             except sqlite3.IntegrityError as error:
                 self.say(f"phone {number}: {error}")
+
+    @staticmethod
+    def insert(run, mark, table, key, fields):
+        names = [*key_columns(table), *fields]
+        run(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))})", *parts(key), *fields.values())
+
+    def widen(self, number):
+        """ALTER TABLE on one device: what the hub had in that column shows."""
+        if number not in self.wide:
+            self.say(f"phone {number}: ALTER TABLE memo ADD COLUMN extra")
+            self.devices[number].sql("ALTER TABLE memo ADD COLUMN extra TEXT")
+            self.wide.add(number)
 
     def count(self, device):
         item = self.random.choice(["flour", "oil"])
@@ -290,22 +345,28 @@ class World:
             return
         table = rng.choice(list(KEYS))
         key = rng.choice(KEYS[table])
+        named = " AND ".join(f"{name} = %s" for name in key_columns(table))
         try:
             with writer.transaction():  # a savepoint: an error costs this statement only
-                there = writer.execute(f"SELECT 1 FROM {table} WHERE id = %s", (key,)).fetchone()
+                if rng.random() < 0.02:
+                    self.say("portal: TRUNCATE memo")
+                    writer.execute("TRUNCATE memo")
+                    return
+                live = self.live.get(table, "").replace(" WHERE", " AND")
+                there = writer.execute(f"SELECT 1 FROM {table} WHERE {named}{live}", parts(key)).fetchone()
                 if there and rng.random() < 0.25:
-                    writer.execute(f"DELETE FROM {table} WHERE id = %s", (key,))
+                    self.say(f"portal: delete {table}/{key}")
+                    writer.execute(f"DELETE FROM {table} WHERE {named}", parts(key))
                     return
                 parents = lambda parent: [row[0] for row in writer.execute(f"SELECT id FROM {parent} ORDER BY id").fetchall()]
-                fields = self.draw(table, key, not there, parents)
+                fields = self.draw(self.hub, table, key, not there, parents)
                 if not fields:
                     return
                 if there:
-                    writer.execute(f"UPDATE {table} SET {', '.join(f'{name} = %s' for name in fields)} WHERE id = %s",
-                                   (*fields.values(), key))
+                    writer.execute(f"UPDATE {table} SET {', '.join(f'{name} = %s' for name in fields)} WHERE {named}",
+                                   (*fields.values(), *parts(key)))
                 else:
-                    writer.execute(f"INSERT INTO {table} (id, {', '.join(fields)}) VALUES (%s{', %s' * len(fields)})",
-                                   (key, *fields.values()))
+                    self.insert(lambda sql, *values: writer.execute(sql, values), "%s", table, key, fields)
                 self.say(f"portal: write {table}/{key} {fields}")
         except psycopg.Error as error:
             self.say(f"portal: {error.sqlstate}")
@@ -315,6 +376,9 @@ class World:
         made = self.make_device(f"copy{len(self.devices)}")
         self.devices[number].copy(made.path)
         self.devices.append(made)
+        if number in self.wide:
+            self.wide.add(len(self.devices) - 1)
+        made.sql(f"PRAGMA foreign_keys = {'ON' if self.cascades else 'OFF'}")
         self.say(f"phone {number} is copied to {len(self.devices) - 1}")
 
     # -- what holds at every step
@@ -350,6 +414,8 @@ class World:
             writer.commit()
             writer.close()
         self.writers = []
+        for number in range(len(self.devices)):
+            self.widen(number)
         for turn in range(12):
             moved = 0
             for number in range(len(self.devices)):
@@ -366,7 +432,10 @@ class World:
     def rows(self, side, table):
         text = "::text" if side is self.hub else ""
         columns = ", ".join(f"{name}{text if name in ('tags', 'amount') else ''}" for name in COLUMNS[table])
-        return {row[0]: row[1:] for row in side.sql(f"SELECT id, {columns} FROM {table}")}
+        keys = key_columns(table)
+        live = self.live.get(table, "") if side is self.hub else ""
+        rows = side.sql(f"SELECT {', '.join(keys)}, {columns} FROM {table}{live}")
+        return {row[:len(keys)]: row[len(keys):] for row in rows}
 
     def judge(self):
         for table in COLUMNS:

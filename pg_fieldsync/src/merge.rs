@@ -372,16 +372,17 @@ fn circles(work: &Work, failed: Vec<Failure>) -> Result<Vec<Vec<Failure>>, SqlEr
             }
         }
     }
-    let related = |one: &Failure, other: &Failure| {
-        let swaps = one.table == other.table
-            && one.error.constraint == other.error.constraint
+    // Also of a row that is to go: a record whose key has changed is its deletion and an insert with the same values.
+    let wants = |one: &Failure, other: &Failure| {
+        one.table == other.table
+            && one.error.sqlstate == "23505"
             && one.error.constraint.as_ref().and_then(|name| uniques.get(&(one.table, name.clone()))).is_some_and(
-                |numbers| {
-                    shuffle::wants_what_the_other_has(work, one.table, one.item, other.item, numbers)
-                        || shuffle::wants_what_the_other_has(work, one.table, other.item, one.item, numbers)
-                },
-            );
-        swaps
+                |numbers| shuffle::wants_what_the_other_has(work, one.table, one.item, other.item, numbers),
+            )
+    };
+    let related = |one: &Failure, other: &Failure| {
+        wants(one, other)
+            || wants(other, one)
             || parents::refers(work, (one.table, one.item), (other.table, other.item))
             || parents::refers(work, (other.table, other.item), (one.table, one.item))
     };

@@ -29,25 +29,46 @@ pub fn columns(work: &Work, table: usize, constraint: &str) -> Result<Vec<u16>, 
 pub fn wants_what_the_other_has(work: &Work, table: usize, one: usize, other: usize, numbers: &[u16]) -> bool {
     let items = &work.tables[table].items;
     let Some(HubState::Live(before)) = &items[other].merged.before else { return false };
-    !numbers.is_empty()
-        && numbers.iter().all(|number| {
-            let wanted = items[one].value_after(*number);
-            wanted.is_some() && wanted == before.values.get(number)
+    // A column that the delta does not touch in either row is not read: it may well be the same.
+    let compared: Vec<Option<bool>> = numbers
+        .iter()
+        .map(|number| match (items[one].value_after(*number), before.values.get(number)) {
+            (Some(wanted), Some(has)) => Some(wanted == has),
+            (None, None) => None,
+            _ => Some(false),
         })
+        .collect();
+    compared.contains(&Some(true)) && !compared.contains(&Some(false))
 }
 
 /// Gives the rows that block each other values that nobody has.
 pub fn clear_the_way(work: &Work, rows: &[(usize, usize, &SqlError)]) -> Result<(), SqlError> {
     for table in 0..work.tables.len() {
-        let blocking: Vec<&(usize, usize, &SqlError)> =
-            rows.iter().filter(|(place, _, error)| *place == table && error.sqlstate == "23505").collect();
-        let Some(constraint) = blocking.first().and_then(|(_, _, error)| error.constraint.clone()) else { continue };
-        let numbers = columns(work, table, &constraint)?;
         let described = &work.tables[table].table;
-        // One column moved aside is enough to free the combination.
+        let items = &work.tables[table].items;
+        let of_table = || rows.iter().filter(|(place, _, _)| *place == table);
+        let Some(constraint) = of_table()
+            .filter(|(_, _, error)| error.sqlstate == "23505")
+            .find_map(|(_, _, error)| error.constraint.clone())
+        else {
+            continue;
+        };
+        let goes =
+            |item: usize| matches!(items[item].merged.after, Some(HubState::Deleted { .. })) && !described.soft_delete;
+        let blocking: Vec<usize> = of_table()
+            .filter(|(_, item, error)| goes(*item) || error.sqlstate == "23505")
+            .map(|(_, item, _)| *item)
+            .filter(|item| matches!(items[*item].merged.before, Some(HubState::Live(_))))
+            .collect();
+        if blocking.is_empty() {
+            continue;
+        }
+        let numbers = columns(work, table, &constraint)?;
+        // One column moved aside is enough to free the combination: one that every row either writes itself or goes with.
         let Some(column) = numbers.iter().find_map(|number| {
             let at = described.columns.iter().position(|column| column.number == *number)?;
-            (!described.key.contains(&at)).then(|| &described.columns[at])
+            let written = |item: &usize| goes(*item) || items[*item].merged.fields.get(*number).is_some();
+            (!described.key.contains(&at) && blocking.iter().all(written)).then(|| &described.columns[at])
         }) else {
             continue;
         };
@@ -59,7 +80,7 @@ pub fn clear_the_way(work: &Work, rows: &[(usize, usize, &SqlError)]) -> Result<
             Kind::Text => "pg_catalog.concat('~', pg_catalog.md5(pg_catalog.random()::pg_catalog.text))".to_owned(),
             _ => continue,
         };
-        let keys: Vec<&Key> = blocking.iter().map(|(_, item, _)| &work.tables[table].items[*item].key).collect();
+        let keys: Vec<&Key> = blocking.iter().map(|item| &items[*item].key).collect();
         let arrays = key_arrays(described, &keys)?;
         let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
         let join = key_join(described, 1);

@@ -85,8 +85,11 @@ pub fn answer(
     Ok((reply, cursor, pulled))
 }
 
+/// Rows by table number and key.
+type Wanted = Vec<(i32, Key)>;
+
 /// Rows that the device asks for, by table number and key in the hub's form. What can be no row of the hub's is not looked for.
-fn wants(schema: &Schema, wants: &[Want]) -> Result<(Vec<(i32, Key)>, Vec<Notice>), SqlError> {
+fn wants(schema: &Schema, wants: &[Want]) -> Result<(Wanted, Vec<Notice>), SqlError> {
     let mut found = Vec::new();
     let mut notices = Vec::new();
     for want in wants {

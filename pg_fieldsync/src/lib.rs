@@ -3,15 +3,16 @@
 //! How a delta goes through here: `sync` is the corridor. `receive` opens the blob, `course` judges its history and its place
 //! in the chain, `upload` merges it: `fresh` writes new rows straight; the rest goes the long way, where `read` brings it into
 //! the hub's terms (`convert` its values), `state` locks and reads the rows, `decide` asks the core, `merge` has it written
-//! (`write`) and finds who is to blame. `verdicts` counts what became of it, `record` keeps what lost, `pull` gathers what the
+//! (`write`) and finds who is to blame. `verdicts` counts what became of it, `record` keeps what lost (`entry`), `pull` gathers what the
 //! device has not seen (`gather` reads it, `sent` compares it with what came), `answer` says so and `batch` keeps the answer. How an application's write goes: `trigger`
-//! stamps it, `feed` notes its key, `tombstone` keeps what was deleted.
+//! stamps it (`tuple`), `feed` notes its key, `burial` and `tombstone` keep what was deleted.
 #![allow(clippy::missing_safety_doc)]
 
 mod answer;
 mod applying;
 mod arrays;
 mod batch;
+mod burial;
 mod catalog;
 mod catch;
 mod client;
@@ -20,6 +21,7 @@ mod copies;
 mod course;
 mod decide;
 mod enable;
+mod entry;
 mod error;
 mod feed;
 mod field_values;
@@ -49,6 +51,7 @@ mod state;
 mod sync;
 mod tombstone;
 mod trigger;
+mod tuple;
 mod types;
 mod upload;
 mod verdicts;

@@ -126,7 +126,7 @@ impl<'a> Received<'a> {
     }
 
     /// Reads to the end, for what stands there, and so that a damaged blob is refused even where its rows do not matter.
-    pub fn to_the_end(&mut self) -> Result<(), HubError> {
+    pub fn read_on(&mut self) -> Result<(), HubError> {
         let mut blocks = self.blocks()?;
         while blocks.next()?.is_some() {}
         self.ended(blocks);

@@ -126,7 +126,7 @@ pub fn sync(blob: &[u8]) -> Result<Vec<u8>, HubError> {
     log::skew(&received)?;
     let course = course::course(&received, &mut hub)?;
     if !matches!(course, Course::Merge) {
-        match received.to_the_end() {
+        match received.read_on() {
             // Its rows do not matter: the device sends them again, with the names.
             Ok(()) | Err(HubError::Blob(WireError::UnknownShape(_))) => {}
             Err(error) => return Err(error),
@@ -149,7 +149,7 @@ fn merged(received: &mut Received<'_>, hub: &Hub, started: u64) -> Result<Vec<u8
     let version = feed::own_version();
     course::correct_cursor(received)?;
     if received.client.watermark > received.delta.body.watermark {
-        received.to_the_end()?;
+        received.read_on()?;
         if !received.delta.body.reaches(received.client.watermark) {
             return behind(received, hub);
         }

@@ -8,14 +8,15 @@
 //! * In the path of an ordinary INSERT or UPDATE there is no SQL: descriptions are cached, keys are buffered.
 
 use crate::applying;
+use crate::burial::{bury, mark_deleted, truncate};
 use crate::catalog;
 use crate::catch::SqlError;
 use crate::error::report_sql;
 use crate::feed;
-use crate::guards::{AsUser, Settings};
 use crate::keys;
-use crate::sql::{self, ident, Cells, Param};
+use crate::sql;
 use crate::tombstone;
+use crate::tuple::{differs, Field, Row};
 use crate::types::Reader;
 use fieldsync_core::clock::Hlc;
 use fieldsync_core::clocks::{RowClocks, Stamp, HUB};
@@ -26,29 +27,21 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// What the trigger needs of a table, ready at hand.
-struct Tracked {
-    relation: pg_sys::Oid,
+pub struct Tracked {
+    pub relation: pg_sys::Oid,
     generation: u64,
-    table_id: i32,
+    pub table_id: i32,
     soft_delete: bool,
     baseline: Stamp,
     /// Attribute index, number, passed by value, fixed length or -1.
     fields: Vec<Field>,
-    key: Vec<(usize, Reader)>,
-    key_kinds: Vec<Kind>,
+    pub key: Vec<(usize, Reader)>,
+    pub key_kinds: Vec<Kind>,
     version: usize,
     modified_at: usize,
     deleted: usize,
     origin: usize,
     clocks: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Field {
-    at: usize,
-    number: u16,
-    by_value: bool,
-    length: i16,
 }
 
 thread_local! {
@@ -134,70 +127,9 @@ fn tracked(relation: pg_sys::Relation) -> Option<Rc<Tracked>> {
     Some(made)
 }
 
-/// A tuple taken apart.
-struct Row {
-    values: Vec<pg_sys::Datum>,
-    nulls: Vec<bool>,
-}
-
-impl Row {
-    /// # Safety
-    /// The tuple is of this relation.
-    unsafe fn of(tuple: pg_sys::HeapTuple, relation: pg_sys::Relation) -> Row {
-        // SAFETY: the arrays have the descriptor's width.
-        unsafe {
-            let descriptor = (*relation).rd_att;
-            let width = (*descriptor).natts as usize;
-            let mut values: Vec<pg_sys::Datum> = Vec::with_capacity(width);
-            let mut nulls: Vec<bool> = Vec::with_capacity(width);
-            pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-            values.set_len(width);
-            nulls.set_len(width);
-            Row { values, nulls }
-        }
-    }
-
-    /// The tuple with these values, in the place of `like`.
-    ///
-    /// # Safety
-    /// The values fit the relation's descriptor.
-    unsafe fn form(&mut self, relation: pg_sys::Relation, like: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
-        // SAFETY: as promised; identity is copied as heap_modify_tuple does.
-        unsafe {
-            let tuple = pg_sys::heap_form_tuple((*relation).rd_att, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
-            (*(*tuple).t_data).t_ctid = (*(*like).t_data).t_ctid;
-            (*tuple).t_self = (*like).t_self;
-            (*tuple).t_tableOid = (*like).t_tableOid;
-            tuple
-        }
-    }
-
-    fn set(&mut self, at: usize, datum: pg_sys::Datum) {
-        self.values[at] = datum;
-        self.nulls[at] = false;
-    }
-
-    fn is_true(&self, at: usize) -> bool {
-        !self.nulls[at] && self.values[at].value() as u8 != 0
-    }
-
-    /// # Safety
-    /// The attribute is a varlena.
-    unsafe fn bytes(&self, at: usize) -> Option<Vec<u8>> {
-        if self.nulls[at] {
-            return None;
-        }
-        // SAFETY: as promised.
-        unsafe {
-            let plain = pg_sys::pg_detoast_datum_packed(self.values[at].cast_mut_ptr());
-            Some(pgrx::varlena::varlena_to_byte_slice(plain).to_vec())
-        }
-    }
-}
-
 impl Tracked {
     /// The row's key as wire values.
-    fn key(&self, row: &Row) -> Key {
+    pub fn key(&self, row: &Row) -> Key {
         Key(self
             .key
             .iter()
@@ -226,54 +158,11 @@ impl Tracked {
     }
 }
 
-/// Whether a field's stored image differs.
-fn differs(field: Field, old: &Row, new: &Row) -> bool {
-    let at = field.at;
-    if old.nulls[at] || new.nulls[at] {
-        return old.nulls[at] != new.nulls[at];
-    }
-    if field.by_value {
-        return old.values[at].value() != new.values[at].value();
-    }
-    // SAFETY: both are non-null values of the field's type.
-    unsafe {
-        let (one, other) = (old.values[at].cast_mut_ptr::<u8>(), new.values[at].cast_mut_ptr::<u8>());
-        if one == other {
-            return false;
-        }
-        if field.length > 0 {
-            let length = field.length as usize;
-            return std::slice::from_raw_parts(one, length) != std::slice::from_raw_parts(other, length);
-        }
-        if field.length == -2 {
-            return std::ffi::CStr::from_ptr(one.cast()) != std::ffi::CStr::from_ptr(other.cast());
-        }
-        let (one, other) = (one.cast::<pg_sys::varlena>(), other.cast::<pg_sys::varlena>());
-        let stored = |pointer: *mut pg_sys::varlena| {
-            std::slice::from_raw_parts(pointer.cast::<u8>(), pgrx::varlena::varsize_any(pointer))
-        };
-        // The same bytes, or the same pointer into TOAST, are the same value; no need to fetch it.
-        if stored(one) == stored(other) {
-            return false;
-        }
-        let (plain_one, plain_other) = (pg_sys::pg_detoast_datum_packed(one), pg_sys::pg_detoast_datum_packed(other));
-        let differ =
-            pgrx::varlena::varlena_to_byte_slice(plain_one) != pgrx::varlena::varlena_to_byte_slice(plain_other);
-        if plain_one != one {
-            pg_sys::pfree(plain_one.cast());
-        }
-        if plain_other != other {
-            pg_sys::pfree(plain_other.cast());
-        }
-        differ
-    }
-}
-
 /// Microseconds between 1970 and 2000.
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 
 /// The hub's clock for a change on top of `before`: never behind it, whatever the wall says.
-fn hub_clock(before: Hlc) -> (Hlc, pg_sys::Datum) {
+pub fn hub_clock(before: Hlc) -> (Hlc, pg_sys::Datum) {
     // SAFETY: reads the system's clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
     let now_ms = ((now + EPOCH_MICROSECONDS) / 1000).max(0) as u64;
@@ -332,7 +221,8 @@ pub unsafe extern "C-unwind" fn fieldsync_row_changed(fcinfo: pg_sys::FunctionCa
     }
 }
 
-fn note(tracked: &Tracked, key: &Key) {
+/// Notes a key of a tracked table in the feed.
+pub fn note(tracked: &Tracked, key: &Key) {
     let mut packed = Vec::with_capacity(40);
     keys::pack(&mut packed, &key.0);
     feed::note(tracked.table_id, &packed);
@@ -494,95 +384,6 @@ unsafe fn deleted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys::
     }
 }
 
-/// Writes a tombstone with the whole row and notes the key.
-///
-/// # Safety
-/// The tuple is of the relation.
-unsafe fn bury(
-    tracked: &Tracked,
-    relation: pg_sys::Relation,
-    tuple: pg_sys::HeapTuple,
-    row: &Row,
-    stamp: Stamp,
-    clocks: &RowClocks,
-) {
-    let key = tracked.key(row);
-    note(tracked, &key);
-    // SAFETY: as promised; the composite datum is of the relation's row type.
-    let json = unsafe { row_json(relation, tuple) };
-    let written = tombstone::write(tracked.table_id, &keys::row_id(&key, &tracked.key_kinds), stamp, &json, clocks);
-    if let Err(error) = written {
-        report_sql(&error);
-    }
-}
-
-/// The row as JSON text, without fieldsync's own columns; the same whatever the session's settings are.
-///
-/// # Safety
-/// The tuple is of the relation.
-unsafe fn row_json(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> String {
-    let _settings = Settings::for_text();
-    // SAFETY: as promised.
-    let (datum, row_type) =
-        unsafe { (pg_sys::heap_copy_tuple_as_datum(tuple, (*relation).rd_att), (*(*relation).rd_rel).reltype) };
-    // As whoever deletes, not as fieldsync's owner: a type's cast to json may be a function of an application's.
-    let json = sql::scalar(&format!("SELECT {}", row_as_json("$1")), &[Param::Datum(row_type, datum)]);
-    match json {
-        Ok(value) => value.to_text(),
-        Err(error) => report_sql(&error),
-    }
-}
-
-/// SQL for a row as JSON text without fieldsync's own columns. Qualified, because it runs under a caller's search_path.
-fn row_as_json(row: &str) -> String {
-    let names: Vec<String> = catalog::SYNC_COLUMNS.iter().map(|name| sql::literal(name)).collect();
-    format!(
-        "(pg_catalog.to_jsonb({row}) OPERATOR(pg_catalog.-) ARRAY[{}]::pg_catalog.text[])::pg_catalog.text",
-        names.join(", ")
-    )
-}
-
-/// Turns a DELETE into the marking of its row, as the table's owner (like the actions of foreign keys): DELETE is what was
-/// granted and what happens, so nobody needs the UPDATE privilege for it.
-///
-/// # Safety
-/// The row is of the relation.
-unsafe fn mark_deleted(relation: pg_sys::Relation, row: &Row, tracked: &Tracked) {
-    // SAFETY: an open relation has a name and a descriptor.
-    let (name, attributes) = unsafe {
-        (
-            pgrx::PgRelation::from_pg(relation),
-            (*(*relation).rd_att).attrs.as_slice((*(*relation).rd_att).natts as usize),
-        )
-    };
-    let mut conditions = Vec::new();
-    let mut params = Vec::new();
-    let table = match catalog::table(tracked.relation) {
-        Ok(Some(table)) => table,
-        Ok(None) => return,
-        Err(error) => report_sql(&error),
-    };
-    for (place, (at, _)) in tracked.key.iter().enumerate() {
-        conditions.push(format!(
-            "{} {} ${}",
-            ident(pgrx::name_data_to_str(&attributes[*at].attname)),
-            table.key_equals[place],
-            place + 1
-        ));
-        params.push(Param::Datum(attributes[*at].atttypid, row.values[*at]));
-    }
-    let _owner = AsUser::owner_of(relation);
-    let statement = format!(
-        "UPDATE ONLY {}.{} SET sync_deleted = true WHERE {}",
-        ident(name.namespace()),
-        ident(name.name()),
-        conditions.join(" AND ")
-    );
-    if let Err(error) = sql::run(&statement, &params) {
-        report_sql(&error);
-    }
-}
-
 /// The information record that Postgres asks of a version-1 function.
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_fieldsync_table_truncated() -> &'static pg_sys::Pg_finfo_record {
@@ -610,43 +411,4 @@ pub unsafe extern "C-unwind" fn fieldsync_table_truncated(fcinfo: pg_sys::Functi
         report_sql(&error);
     }
     pg_sys::Datum::null()
-}
-
-/// Rows of a TRUNCATE are buried in portions, so that a large table does not fill memory.
-const TRUNCATE_PORTION: i64 = 5_000;
-
-fn truncate(tracked: &Tracked, relation: pg_sys::Relation) -> Result<(), SqlError> {
-    let Some(table) = catalog::table(tracked.relation)? else { return Ok(()) };
-    // As the table's owner: every row is deleted, whatever the truncating role may see.
-    let _owner = AsUser::owner_of(relation);
-    let key_columns: Vec<String> = table.key.iter().map(|at| ident(&table.columns[*at].name)).collect();
-    let order = key_columns.join(", ");
-    let version = feed::own_version();
-    let mut offset = 0i64;
-    loop {
-        let rows = {
-            let _settings = Settings::for_text();
-            sql::run(
-                &format!(
-                    "SELECT t.fieldsync_clocks, {}, {} FROM ONLY {} t ORDER BY {order} LIMIT {TRUNCATE_PORTION} OFFSET $1",
-                    row_as_json("t"),
-                    key_columns.iter().map(|column| format!("t.{column}")).collect::<Vec<_>>().join(", "),
-                    table.qualified
-                ),
-                &[Param::Int(offset)],
-            )?
-        };
-        for row in &rows.rows {
-            let key = Key(row[2..].to_vec());
-            let clocks = table.clocks(row.bytes(0))?;
-            let (clock, _) = hub_clock(clocks.latest().clock);
-            note(tracked, &key);
-            let stamp = tombstone::stamp_on(&clocks, version, clock, HUB);
-            tombstone::write(tracked.table_id, &table.row_id(&key), stamp, row.text(1), &clocks)?;
-        }
-        if (rows.rows.len() as i64) < TRUNCATE_PORTION {
-            return Ok(());
-        }
-        offset += TRUNCATE_PORTION;
-    }
 }

@@ -64,11 +64,30 @@ fn room_for_a_block() -> Result<()> {
 pub struct Source<'b> {
     /// Rows kept from earlier.
     pub kept: Vec<TableRows>,
-    /// The reply.
-    pub blob: Option<Blob<'b>>,
+    blob: Option<Blob<'b>>,
+    /// The reply as it was opened first: expanding its texts is worth doing once.
+    opened: Option<Opened<'b>>,
 }
 
-impl Source<'_> {
+/// A reply whose first block has been read.
+struct Opened<'b> {
+    stream: ReplyStream<'b>,
+    first: Option<(TableRows, bool)>,
+}
+
+impl<'b> Source<'b> {
+    /// Only rows that were kept.
+    pub fn of_kept(kept: Vec<TableRows>) -> Source<'b> {
+        Source { kept, blob: None, opened: None }
+    }
+
+    /// Kept rows, then those of a reply; `stream` is the reply, opened.
+    pub fn new(kept: Vec<TableRows>, blob: Blob<'b>, mut stream: ReplyStream<'b>) -> Result<Source<'b>> {
+        room_for_a_block()?;
+        let first = stream.next_block()?;
+        Ok(Source { kept, blob: Some(blob), opened: Some(Opened { stream, first }) })
+    }
+
     /// Gives every block of rows: its table's number in this apply, the table without its rows, whether this is the first
     /// block of the table, and the rows.
     pub fn each(
@@ -83,14 +102,23 @@ impl Source<'_> {
             done?;
             number += 1;
         }
-        let Some(blob) = &self.blob else { return Ok(()) };
-        let mut stream = blob.open()?;
-        loop {
-            room_for_a_block()?;
-            let Some((mut block, continues)) = stream.next_block()? else { break };
+        let Opened { mut stream, first } = match (self.opened.take(), &self.blob) {
+            (Some(opened), _) => opened,
+            (None, Some(blob)) => {
+                let mut stream = blob.open()?;
+                let first = stream.next_block()?;
+                Opened { stream, first }
+            }
+            (None, None) => return Ok(()),
+        };
+        let mut next = first;
+        while let Some((mut block, continues)) = next {
             number += usize::from(!continues);
             let mut rows = std::mem::take(&mut block.rows);
             visit(number - 1, &block, !continues, &mut rows)?;
+            drop(rows);
+            room_for_a_block()?;
+            next = stream.next_block()?;
         }
         Ok(())
     }
@@ -114,16 +142,8 @@ impl Source<'_> {
     }
 
     /// Whether there is nothing.
-    pub fn is_empty(&mut self) -> Result<bool> {
-        let mut empty = true;
-        if self.kept.is_empty() {
-            if let Some(blob) = &self.blob {
-                empty = blob.open()?.next_block()?.is_none();
-            }
-        } else {
-            empty = false;
-        }
-        Ok(empty)
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.opened.as_ref().is_none_or(|opened| opened.first.is_none())
     }
 
     /// The tables' names, lower case.

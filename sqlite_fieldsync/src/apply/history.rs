@@ -168,7 +168,7 @@ pub(super) fn offer_what_differs(
 }
 
 /// The hub's key in the order of the device's.
-fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
+pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
     let part = |name: &str| {
         let place = hub.columns.iter().position(|column| column.eq_ignore_ascii_case(name))?;
         key.0.get(place).cloned()

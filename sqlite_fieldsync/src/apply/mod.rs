@@ -27,8 +27,9 @@ use crate::sql::atomically;
 use crate::state::{self, Standing};
 use crate::track;
 use arriving::{Blob, Source};
-use fieldsync_core::reply::{ConflictNotice, Notice, Reply};
-use fieldsync_core::wire::WireError;
+use fieldsync_core::delta::Op;
+use fieldsync_core::reply::{ConflictNotice, Notice, Reply, TableRows};
+use fieldsync_core::wire::{ReplyStream, WireError};
 use fieldsync_core::{Hlc, Value};
 use rows::Applied;
 use rusqlite::{Connection, OptionalExtension};
@@ -50,7 +51,8 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
         let standing = Standing::load(db)?;
         let (known, key) = (shapes::known(db, Direction::Down)?, standing.key.clone());
         let blob = Blob { bytes: blob, key: key.as_ref(), known: &known };
-        let reply = blob.open()?.reply;
+        let mut stream = blob.open()?;
+        let reply = std::mem::take(&mut stream.reply);
         if reply.client != standing.tag() {
             return Err(Error::NotForUs("it is for another client".into()));
         }
@@ -74,7 +76,7 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
                 if reply.body.notices.contains(&Notice::NamesWanted) {
                     names_for_the_hub(db)?
                 } else {
-                    unless_names_lack(db, || Apply::new(db, standing, sequence)?.run(reply, blob))?
+                    unless_names_lack(db, || Apply::new(db, standing, sequence)?.run(reply, blob, stream))?
                 }
             };
         Ok(Value::Text(report.to_json(db)?))
@@ -176,7 +178,7 @@ impl<'a> Apply<'a> {
     }
 
     /// `reply` is the front of what is in the blob.
-    fn run(&self, reply: Reply, blob: Blob<'_>) -> Result<Report> {
+    fn run<'b>(&self, reply: Reply, blob: Blob<'b>, stream: ReplyStream<'b>) -> Result<Report> {
         let body = reply.body;
         let watermark = self.standing.watermark.max(body.watermark);
         let answered = match watermark == self.standing.watermark {
@@ -193,7 +195,8 @@ impl<'a> Apply<'a> {
         let pending = self.notices(&body.notices, answered, &mut report)?;
         let unanswered = self.unanswered(&pending);
         let pinned = Pinned::load(self.db)?;
-        let source = Source { kept: kept::take_rows(self.db)?, blob: Some(blob) };
+        let kept = self.kept_rows()?;
+        let source = Source::new(kept, blob, stream)?;
         self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
         let reconciling = history::reconciling(self.db, self.answers_repull()?)?;
         report.applied = rows::write(self.db, source, &unanswered, &pinned, &reconciling)?;
@@ -232,6 +235,36 @@ impl<'a> Apply<'a> {
         }
         entries.retain(|entry| entry.place > answered.place);
         Ok(entries)
+    }
+
+    /// Rows kept from earlier replies, without what this device has changed since, answered or not: what came before an edit
+    /// never goes over it, and where the hub decided otherwise about the edit, its answer says so.
+    fn kept_rows(&self) -> Result<Vec<TableRows>> {
+        let mut kept = kept::take_rows(self.db)?;
+        if kept.is_empty() {
+            return Ok(kept);
+        }
+        let own = self.unanswered(&log::read(self.db, &self.tables, self.standing.answered())?);
+        for table in &mut kept {
+            let found = self.tables.values().find(|known| known.name.eq_ignore_ascii_case(&table.table));
+            let Some(known) = found else { continue };
+            let head = kept::head(table);
+            table.rows.retain_mut(|row| {
+                let key = history::own_order(known, &head, &row.key);
+                let Some(own) = own.of(&head.table, &key) else { return true };
+                if own.made || own.last != Some(Op::Update) || row.op == Op::Delete {
+                    return false;
+                }
+                row.fields.retain(|(at, _)| {
+                    let name = head.columns.get(usize::from(*at)).map(|name| name.to_lowercase());
+                    !own.fields.iter().any(|(field, _, _)| Some(field) == name.as_ref())
+                });
+                row.op = Op::Update; // the row is there: this device has changed it
+                !row.fields.is_empty()
+            });
+        }
+        kept.retain(|table| !table.rows.is_empty());
+        Ok(kept)
     }
 
     fn table_no(&self, conflict: &ConflictNotice) -> Option<i64> {
@@ -318,7 +351,7 @@ pub fn deliver_kept(db: &Connection, table: &str) -> Result<()> {
     let pending = log::read(db, &apply.tables, apply.standing.answered())?;
     let unanswered = apply.unanswered(&pending);
     let pinned = Pinned::load(db)?;
-    let source = Source { kept: tables, blob: None };
+    let source = Source::of_kept(tables);
     rows::write(db, source, &unanswered, &pinned, &HashSet::new())?;
     Ok(())
 }

@@ -271,7 +271,10 @@ impl<'a, 'p> Pass<'a, 'p> {
     fn write_fields(&mut self, place: Place, row: &RowChange, fields: &[(u16, Value)]) -> Result<()> {
         let table = &mut self.tables[place.0];
         let Some(writer) = &mut table.writer else { return Ok(()) };
+        // Fields that stay as this device has them are left out: then the row is there, and what NOT NULL asks for as well.
+        let held_back = row.op == Op::Insert && fields.len() < row.fields.len();
         let written = match row.op {
+            Op::Insert if held_back && writer.update(&row.key, fields)? == Written::Yes => Written::Yes,
             Op::Insert => match writer.upsert(&row.key, fields)? {
                 Written::Missing => Written::Yes, // nothing but a key, and it is there
                 other => other,

@@ -43,7 +43,7 @@ pub fn write(
 ) -> Result<Applied> {
     let mut applied = Applied::default();
     source.forget_superseded()?;
-    if source.is_empty()? {
+    if source.is_empty() {
         return Ok(applied);
     }
     let known = track::tracked(db)?;

@@ -113,7 +113,7 @@ def prepared(hub, directory, extension, journal, rows=12):
         Operation("untrack and track", phone.path,
                   [("SELECT fs_untrack('member')", ()), ("SELECT fs_track('member')", ())]),
         Operation("note a failure", phone.path, [("SELECT fs_note_failure('no network')", ())]),
-        Operation("purge", applied.path, [("SELECT fs_purge(0)", ())]),
+        Operation("purge", other.path, [("SELECT fs_purge(0)", ())]),
         Operation("init", fresh.path, [("SELECT fs_init('fresh')", ())]),
         Operation("track", begun.path, [("SELECT fs_track('household')", ()), ("SELECT fs_track('member')", ())]),
         Operation("drift", applied.path, [("ALTER TABLE member ADD COLUMN phone TEXT", ()), ("SELECT fs_status()", ())]),

@@ -247,6 +247,26 @@ pub fn uuid_text(bytes: &[u8]) -> String {
     parts.map(|(from, to)| text.get(from..to).unwrap_or_default()).join("-")
 }
 
+/// Rows that stepped aside and of which the hub has said nothing: table (lower case) and row id.
+pub fn aside(db: &Connection) -> Result<std::collections::HashSet<(String, String)>> {
+    let mut statement = db.prepare_cached(
+        "SELECT lower(table_name), row_id FROM main.fs_conflict
+         WHERE status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Such a row was accepted by the hub after all, and is in its table again.
+pub fn came_back(db: &Connection, table: &str, row_id: &str) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET status = 'resolved', kept = NULL, resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL",
+    )?
+    .execute([table, row_id])?;
+    Ok(())
+}
+
 /// Records what the hub says of a conflict or a rejection, in its latest state.
 pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>) -> Result<()> {
     let row_id = notice.key.row_id();

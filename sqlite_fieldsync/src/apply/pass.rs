@@ -38,6 +38,8 @@ pub struct Pass<'a, 'p> {
     pub(super) done: Done,
     /// Nothing of this device's own has to be looked at.
     quiet: bool,
+    /// Rows that stepped aside, by table (lower case) and row id, and wait for a person.
+    aside: HashSet<(String, String)>,
 }
 
 /// A table of the apply.
@@ -68,6 +70,8 @@ pub struct Done {
     pub written: Vec<(Place, Fields)>,
     pub removed: Vec<(Place, Vec<(String, Value)>)>,
     pub wants: Vec<(String, Key)>,
+    /// Rows that had stepped aside and came from the hub.
+    pub back: Vec<(String, String)>,
     pub refused: Vec<(Place, String)>,
     /// The rows that the places above, and the excluded ones, name.
     pub held: HashMap<Place, Rc<RowChange>>,
@@ -82,8 +86,8 @@ impl<'a, 'p> Pass<'a, 'p> {
         reconciling: &'p HashSet<String>,
         tracked: &'p HashSet<String>,
         references: References<'a>,
-    ) -> Pass<'a, 'p> {
-        Pass {
+    ) -> Result<Pass<'a, 'p>> {
+        Ok(Pass {
             db,
             unanswered,
             pinned,
@@ -94,7 +98,8 @@ impl<'a, 'p> Pass<'a, 'p> {
             excluded: HashSet::new(),
             done: Done::default(),
             quiet: unanswered.is_empty() && pinned.is_empty() && reconciling.is_empty(),
-        }
+            aside: conflicts::aside(db)?,
+        })
     }
 
     /// Begins a pass, the first or another one.
@@ -284,6 +289,12 @@ impl<'a, 'p> Pass<'a, 'p> {
         match written {
             Written::Yes => {
                 self.done.rows += 1;
+                if row.op == Op::Insert && !self.aside.is_empty() {
+                    let name = (table.head.table.to_lowercase(), row.key.row_id());
+                    if self.aside.contains(&name) {
+                        self.done.back.push(name);
+                    }
+                }
                 if table.watched {
                     self.done.written.push((place, fields.to_vec()));
                 }

@@ -97,10 +97,8 @@ impl Pass<'_, '_> {
             writer.delete(&blocker)?;
         }
         self.done.stepped_aside += 1;
-        let own = self.unanswered.has(&name, &blocker) || self.pinned.of(&name, &blocker).is_some();
-        if !own {
-            self.done.wants.push((name, blocker)); // the hub may have it, under another value by now
-        }
+        // The hub may have it, under another value by now; or takes it, and then would leave out of its answer what is as sent.
+        self.done.wants.push((name, blocker));
         Ok(())
     }
 
@@ -130,9 +128,7 @@ impl Pass<'_, '_> {
                 if step_aside_for(self.db, &child_name, &key, "the row that it refers to stepped aside")? {
                     self.done.stepped_aside += 1;
                 }
-                if !self.unanswered.of(&child_name, &key).is_some_and(|pending| pending.made) {
-                    self.done.wants.push((child_name.clone(), key));
-                }
+                self.done.wants.push((child_name.clone(), key));
             }
         }
         Ok(())

@@ -51,7 +51,7 @@ pub fn write(
         known.iter().filter(|known| known.state == "tracked").map(|known| known.name.to_lowercase()).collect();
     let muted =
         Muted::new(db, &tracked, || Ok(source.names()?.into_iter().filter(|name| tracked.contains(name)).collect()))?;
-    let mut pass = Pass::new(db, unanswered, pinned, reconciling, &tracked, References::load(db)?);
+    let mut pass = Pass::new(db, unanswered, pinned, reconciling, &tracked, References::load(db)?)?;
     let mut aside = 0;
     for round in 0.. {
         db.execute_batch("SAVEPOINT fs_rows")?;
@@ -97,6 +97,9 @@ fn settle(db: &Connection, pass: Pass<'_, '_>, applied: &mut Applied) -> Result<
     for (table, key) in done.wants {
         db.prepare_cached("INSERT OR IGNORE INTO main.fs_want(table_name, row_key) VALUES (?1, ?2)")?
             .execute((table, conflicts::key_to_bytes(&key)?))?;
+    }
+    for (table, row_id) in done.back {
+        conflicts::came_back(db, &table, &row_id)?;
     }
     let mut refused = done.refused;
     refused.sort_by_key(|(place, _)| *place);

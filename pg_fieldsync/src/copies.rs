@@ -14,6 +14,7 @@ use fieldsync_core::coalesce::is_difference;
 use fieldsync_core::delta::{Change, Op, TableChanges};
 use fieldsync_core::limits::Limits;
 use fieldsync_core::{wire, Hlc};
+use std::collections::HashSet;
 
 /// What a change says, by the names of its columns. Of a new row the clock says enough: its values are read when it is sent.
 fn said(columns: &[String], change: &Change) -> Said {
@@ -50,7 +51,7 @@ pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMa
                  SELECT CASE WHEN c.copied_from = f.client_no THEN c.client_no ELSE c.copied_from END
                  FROM family f JOIN fieldsync.client c
                       ON c.copied_from = f.client_no OR (c.client_no = f.client_no AND c.copied_from IS NOT NULL))
-             SELECT b.delta, b.batch FROM family f JOIN fieldsync.batch b USING (client_no)
+             SELECT b.delta, b.batch, b.client_no FROM family f JOIN fieldsync.batch b USING (client_no)
              JOIN fieldsync.client own ON own.client_no = $1
              WHERE f.client_no <> $1 AND b.status = 'committed' AND b.delta IS NOT NULL
                AND (b.client_no IS DISTINCT FROM own.copied_from OR b.committed_at > COALESCE(
@@ -59,6 +60,10 @@ pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMa
             &[Param::Int(i64::from(client.number))],
         )?
     };
+    if rows.rows.is_empty() {
+        return Ok(made);
+    }
+    let refused = refused()?;
     for row in &rows.rows {
         // Its signature was checked when it arrived.
         let Ok(batch) = <[u8; 16]>::try_from(row.bytes(1)) else { continue };
@@ -66,6 +71,9 @@ pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMa
         let Ok(delta) = wire::decode_delta_with(row.bytes(0), None, limits, &known.shapes) else { continue };
         for table in delta.body.tables {
             for change in &table.changes {
+                if refused.contains(&(row.int(2), table.table.clone(), change.key.row_id())) {
+                    continue;
+                }
                 // A new row folds with later edits of it: its own making is the first of them.
                 for clock in [change.first_clock, change.clock] {
                     let place = (table.table.clone(), change.key.clone(), clock);
@@ -75,4 +83,17 @@ pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMa
         }
     }
     Ok(made)
+}
+
+/// Rows of which the hub has not taken a client's changes, by client, table and row id. What was rejected was not made: whoever
+/// delivers it again gets a verdict of its own.
+fn refused() -> Result<HashSet<(i64, String, String)>, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT DISTINCT c.client_no, t.table_name::text, c.row_id
+         FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
+         WHERE c.outcome = 'rejected' AND (c.status = 'open' OR c.resolution ->> 'choice' IS DISTINCT FROM 'client')",
+        &[],
+    )?;
+    Ok(rows.rows.iter().map(|row| (row.int(0), row.text(1).to_owned(), row.text(2).to_owned())).collect())
 }

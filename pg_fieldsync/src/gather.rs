@@ -174,7 +174,7 @@ impl<'a> Gathering<'a> {
         for row in &buried.rows {
             let Some(key) = by_row_id.get(row.text(0)).copied() else { continue };
             let item = self.sent.items.get(key);
-            let knows = item.is_some_and(|item| item.last_op == Op::Delete && item.merged.rejected.is_none());
+            let knows = item.is_some_and(|item| item.took_it_away() && item.merged.rejected.is_none());
             let version = row.int(1) as u64;
             let unseen = self.asked.cursor.map_or(self.asked.deletions_too, |cursor| !cursor.visible(version));
             // A row that the device has just written, and that stays deleted, goes from the device as well.

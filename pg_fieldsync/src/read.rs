@@ -260,7 +260,7 @@ fn read_table(
         }
         if repeated {
             item.repeated.extend(fields.iter().map(|field| field.number));
-            item.repeated_whole |= matches!(change.op, Op::Insert | Op::Delete);
+            item.repeated_whole |= change.op != Op::Update;
             continue;
         }
         for (number, is_told) in told {

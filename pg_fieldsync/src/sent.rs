@@ -117,7 +117,7 @@ pub fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, cloc
     let accepted = item.filter(|item| item.merged.rejected.is_none());
     let deletion = row.clocks.field(table.deleted_number);
     if row.is_deleted {
-        let knows = accepted.is_some_and(|item| item.last_op == Op::Delete);
+        let knows = accepted.is_some_and(|item| item.took_it_away());
         let tells = asked.cursor.is_some() || asked.deletions_too;
         let returns = accepted.is_some_and(has_news);
         if knows
@@ -134,14 +134,14 @@ pub fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, cloc
     let inserted_unseen = unseen(row.clocks.insert.version)
         // Marked as deleted and back again: the device may have dropped it.
         || row.clocks.stamped().any(|(number, stamp)| number == table.deleted_number && unseen(stamp.version));
-    let has_whole = accepted.is_some_and(|item| item.inserted && item.last_op != Op::Delete);
+    let has_whole = accepted.is_some_and(|item| item.inserted && !item.took_it_away());
     let wants_whole = sent.wanted.contains(&row.key)
         || sent.settled.contains(&row.key)
         || accepted.is_some_and(|item| {
             item.repeated_whole
                 || item.merged.whole
                 || item.sent_as.is_some()
-                || (item.last_op == Op::Delete && !item.changes.is_empty())
+                || (item.took_it_away() && !item.changes.is_empty())
         });
     let whole = wants_whole || (inserted_unseen && !has_whole);
     let mut fields = Vec::new();

@@ -53,7 +53,7 @@ pub struct Item {
     /// Fields of changes that were answered before. The device may have missed that answer and show something else by now, so
     /// they travel whatever its cursor has seen, unless a change of this delta says what it shows.
     pub repeated: HashSet<u16>,
-    /// Whether such a change made or deleted the row: then it travels whole.
+    /// Whether such a change made the row, deleted it, or both: then it travels whole.
     pub repeated_whole: bool,
     /// Fields that the hub holds in another form than the device ([`crate::convert::is_told`]).
     pub told: HashSet<u16>,
@@ -171,6 +171,11 @@ impl Item {
             let at = change.fields.binary_search_by_key(&number, |field| field.number).ok()?;
             Some(&change.fields[at].new)
         })
+    }
+
+    /// Whether the device has no such row (any more): it deleted it, or what it made under this key came and went unseen.
+    pub fn took_it_away(&self) -> bool {
+        matches!(self.last_op, Op::Delete | Op::Cancelled)
     }
 
     /// A field's value after the merge, where the delta has anything to do with it.

@@ -62,6 +62,8 @@ struct Entry {
     existed: bool,
     /// An insert whose values the row itself, or a later change's old values, will tell.
     open: bool,
+    /// It begins with a change that the hub rejected before and that is offered again.
+    parked: bool,
 }
 
 /// Folds logged changes, which must come in the order of their clocks. `boundaries` are the last clocks of
@@ -109,6 +111,7 @@ impl Entry {
             segment,
             existed: logged.op != Op::Insert,
             open,
+            parked: logged.count == 0 && logged.op != Op::Delete,
             change: Change {
                 op: logged.op,
                 key: logged.key,
@@ -143,7 +146,8 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
         && logged.fields.iter().any(|field| is_difference(Some(&field.old), &field.new))
         || entry.change.op == Op::Update
             && entry.change.fields.iter().any(|field| is_difference(field.old.as_ref(), &field.new));
-    if alone {
+    // What was rejected goes with what corrects it, as one: by itself it would be rejected again.
+    if alone && !entry.parked {
         return Some(logged);
     }
     match (entry.change.op, logged.op) {
@@ -159,7 +163,10 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
             let contiguous = logged.fields.iter().all(|field| {
                 let before = entry.change.fields.iter().find(|before| before.column == field.column);
                 // From a number through NULL to a number is a reset, not a difference.
-                before.is_none_or(|before| before.new == field.old && !is_difference(before.old.as_ref(), &field.new))
+                before.is_none_or(|before| {
+                    let difference = is_difference(before.old.as_ref(), &field.new);
+                    before.new == field.old && (!difference || entry.parked && !before.new.is_null())
+                })
             });
             if !contiguous {
                 return Some(logged);

@@ -109,6 +109,23 @@ def test_what_the_hub_cannot_hold_is_refused_alone_and_can_be_corrected(pair, sy
     assert two.sql("SELECT * FROM v ORDER BY id") == one.sql("SELECT * FROM v ORDER BY id")
 
 
+@pytest.mark.parametrize("syncs_between", [False, True])
+def test_a_number_is_corrected_after_another_field(pair, sync, syncs_between):
+    hub, one, two = pair
+    one.shell("INSERT INTO v(id, t, i) VALUES ('bad', 'x', 1.5);")
+    assert sync(one, hub)["rejected"] == 1
+    for edit in ("t = 'y'", "i = 2.5", "i = 3", "t = 'z'"):
+        one.shell(f"UPDATE v SET {edit} WHERE id = 'bad';")
+        if syncs_between:
+            sync(one, hub)
+    sync(one, hub), sync(two, hub)
+    for side in (hub, one, two):
+        assert side.sql("SELECT t, i FROM v") == [("z", 3)]
+    assert one.conflicts("open") == [] == hub.conflicts("open") and one.pending == 0
+    ledger = hub.ledger("one")
+    assert ledger["acknowledged"] == sum(ledger[name] for name in ("applied", "merged", "superseded", "conflict", "rejected")) == 5
+
+
 def test_text_that_is_not_utf_8_harms_nothing_else(pair, sync):
     """Old programs write Latin-1. What SQLite shows as such text travels with a replacement character, and the rest as it is."""
     hub, one, two = pair

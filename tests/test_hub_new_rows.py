@@ -221,3 +221,17 @@ def test_prepare_names_some_counts_the_rest_and_leaves_nothing(clinic, client, s
     assert clinic.sql("SELECT count(*), count(row_id) FROM sync_control.sync_queue WHERE status = 'staged'") == [(1001, 1000)]
     one.apply(clinic.commit(verdict["batch"]))
     same_rows(clinic, one)
+
+
+def test_instants_are_what_postgres_makes_of_the_same_text(hub, client, sync):
+    """They go into the statement as numbers, without Postgres reading them."""
+    hub.script("CREATE TABLE moment (id integer PRIMARY KEY, at timestamptz)")
+    hub.enable("moment")
+    one = client("one", "CREATE TABLE moment (id INTEGER PRIMARY KEY, at TEXT)", "moment")
+    texts = [f"{year:04}-{month:02}-{day:02}T{hour:02}:59:0{hour % 10}.{year:06}Z" for year in (1, 4, 100, 1582, 1899, 1900, 1970, 1999, 2000, 2024, 9999)
+             for month in (1, 2, 3, 12) for day, hour in ((1, 0), (28, 23))]
+    for number, text in enumerate([*texts, None]):
+        one.sql("INSERT INTO moment VALUES (?, ?)", number, text)
+    assert sync(one, hub)["rejected"] == 0
+    for number, text in enumerate([*texts, None]):
+        assert hub.one("SELECT at IS NOT DISTINCT FROM %s::timestamptz FROM moment WHERE id = %s", text, number), text

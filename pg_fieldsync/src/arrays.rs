@@ -1,8 +1,9 @@
 //! Columns of values as array parameters, for `unnest`.
 
 use crate::catch::SqlError;
+use crate::instants::instant;
 use crate::sql::Param;
-use crate::types::{instant, ColumnType};
+use crate::types::ColumnType;
 use fieldsync_core::value::Kind;
 use fieldsync_core::Value;
 

@@ -1,8 +1,8 @@
 //! Deciding about rows: the core's rules over the hub's rows, change by change.
 
 use crate::catch::SqlError;
+use crate::instants::instant_text;
 use crate::state;
-use crate::types::instant_text;
 use crate::work::{Item, Merged, TableWork};
 use fieldsync_core::clocks::{Origin, RowClocks, Stamp};
 use fieldsync_core::delta::Op;

@@ -31,6 +31,7 @@ mod gather;
 mod guards;
 mod history;
 mod in_use;
+mod instants;
 mod keys;
 mod log;
 mod merge;

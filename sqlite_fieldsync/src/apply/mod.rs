@@ -252,8 +252,11 @@ impl<'a> Apply<'a> {
             table.rows.retain_mut(|row| {
                 let key = history::own_order(known, &head, &row.key);
                 let Some(own) = own.of(&head.table, &key) else { return true };
-                if own.made || own.last != Some(Op::Update) || row.op == Op::Delete {
+                if own.made || own.last != Some(Op::Update) {
                     return false;
+                }
+                if row.op == Op::Delete {
+                    return true; // had the edit won, the row would come whole, and that counts
                 }
                 row.fields.retain(|(at, _)| {
                     let name = head.columns.get(usize::from(*at)).map(|name| name.to_lowercase());

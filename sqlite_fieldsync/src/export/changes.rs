@@ -176,6 +176,12 @@ impl<'a> Changes<'a> {
         Ok(changes)
     }
 
+    /// Rows that came and went: of what the hub may have under such a key nothing was shown meanwhile.
+    pub(super) fn cancelled(&self) -> impl Iterator<Item = (i64, &Key)> {
+        let changes = self.folded.iter().flat_map(|(table, changes)| changes.iter().map(|change| (*table, change)));
+        changes.filter(|(_, change)| change.op == Op::Cancelled).map(|(table, change)| (table, &change.key))
+    }
+
     /// Writes all of it. Gives the shapes of the tables.
     pub(super) fn write(mut self, writer: &mut DeltaWriter<'_>) -> Result<Vec<Shape>> {
         let mut shapes = Vec::new();

@@ -116,7 +116,7 @@ impl Export<'_> {
             high: high.clock,
             more: high.place < end.place,
             recovery: self.recovery()?,
-            wants: self.wants(survey)?,
+            wants: self.wants(survey, &changes)?,
             settled: self.settled()?,
             names_wanted: state::integer(self.db, "names_wanted")? != 0,
             tables: Vec::new(),
@@ -179,7 +179,7 @@ impl Export<'_> {
         }))
     }
 
-    fn wants(&self, survey: &Survey) -> Result<Vec<Want>> {
+    fn wants(&self, survey: &Survey, changes: &Changes<'_>) -> Result<Vec<Want>> {
         let mut statement = self.db.prepare_cached("SELECT table_name, row_key FROM main.fs_want LIMIT ?1")?;
         let mut rows = statement.query([EXTRAS_MAX])?;
         let mut wants = Vec::new();
@@ -188,8 +188,9 @@ impl Export<'_> {
             wants.push(Want { table: row.get(0)?, key: conflicts::key_from_bytes(&key)? });
         }
         let mut asked: HashSet<(i64, &Key)> = HashSet::new();
-        for (table_no, key) in &survey.offered {
-            if let Some(table) = self.tables.get(table_no).filter(|_| asked.insert((*table_no, key))) {
+        let offered = survey.offered.iter().map(|(table_no, key)| (*table_no, key));
+        for (table_no, key) in offered.chain(changes.cancelled()) {
+            if let Some(table) = self.tables.get(&table_no).filter(|_| asked.insert((table_no, key))) {
                 wants.push(Want { table: table.name.clone(), key: key.clone() });
             }
         }

@@ -259,11 +259,17 @@ impl Device {
         .unwrap_or_else(|never| match never {});
         let mut tables: Vec<TableChanges> = Vec::new();
         let mut wants = self.wants.clone();
+        // What was refused under another identity may show otherwise than it was written.
+        let refused = self.log.iter().filter(|entry| entry.again);
+        let once_refused: BTreeSet<RowName> =
+            refused.map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
         let rows = folded.len();
         for folded in folded {
             let table = folded.table as usize;
             let name = TABLES[table].name;
-            if folded.change.first_clock <= self.offered_again {
+            if folded.change.first_clock <= self.offered_again
+                || once_refused.contains(&(table, folded.change.key.clone()))
+            {
                 wants.insert((table, folded.change.key.clone()));
             }
             let at = tables.iter().position(|changes| changes.table == name).unwrap_or_else(|| {

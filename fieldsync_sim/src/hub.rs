@@ -264,9 +264,9 @@ impl Hub {
         self.latest_completed = self.latest_completed.max(xid);
         self.ever.extend(done.overwritten);
         for (name, state) in done.writes {
-            if let State::Live(row) = &state {
-                self.ever.extend(row.values.values().cloned());
-            }
+            // A tombstone keeps the row whole.
+            let (State::Live(row) | State::Gone(row, _)) = &state;
+            self.ever.extend(row.values.values().cloned());
             self.rows.insert(name, state);
         }
         if let Some(client) = done.client {
@@ -547,6 +547,18 @@ impl Hub {
         // Everything that may be written or looked at is locked first, in one order.
         let mut names: BTreeSet<RowName> = changes.iter().map(|(table, change)| (*table, change.key.clone())).collect();
         names.extend(changes.iter().flat_map(|(table, change)| parents_in(*table, change)));
+        // Deleted parents may come back for a child, and need their own parents then.
+        loop {
+            let gone = names.iter().filter_map(|name| match self.rows.get(name) {
+                Some(State::Gone(row, _)) => Some(schema::parents_of(name, &self.as_row(name, row))),
+                _ => None,
+            });
+            let more: Vec<RowName> = gone.flatten().filter(|parent| !names.contains(parent)).collect();
+            if more.is_empty() {
+                break;
+            }
+            names.extend(more);
+        }
         for name in &names {
             self.lock(xid, name);
         }

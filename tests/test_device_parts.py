@@ -195,3 +195,28 @@ def test_lost_answers_between_the_parts(pair, sync):
     assert hub.one("SELECT n FROM p WHERE id = 'k'") == one.one("SELECT n FROM p WHERE id = 'k'") == 1030
     assert hub.one("SELECT count(*) FROM p") == 31
     assert one.pending == 0
+
+
+@pytest.mark.parametrize("limit", [1, 300])
+def test_parts_after_a_larger_export_whose_answer_was_lost(pair, sync, limit):
+    """What the hub decided otherwise was in the lost answer: a part that is confirmed without rows must not end it."""
+    hub, one, two = pair
+    one.script("INSERT INTO p VALUES ('kept', 'kept', 'old'), ('ruled', 'ruled', 'old')")
+    hub.rule("c", strategy="server_wins")
+    hub.field_rule("p", "v", "server_wins")
+    sync(one, hub)
+    sync(two, hub)
+    two.sql("INSERT INTO c VALUES ('x', 'kept', 'unseen')")
+    two.sql("UPDATE p SET v = 'two' WHERE id = 'ruled'")
+    sync(two, hub)
+    one.sql("UPDATE p SET v = 'one' WHERE id = 'ruled'")
+    one.sql("DELETE FROM p WHERE id = 'kept'")
+    for n in range(30):
+        one.sql("INSERT INTO p VALUES (?, ?, hex(randomblob(20)))", f"p{n}", f"p{n}")
+    hub.sync(one.export())  # the answer is lost
+    one.sql("INSERT INTO p VALUES ('last', 'last', 'x')")
+    in_parts(one, hub, limit, 60)
+    sync(one, hub)
+    sync(two, hub)
+    assert hub.one("SELECT v FROM p WHERE id = 'ruled'") == "two"
+    assert_equal(hub, one, two)

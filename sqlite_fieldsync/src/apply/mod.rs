@@ -21,7 +21,7 @@ mod writer;
 use crate::call::{self, Function};
 use crate::conflicts::{self, Pinned};
 use crate::error::{Error, Result};
-use crate::log::{self, Entry, LogTable, Position};
+use crate::log::{self, Entry, LogTable, Position, Scan};
 use crate::shapes::{self, Direction};
 use crate::sql::atomically;
 use crate::state::{self, Standing};
@@ -197,7 +197,11 @@ impl<'a> Apply<'a> {
         let pinned = Pinned::load(self.db)?;
         let kept = self.kept_rows()?;
         let source = Source::new(kept, blob, stream)?;
-        self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
+        if body.more && body.cursor == self.standing.cursor.clone().unwrap_or_default() {
+            self.ask_again(answered)?;
+        } else {
+            self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
+        }
         let reconciling = history::reconciling(self.db, self.answers_repull()?)?;
         report.applied = rows::write(self.db, source, &unanswered, &pinned, &reconciling)?;
         shapes::answered(self.db, self.sequence)?;
@@ -235,6 +239,23 @@ impl<'a> Apply<'a> {
         }
         entries.retain(|entry| entry.place > answered.place);
         Ok(entries)
+    }
+
+    /// After a short answer, which confirms changes and brings no rows: the hub had taken them from a larger export, whose
+    /// answer was lost and with it what the hub decided otherwise. So these rows are asked for, whole.
+    fn ask_again(&self, answered: Position) -> Result<()> {
+        let mut ask =
+            self.db.prepare_cached("INSERT OR IGNORE INTO main.fs_want(table_name, row_key) VALUES (?1, ?2)")?;
+        Scan::new(self.db, &self.tables).run(self.standing.answered(), answered.place, |entry| {
+            for logged in entry.logged()?.into_iter().flatten() {
+                if let Some(table) = self.tables.get(&i64::from(logged.table)) {
+                    ask.execute((&table.name, conflicts::key_to_bytes(&logged.key)?))?;
+                }
+            }
+            Ok(())
+        })?;
+        self.db.execute("UPDATE main.fs_want SET asked = NULL WHERE asked <= ?1", [self.sequence])?;
+        Ok(())
     }
 
     /// Rows kept from earlier replies, without what this device has changed since, answered or not: what came before an edit

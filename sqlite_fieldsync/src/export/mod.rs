@@ -230,7 +230,12 @@ impl Export<'_> {
             state::set_integer(self.db, "repull_sequence", sequence)?;
             self.db.execute("UPDATE main.fs_table SET rebuilt = 2 WHERE rebuilt = 1", [])?;
         }
-        self.db.execute("UPDATE main.fs_want SET asked = ?1 WHERE asked IS NULL", [sequence])?;
+        self.db
+            .prepare_cached(
+                "UPDATE main.fs_want SET asked = ?1 WHERE asked IS NULL
+                   AND (table_name, row_key) IN (SELECT table_name, row_key FROM main.fs_want LIMIT ?2)",
+            )?
+            .execute([sequence, EXTRAS_MAX])?;
         self.db
             .prepare_cached("DELETE FROM main.fs_batch WHERE sequence <= ?1 AND high <= ?2")?
             .execute([sequence - BATCHES_MAX, self.standing.watermark.as_i64()])?;

@@ -197,6 +197,19 @@ class TestSettling:
         assert_equal(hub, north)
 
 
+def test_a_record_made_anew_under_a_refused_key_leaves_the_first_on_record(programme, client, sync):
+    """Once a refused record has stepped aside, its key is free on the device, and an application may give it to another."""
+    north = client("north", "CREATE TABLE households (id TEXT NOT NULL PRIMARY KEY, code TEXT UNIQUE, village TEXT)", "households")
+    north.sql("INSERT INTO households VALUES ('h9', 'KAT-1', 'first')")
+    sync(north, programme)
+    assert north.sql("SELECT * FROM households WHERE id = 'h9'") == []
+    north.sql("INSERT INTO households VALUES ('h9', 'NEW-1', NULL)")
+    sync(north, programme)
+    on_record = programme.sql("SELECT client->>'village', client->>'code', status FROM sync_control.conflicts ORDER BY 3, 1")
+    assert on_record == [(None, "NEW-1", "open"), ("first", "KAT-1", "resolved")]
+    sums(programme)
+
+
 class TestStrict:
     """One rejected change parks all of its table's changes in the delta, and their dependents."""
 

@@ -205,8 +205,26 @@ pub fn separate_records(client: &Client) -> Result<HashMap<(i32, String), u64>, 
     Ok(rows.rows.iter().map(|row| ((row.int(0) as i32, row.text(1).to_owned()), row.int(2) as u64)).collect())
 }
 
-/// Adds what came later to an entry that waits: nothing in it is lost, the later value of a field stands.
+/// Adds what came later to an entry that waits: nothing in it is lost, the later value of a field stands. A record made anew
+/// under the key of one that waits may be another record: what was there before stays on record, settled.
 fn add_to(known: &Open, entry: &Entry, version: u64, batch: &[u8; 16]) -> Result<(), SqlError> {
+    let made_anew = known.operation == "insert"
+        && entry.operation == "insert"
+        && known.client.as_object().is_some_and(|fields| {
+            fields.iter().any(|(field, value)| entry.client.get(field).is_some_and(|later| later != value))
+        });
+    if made_anew {
+        sql::run(
+            "INSERT INTO fieldsync.conflict (client_no, table_id, row_id, operation, base, client, server, client_clock,
+                    server_clock, server_origin, rule, outcome, detail, status, raised_by, change, raised_version, created_at,
+                    resolved_at, resolved_by, resolution)
+             SELECT client_no, table_id, row_id, operation, base, client, server, client_clock, server_clock, server_origin,
+                    rule, outcome, detail, 'resolved', raised_by, change, raised_version, created_at, clock_timestamp(),
+                    'correction', '{\"choice\": \"superseded\"}'
+             FROM fieldsync.conflict WHERE conflict_id = $1",
+            &[Param::Int(known.id)],
+        )?;
+    }
     let over = |under: &Json, over: &Json| -> Json {
         let mut all = under.as_object().cloned().unwrap_or_default();
         all.extend(over.as_object().cloned().unwrap_or_default());

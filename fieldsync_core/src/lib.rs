@@ -12,6 +12,7 @@
 //! 4. [`reply`] carries the hub's answer, and [`overlay`] keeps what the device has not sent yet on top of it.
 #![forbid(unsafe_code)]
 
+pub mod calendar;
 pub mod chain;
 pub mod clock;
 pub mod clocks;

@@ -196,6 +196,23 @@ pub enum Kind {
     Array,
 }
 
+impl Kind {
+    /// All of them, by their numbers in the wire format.
+    pub const ALL: [Kind; 11] = [
+        Kind::Text,
+        Kind::Int,
+        Kind::Real,
+        Kind::Numeric,
+        Kind::Bool,
+        Kind::Instant,
+        Kind::Uuid,
+        Kind::Bytes,
+        Kind::Json,
+        Kind::Jsonb,
+        Kind::Array,
+    ];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,8 +52,6 @@ pub struct Device {
     pub cursor: Option<Snapshot>,
     /// Whose history.
     pub history: HistoryTag,
-    /// Exports so far.
-    pub sequence: u64,
     /// The last batch whose answer was applied.
     pub parent: BatchId,
     /// Batches since, with the last clock in each.
@@ -126,7 +124,6 @@ impl Device {
             watermark: Hlc::default(),
             cursor: None,
             history: 0,
-            sequence: 0,
             parent: 0,
             unanswered: Vec::new(),
             ends: BTreeSet::new(),
@@ -283,7 +280,6 @@ impl Device {
             });
             tables[at].changes.push(folded.change);
         }
-        self.sequence += 1;
         let body = DeltaBody {
             parent: self.parent,
             unanswered: self.unanswered.iter().map(|(batch, _)| *batch).collect(),

@@ -10,7 +10,7 @@ use crate::convert;
 use crate::error::HubError;
 use crate::feed;
 use crate::history::Hub;
-use crate::log::{self, Logged};
+use crate::log;
 use crate::notices;
 use crate::pull::{self, Asked, Pulled, Reading};
 use crate::receive::Received;
@@ -67,11 +67,10 @@ pub fn answer(
             Notice::Warning(format!("changes of table \"{table}\" were parked: the hub cannot take them"))
         }),
     );
-    let reply = Reply {
-        client: received.client.tag,
-        history: hub.tag(),
-        hub_now_ms: now_ms(),
-        body: ReplyBody {
+    let reply = addressed(
+        received,
+        hub,
+        ReplyBody {
             batch: received.batch_id,
             watermark,
             cursor: cursor.clone(),
@@ -81,8 +80,32 @@ pub fn answer(
             notices,
             tables: Vec::new(),
         },
-    };
+    );
     Ok((reply, cursor, pulled))
+}
+
+/// A reply to the sender, as of now.
+fn addressed(received: &Received<'_>, hub: &Hub, body: ReplyBody) -> Reply {
+    Reply { client: received.client.tag, history: hub.tag(), hub_now_ms: now_ms(), body }
+}
+
+/// An answer without rows; the device has more to send.
+fn without_rows(
+    received: &Received<'_>,
+    hub: &Hub,
+    watermark: Hlc,
+    cursor: Option<&Snapshot>,
+    notices: Vec<Notice>,
+) -> Vec<u8> {
+    let body = ReplyBody {
+        batch: received.batch_id,
+        watermark,
+        cursor: cursor.cloned().unwrap_or_default(),
+        more: true,
+        notices,
+        ..ReplyBody::default()
+    };
+    wire::encode_reply(&addressed(received, hub, body), received.client.key.as_ref())
 }
 
 /// Rows by table number and key.
@@ -109,36 +132,18 @@ fn wants(schema: &Schema, wants: &[Want]) -> Result<(Wanted, Vec<Notice>), SqlEr
 /// An answer without rows: the device's cursor stays where it is.
 pub fn short(received: &Received<'_>, hub: &Hub, notices: Vec<Notice>) -> Vec<u8> {
     let body = &received.delta.body;
-    let reply = Reply {
-        client: received.client.tag,
-        history: hub.tag(),
-        hub_now_ms: now_ms(),
-        body: ReplyBody {
-            batch: received.batch_id,
-            watermark: body.answered_up_to(received.client.watermark),
-            cursor: body.cursor.clone().unwrap_or_default(),
-            more: true,
-            notices,
-            ..ReplyBody::default()
-        },
-    };
-    wire::encode_reply(&reply, received.client.key.as_ref())
+    let watermark = body.answered_up_to(received.client.watermark);
+    without_rows(received, hub, watermark, body.cursor.as_ref(), notices)
 }
 
 /// The delta left out names that the hub does not know (any more): nothing of it can be read, and the device sends it again
 /// with the names. Nothing is recorded of the batch: it has not been answered.
 pub fn names_wanted(received: &Received<'_>, hub: &Hub) -> Result<Vec<u8>, HubError> {
     shapes::forget(&received.client)?;
-    log::line(
+    log::event(
         &received.client,
-        &Logged {
-            operation: "names_wanted",
-            table: None,
-            rows: 0,
-            duration_ms: 0,
-            status: "success",
-            message: Some("the delta left out names of tables that the hub does not know; the device sends them again"),
-        },
+        "names_wanted",
+        "the delta left out names of tables that the hub does not know; the device sends them again",
     )?;
     Ok(short(received, hub, vec![Notice::NamesWanted]))
 }
@@ -146,34 +151,10 @@ pub fn names_wanted(received: &Received<'_>, hub: &Hub) -> Result<Vec<u8>, HubEr
 /// The hub's history is another one: nothing is merged, the device offers again what it still holds.
 pub fn new_history(received: &Received<'_>, hub: &Hub, reason: &str) -> Result<Vec<u8>, HubError> {
     shapes::forget(&received.client)?;
-    log::line(
-        &received.client,
-        &Logged {
-            operation: "new_epoch",
-            table: None,
-            rows: 0,
-            duration_ms: 0,
-            status: "success",
-            message: Some(reason),
-        },
-    )?;
-    let reply = Reply {
-        client: received.client.tag,
-        history: hub.tag(),
-        hub_now_ms: now_ms(),
-        body: ReplyBody {
-            batch: received.batch_id,
-            watermark: received.client.watermark,
-            more: true,
-            notices: vec![Notice::NewHistory {
-                watermark: received.client.watermark,
-                last_batch: received.client.last_batch,
-                reason: reason.to_owned(),
-            }],
-            ..ReplyBody::default()
-        },
-    };
-    Ok(wire::encode_reply(&reply, received.client.key.as_ref()))
+    log::event(&received.client, "new_epoch", reason)?;
+    let watermark = received.client.watermark;
+    let notice = Notice::NewHistory { watermark, last_batch: received.client.last_batch, reason: reason.to_owned() };
+    Ok(without_rows(received, hub, watermark, None, vec![notice]))
 }
 
 /// The sender is a copy: it goes on under an identity of its own.
@@ -184,29 +165,7 @@ pub fn copied(received: &Received<'_>, hub: &Hub) -> Result<Vec<u8>, HubError> {
         "this database is a copy of the one that is client \"{}\"; it goes on as \"{client_id}\"",
         received.client.client_id
     );
-    log::line(
-        &received.client,
-        &Logged {
-            operation: "new_identity",
-            table: None,
-            rows: 0,
-            duration_ms: 0,
-            status: "success",
-            message: Some(&reason),
-        },
-    )?;
-    let reply = Reply {
-        client: received.client.tag,
-        history: hub.tag(),
-        hub_now_ms: now_ms(),
-        body: ReplyBody {
-            batch: received.batch_id,
-            watermark: body.watermark,
-            cursor: body.cursor.clone().unwrap_or_default(),
-            more: true,
-            notices: vec![Notice::NewIdentity { client_id, reason }],
-            ..ReplyBody::default()
-        },
-    };
-    Ok(wire::encode_reply(&reply, received.client.key.as_ref()))
+    log::event(&received.client, "new_identity", &reason)?;
+    let notice = Notice::NewIdentity { client_id, reason };
+    Ok(without_rows(received, hub, body.watermark, body.cursor.as_ref(), vec![notice]))
 }

@@ -48,7 +48,7 @@ pub fn blob(batch: &[u8; 16]) -> Result<Option<Vec<u8>>, SqlError> {
 /// Keeps a blob with its report, if it is not kept yet.
 pub fn stage(received: &Received<'_>, report: &Json) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
-    let unanswered: Vec<Option<i64>> = received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
+    let unanswered = unanswered(received);
     sql::run(
         "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered, shapes)
          VALUES ($1::text::uuid, $2, $3, 'staged', $4, $5::text::jsonb, $6, $7::bigint[]::integer[]) ON CONFLICT (batch) DO NOTHING",
@@ -65,6 +65,11 @@ pub fn stage(received: &Received<'_>, report: &Json) -> Result<(), SqlError> {
     Ok(())
 }
 
+/// Batches that the device has not heard of, by their ids.
+fn unanswered(received: &Received<'_>) -> Vec<Option<i64>> {
+    received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect()
+}
+
 fn known_shapes(received: &Received<'_>) -> Vec<Option<i64>> {
     received.known.numbers.iter().copied().map(Some).collect()
 }
@@ -76,7 +81,7 @@ fn clean(json: &Json) -> String {
 
 /// Verdicts of this batch and of those whose answers were lost on the way: the device has not heard of either.
 pub fn with_unanswered(received: &Received<'_>, mut outcomes: Outcomes) -> Result<Outcomes, SqlError> {
-    let unanswered: Vec<Option<i64>> = received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
+    let unanswered = unanswered(received);
     if unanswered.is_empty() {
         return Ok(outcomes);
     }
@@ -131,7 +136,7 @@ pub fn close(
     let report = json!({
         "client": received.client.client_id, "outcomes": outcomes_json(&verdicts.outcomes), "changes": named,
     });
-    let unanswered: Vec<Option<i64>> = received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect();
+    let unanswered = unanswered(received);
     let client = Param::Int(i64::from(received.client.number));
     let seen = cursor;
     let cursor = seen.map(ToString::to_string);

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is written here is what [`instant`] reads, and what Postgres makes of the same text.
 
+use fieldsync_core::calendar::{civil_from_days, days_from_civil};
+
 const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
 /// Days from 1970-01-01 to 2000-01-01, Postgres' epoch.
 const EPOCH_DAYS: i64 = 10_957;
@@ -15,7 +17,7 @@ pub fn instant_text(microseconds: i64) -> String {
     }
     let days = microseconds.div_euclid(MICROSECONDS_PER_DAY) + EPOCH_DAYS;
     let rest = microseconds.rem_euclid(MICROSECONDS_PER_DAY);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = civil_from_days(days);
     // Postgres has no year 0: what is year 0 here is 1 BC there.
     let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
     let (second, fraction) = (rest / 1_000_000, rest % 1_000_000);
@@ -25,19 +27,6 @@ pub fn instant_text(microseconds: i64) -> String {
         second / 60 % 60,
         second % 60
     )
-}
-
-/// Year, month, day of a number of days since 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// Whether text is exactly what [`instant_text`] gives for a date that every calendar agrees on; then it needs no
@@ -65,17 +54,7 @@ pub fn instant(text: &str) -> Option<i64> {
         return None;
     }
     let number = |from: usize, to: usize| text[from..to].parse::<i64>().unwrap_or_default();
-    let days = days(number(0, 4), number(5, 7), number(8, 10)) - EPOCH_DAYS;
+    let days = days_from_civil(number(0, 4), number(5, 7), number(8, 10)) - EPOCH_DAYS;
     let seconds = number(11, 13) * 3600 + number(14, 16) * 60 + number(17, 19);
     Some(days * MICROSECONDS_PER_DAY + seconds * 1_000_000 + number(20, 26))
-}
-
-/// Days since 1970-01-01 (Howard Hinnant's `days_from_civil`, the inverse of [`civil`]).
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year - era * 400;
-    let month_index = (month + 9) % 12;
-    let day_of_year = (153 * month_index + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }

@@ -12,23 +12,28 @@ use fieldsync_core::clock::SkewCorrection;
 use fieldsync_core::reply::Outcomes;
 
 /// One line of `sync_log`.
-pub struct Logged<'a> {
+struct Logged<'a> {
     /// push, pull, clock_skew, new_identity, names_wanted, …
-    pub operation: &'a str,
+    operation: &'a str,
     /// The table, where there is only one.
-    pub table: Option<&'a str>,
+    table: Option<&'a str>,
     /// Rows that moved.
-    pub rows: u64,
+    rows: u64,
     /// How long it took.
-    pub duration_ms: u64,
+    duration_ms: u64,
     /// success, partial, conflict, error.
-    pub status: &'a str,
+    status: &'a str,
     /// In words.
-    pub message: Option<&'a str>,
+    message: Option<&'a str>,
+}
+
+/// What happened to a client without moving a row.
+pub fn event(client: &Client, operation: &str, message: &str) -> Result<(), SqlError> {
+    line(client, &Logged { operation, table: None, rows: 0, duration_ms: 0, status: "success", message: Some(message) })
 }
 
 /// Writes a line of `sync_log`.
-pub fn line(client: &Client, line: &Logged<'_>) -> Result<(), SqlError> {
+fn line(client: &Client, line: &Logged<'_>) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
     sql::run(
         "INSERT INTO sync_control.sync_log (client_id, operation, table_name, rows_affected, duration_ms, status, error_message)
@@ -49,7 +54,6 @@ pub fn line(client: &Client, line: &Logged<'_>) -> Result<(), SqlError> {
 /// How a push is called in the log: an error if the hub could take nothing of it.
 fn status(outcomes: &Outcomes) -> &'static str {
     match () {
-        () if outcomes.rejected > 0 && outcomes.rejected == outcomes.total() => "error",
         () if outcomes.rejected > 0 && outcomes.rejected == outcomes.total() => "error",
         () if outcomes.rejected > 0 => "partial",
         () if outcomes.conflict > 0 => "conflict",
@@ -118,15 +122,5 @@ pub fn skew(received: &Received<'_>) -> Result<(), SqlError> {
         seconds.unsigned_abs(),
         if seconds > 0 { "ahead" } else { "behind" }
     );
-    line(
-        &received.client,
-        &Logged {
-            operation: "clock_skew",
-            table: None,
-            rows: 0,
-            duration_ms: 0,
-            status: "success",
-            message: Some(&message),
-        },
-    )
+    event(&received.client, "clock_skew", &message)
 }

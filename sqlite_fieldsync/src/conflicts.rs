@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::log::{self, Entry, LogTable};
 use crate::schema::{Affinity, Table};
-use crate::sql::{bind, quote};
+use crate::sql::bind;
 use crate::state;
 use fieldsync_core::coalesce::Logged;
 use fieldsync_core::inspect::fields_to_json;
@@ -189,6 +189,13 @@ pub fn close_taken(db: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// Asks the hub for a row, whole, with the next export.
+pub fn ask_for(db: &Connection, table: &str, key: &Key) -> Result<()> {
+    db.prepare_cached("INSERT OR IGNORE INTO main.fs_want(table_name, row_key) VALUES (?1, ?2)")?
+        .execute((table, key_to_bytes(key)?))?;
+    Ok(())
+}
+
 /// Drops rejected inserts whose rows somebody has deleted since: there is nothing left to decide. The hub is told.
 pub fn drop_deleted(db: &Connection) -> Result<()> {
     let mut statement = db.prepare_cached(
@@ -199,14 +206,7 @@ pub fn drop_deleted(db: &Connection) -> Result<()> {
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?;
     for (id, name, key) in found {
         let Some(table) = Table::read(db, &name)? else { continue };
-        let condition = table
-            .key()
-            .iter()
-            .enumerate()
-            .map(|(at, part)| Ok(format!("{} = ?{}", quote(db, &part.name)?, at + 1)))
-            .collect::<Result<Vec<_>>>()?
-            .join(" AND ");
-        let sql = format!("SELECT 1 FROM {} WHERE {condition}", table.qualified(db)?);
+        let sql = format!("SELECT 1 FROM {} WHERE {}", table.qualified(db)?, table.key_condition(db)?);
         let mut statement = db.prepare(&sql)?;
         let key = key_from_bytes(&key)?;
         if statement.parameter_count() != key.0.len() {

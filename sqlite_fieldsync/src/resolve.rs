@@ -224,8 +224,7 @@ fn drop_rejected(db: &Connection, conflict: &Conflict) -> Result<bool> {
         // The hub never had the row. Its log entries are answered; the deletion is a change like any other and cancels out.
         return delete_row(db, conflict);
     }
-    db.prepare_cached("INSERT OR IGNORE INTO main.fs_want(table_name, row_key) VALUES (?1, ?2)")?
-        .execute((&conflict.table, conflicts::key_to_bytes(key)?))?;
+    conflicts::ask_for(db, &conflict.table, key)?;
     Ok(true)
 }
 
@@ -258,13 +257,7 @@ fn row(db: &Connection, conflict: &Conflict) -> Result<Row> {
     let Some(table) = Table::read(db, &conflict.table)? else {
         return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
     };
-    let condition = table
-        .key()
-        .iter()
-        .enumerate()
-        .map(|(at, part)| Ok(format!("{} = ?{}", quote(db, &part.name)?, at + 1)))
-        .collect::<Result<Vec<_>>>()?
-        .join(" AND ");
+    let condition = table.key_condition(db)?;
     let name = table.qualified(db)?;
     Ok(Row { table, name, condition, key })
 }

@@ -204,6 +204,17 @@ impl Table {
         key
     }
 
+    /// What is true of the row with a key whose parts are bound from 1 on.
+    pub fn key_condition(&self, db: &Connection) -> Result<String> {
+        let parts: Result<Vec<String>> = self
+            .key()
+            .iter()
+            .enumerate()
+            .map(|(at, part)| Ok(format!("{} = ?{}", quote(db, &part.name)?, at + 1)))
+            .collect();
+        Ok(parts?.join(" AND "))
+    }
+
     /// Refuses what cannot be tracked.
     pub fn check_trackable(&self) -> Result<()> {
         let refuse = |reason: &str| Err(Error::Untrackable { table: self.name.clone(), reason: reason.into() });

@@ -42,8 +42,8 @@ impl Shapers {
         for (at, column) in shape.columns.iter().enumerate() {
             out.pool.text(column.as_bytes());
             if of_reply {
-                let kind = shape.kinds.get(at).and_then(|kind| KINDS.iter().position(|known| known == kind));
-                self.kind.code(&mut out.coder, kind.unwrap_or(0) as u8, KINDS.len() as u8);
+                let kind = shape.kinds.get(at).and_then(|kind| Kind::ALL.iter().position(|known| known == kind));
+                self.kind.code(&mut out.coder, kind.unwrap_or(0) as u8, Kind::ALL.len() as u8);
                 out.coder.bit(&mut self.sum, shape.sums.contains(&(at as u16)));
             }
         }
@@ -75,7 +75,7 @@ impl Shapers {
             input.budget.take(32)?;
             shape.columns.push(input.pool.text(&mut input.budget)?);
             if of_reply {
-                shape.kinds.push(KINDS[usize::from(self.kind.code(&mut input.coder, 0, KINDS.len() as u8))]);
+                shape.kinds.push(Kind::ALL[usize::from(self.kind.code(&mut input.coder, 0, Kind::ALL.len() as u8))]);
                 if input.coder.bit(&mut self.sum, false) {
                     shape.sums.push(at as u16);
                 }
@@ -84,20 +84,6 @@ impl Shapers {
         fitting(shape, limits, of_reply)
     }
 }
-
-const KINDS: [Kind; 11] = [
-    Kind::Text,
-    Kind::Int,
-    Kind::Real,
-    Kind::Numeric,
-    Kind::Bool,
-    Kind::Instant,
-    Kind::Uuid,
-    Kind::Bytes,
-    Kind::Json,
-    Kind::Jsonb,
-    Kind::Array,
-];
 
 fn fitting(shape: Shape, limits: &Limits, of_reply: bool) -> Result<Shape, WireError> {
     let columns = shape.columns.len();

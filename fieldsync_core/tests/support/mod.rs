@@ -173,20 +173,6 @@ pub fn deltas() -> impl Strategy<Value = Delta> {
         })
 }
 
-const KINDS: [Kind; 11] = [
-    Kind::Text,
-    Kind::Int,
-    Kind::Real,
-    Kind::Numeric,
-    Kind::Bool,
-    Kind::Instant,
-    Kind::Uuid,
-    Kind::Bytes,
-    Kind::Json,
-    Kind::Jsonb,
-    Kind::Array,
-];
-
 fn notices() -> impl Strategy<Value = Notice> {
     let conflict = (any::<u64>(), any::<String>(), prop::collection::vec(values(), 0..3), any::<String>(), clocks())
         .prop_map(|(conflict_id, table, key, mine, clock)| {
@@ -214,7 +200,7 @@ fn notices() -> impl Strategy<Value = Notice> {
 
 pub fn replies() -> impl Strategy<Value = Reply> {
     // A reply's rows are a delta's changes without what was logged.
-    let table = (tables(), prop::collection::vec(prop::sample::select(KINDS.to_vec()), 9), any::<u16>()).prop_map(
+    let table = (tables(), prop::collection::vec(prop::sample::select(Kind::ALL.to_vec()), 9), any::<u16>()).prop_map(
         |(changes, kinds, sums)| TableRows {
             kinds: kinds[..changes.columns.len()].to_vec(),
             sums: (0..changes.columns.len() as u16).filter(|column| sums >> column & 1 == 1).collect(),

@@ -244,12 +244,10 @@ impl<'a> Apply<'a> {
     /// After a short answer, which confirms changes and brings no rows: the hub had taken them from a larger export, whose
     /// answer was lost and with it what the hub decided otherwise. So these rows are asked for, whole.
     fn ask_again(&self, answered: Position) -> Result<()> {
-        let mut ask =
-            self.db.prepare_cached("INSERT OR IGNORE INTO main.fs_want(table_name, row_key) VALUES (?1, ?2)")?;
         Scan::new(self.db, &self.tables).run(self.standing.answered(), answered.place, |entry| {
             for logged in entry.logged()?.into_iter().flatten() {
                 if let Some(table) = self.tables.get(&i64::from(logged.table)) {
-                    ask.execute((&table.name, conflicts::key_to_bytes(&logged.key)?))?;
+                    conflicts::ask_for(self.db, &table.name, &logged.key)?;
                 }
             }
             Ok(())

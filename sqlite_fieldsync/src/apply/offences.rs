@@ -1,6 +1,7 @@
 //! References between rows, checked when all rows of a reply are there: SQLite's own enforcement is off meanwhile.
 
 use super::pass::{Arriving, Pass, Place};
+use super::references::values_of;
 use crate::error::Result;
 use crate::schema::Table;
 use crate::track;
@@ -82,12 +83,7 @@ impl Pass<'_, '_> {
         }
         let Some(writer) = writer else { return Ok(None) };
         let stored = writer.read(&row.key)?.unwrap_or_default();
-        Ok(from
-            .iter()
-            .map(|name| {
-                stored.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
-            })
-            .collect())
+        Ok(values_of(&stored, from))
     }
 
     fn check_children(
@@ -99,13 +95,7 @@ impl Pass<'_, '_> {
     ) -> Result<()> {
         for at in self.references.of_parent(parent) {
             let (child_name, to) = (self.references.key(at).child.clone(), self.references.key(at).to.clone());
-            let values: Option<Vec<Value>> = to
-                .iter()
-                .map(|name| {
-                    before.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
-                })
-                .collect();
-            let Some(values) = values else { continue };
+            let Some(values) = values_of(before, &to) else { continue };
             // Another write may have brought a row with these values back.
             self.references.forget();
             if self.references.parent_is_there(at, &values)? {

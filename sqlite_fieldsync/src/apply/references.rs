@@ -25,6 +25,14 @@ pub struct ForeignKey {
     pub on_delete: String,
 }
 
+/// A row's values in some of its columns; none if it lacks one.
+pub fn values_of(row: &[(String, Value)], columns: &[String]) -> Option<Vec<Value>> {
+    let value = |name: &String| {
+        row.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+    };
+    columns.iter().map(value).collect()
+}
+
 /// All foreign keys of the main database.
 pub struct References<'a> {
     db: &'a Connection,

@@ -1,6 +1,7 @@
 //! Rows in the way of the hub's: they wait for each other, or step aside whole, and what refers to them goes first.
 
 use super::pass::Pass;
+use super::references::values_of;
 use super::writer::{Writer, Written};
 use crate::conflicts;
 use crate::error::Result;
@@ -112,13 +113,9 @@ impl Pass<'_, '_> {
     ) -> Result<()> {
         for at in self.references.of_parent(parent) {
             let (child_name, to) = (self.references.key(at).child.clone(), self.references.key(at).to.clone());
-            let values: Option<Vec<Value>> = to
-                .iter()
-                .map(|name| {
-                    row.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
-                })
-                .collect();
-            let (Some(values), Some(child)) = (values, Table::read(self.db, &child_name)?) else { continue };
+            let (Some(values), Some(child)) = (values_of(row, &to), Table::read(self.db, &child_name)?) else {
+                continue;
+            };
             for key in self.references.children_of(at, &child, &values)? {
                 if !leaving.insert((child_name.to_lowercase(), key.clone())) {
                     continue; // rows may refer to each other in circles

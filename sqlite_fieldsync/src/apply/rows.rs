@@ -95,8 +95,7 @@ fn settle(db: &Connection, pass: Pass<'_, '_>, applied: &mut Applied) -> Result<
     applied.kept += done.kept;
     applied.stepped_aside += done.stepped_aside;
     for (table, key) in done.wants {
-        db.prepare_cached("INSERT OR IGNORE INTO main.fs_want(table_name, row_key) VALUES (?1, ?2)")?
-            .execute((table, conflicts::key_to_bytes(&key)?))?;
+        conflicts::ask_for(db, &table, &key)?;
     }
     for (table, row_id) in done.back {
         conflicts::came_back(db, &table, &row_id)?;

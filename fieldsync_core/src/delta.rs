@@ -205,9 +205,4 @@ impl DeltaBody {
     pub fn logged_changes(&self) -> u64 {
         self.tables.iter().flat_map(|table| &table.changes).map(|change| u64::from(change.count)).sum()
     }
-
-    /// Row changes in here.
-    pub fn row_changes(&self) -> usize {
-        self.tables.iter().map(|table| table.changes.len()).sum()
-    }
 }

@@ -1,7 +1,6 @@
 //! What is in a blob, as JSON that a person can read.
 
 use crate::delta::{Delta, Op};
-use crate::key::Key;
 use crate::reply::{Notice, Reply};
 use crate::value::Value;
 use serde_json::{json, Map, Value as Json};
@@ -110,11 +109,6 @@ pub fn reply_to_json(reply: &Reply, bytes: usize) -> Json {
 /// Values by field, as the `conflicts` views show them.
 pub fn fields_to_json<'a>(fields: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Json {
     Json::Object(fields.into_iter().map(|(field, value)| (field.to_owned(), value.to_json())).collect())
-}
-
-/// A key as a JSON object by column.
-pub fn key_to_json(columns: &[String], key: &Key) -> Json {
-    fields_to_json(columns.iter().map(String::as_str).zip(&key.0))
 }
 
 fn notice_to_json(notice: &Notice) -> Json {

@@ -103,6 +103,13 @@ pub struct RowChange {
     pub fields: Vec<(u16, Value)>,
 }
 
+impl RowChange {
+    /// The row is gone.
+    pub fn deletion(key: Key) -> RowChange {
+        RowChange { op: Op::Delete, key, fields: Vec::new() }
+    }
+}
+
 /// News that is not a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {

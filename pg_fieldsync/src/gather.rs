@@ -14,7 +14,6 @@ use crate::pull::Asked;
 use crate::sent::{has_news, travels, Row, Sent};
 use crate::sql::{self, ident, Cells, Param};
 use crate::state::{key_arrays, key_join};
-use fieldsync_core::delta::Op;
 use fieldsync_core::reply::RowChange;
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::wire::PackedRows;
@@ -181,13 +180,13 @@ impl<'a> Gathering<'a> {
             let returns = item.is_some_and(|item| item.merged.rejected.is_none() && has_news(item));
             if !knows && (unseen || returns || self.sent.wanted.contains(key) || self.sent.settled.contains(key)) {
                 self.clock = self.clock.max(Hlc::from_i64(row.int(2)));
-                self.add(deletion(key));
+                self.add(RowChange::deletion(Key::clone(key)));
                 told.insert(key);
             }
         }
         for key in keys {
             if self.sent.settled.contains(*key) && !told.contains(*key) && !self.sent.items.contains_key(*key) {
-                self.add(deletion(key));
+                self.add(RowChange::deletion(Key::clone(key)));
             }
         }
         Ok(())
@@ -228,8 +227,4 @@ impl<'a> Gathering<'a> {
         });
         self.rows.push(row);
     }
-}
-
-fn deletion(key: &Key) -> RowChange {
-    RowChange { op: Op::Delete, key: key.clone(), fields: Vec::new() }
 }

@@ -79,7 +79,7 @@ impl<'a> Sent<'a> {
         let live =
             |item: &&&Item| item.merged.rejected.is_none() && matches!(item.merged.after, Some(HubState::Live(_)));
         let keys = self.items.values().filter(live).filter_map(|item| item.sent_as.clone());
-        keys.map(|key| RowChange { op: Op::Delete, key, fields: Vec::new() })
+        keys.map(RowChange::deletion)
     }
 
     /// Keys whose outcome may differ from what the device has.
@@ -129,7 +129,7 @@ pub fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, cloc
             return None;
         }
         *clock = (*clock).max(deletion.clock);
-        return Some(RowChange { op: Op::Delete, key: row.key, fields: Vec::new() });
+        return Some(RowChange::deletion(row.key));
     }
     let inserted_unseen = unseen(row.clocks.insert.version)
         // Marked as deleted and back again: the device may have dropped it.

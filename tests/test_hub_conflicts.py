@@ -181,6 +181,63 @@ class TestDeletion:
         settle(hub, east, west)
         assert everywhere("a", hub, east, west) == "east" and everywhere("m", hub, east, west) == "10.00"
 
+    def test_a_parent_that_cannot_come_back_holds_up_nothing_else(self, programme, team):
+        north = team("north")
+        carry(north, programme)
+        programme.script("""
+        DELETE FROM programme.members;
+        DELETE FROM programme.households WHERE id = 'h1';
+        INSERT INTO programme.households VALUES ('h3', 'KAT-1', 'Kati')""")  # its code is taken
+        north.script("""
+        INSERT INTO members (id, household_id, name) VALUES ('m2', 'h1', 'Bintou');
+        INSERT INTO members (id, household_id, name) VALUES ('m3', 'h2', 'Chaka')""")
+        report = carry(north, programme)[-1]
+        assert (report["acknowledged"], report["rejected"]) == (2, 1)
+        (entry,) = programme.conflicts()
+        assert (entry["row_id"], entry["rule"], entry["outcome"]) == ("m2", "23505 households_code_key", "rejected")
+        (entry,) = north.conflicts()
+        assert entry["detail"].startswith("refers to households h1, which is deleted and cannot come back: duplicate key")
+        assert programme.sql("SELECT id FROM programme.members") == [("m3",)]
+        north.sql("UPDATE members SET household_id = 'h3' WHERE id = 'm2'")
+        carry(north, programme)
+        assert programme.conflicts() == north.conflicts() == []
+        assert programme.sql("SELECT id, household_id FROM programme.members ORDER BY id") == [("m2", "h3"), ("m3", "h2")]
+
+    @pytest.mark.parametrize("delete", ["hard", "soft"])
+    @pytest.mark.parametrize("edit", ["INSERT INTO places VALUES ('x', 'c', 5)", "UPDATE places SET size = 5 WHERE id = 'c'"])
+    def test_a_whole_line_of_parents_comes_back(self, hub, client, delete, edit):
+        hub.script("CREATE TABLE places (id text PRIMARY KEY, part_of text REFERENCES places, size integer)")
+        hub.enable("places", {"delete": delete})
+        hub.script("INSERT INTO places VALUES ('a', NULL, 1), ('b', 'a', 1), ('c', 'b', 1), ('other', NULL, 1)")
+        devices = [client(name, "CREATE TABLE places (id TEXT NOT NULL PRIMARY KEY, part_of TEXT REFERENCES places, size INTEGER)",
+                          "places") for name in ("east", "west")]
+        for device in devices:
+            carry(device, hub)
+        hub.sql("DELETE FROM places WHERE id <> 'other'")
+        devices[0].script(f"{edit}; UPDATE places SET size = 9 WHERE id = 'other'")
+        settle(hub, *devices)
+        rows = hub.sql("SELECT id, part_of, size FROM places WHERE NOT sync_deleted ORDER BY id")
+        assert [row[0] for row in rows if row[0] != "x"] == ["a", "b", "c", "other"]
+        assert ("x", "c", 5) in rows or ("c", "b", 5) in rows
+        for device in devices:
+            assert device.sql("SELECT * FROM places ORDER BY id") == rows
+
+    def test_parents_in_a_circle_come_back(self, hub, client):
+        hub.script("""
+        CREATE TABLE households (id text PRIMARY KEY, head text);
+        CREATE TABLE members (id text PRIMARY KEY, household_id text REFERENCES households);
+        ALTER TABLE households ADD FOREIGN KEY (head) REFERENCES members DEFERRABLE INITIALLY DEFERRED;
+        SELECT sync_control.enable('households'), sync_control.enable('members');
+        BEGIN; INSERT INTO households VALUES ('h', 'm'); INSERT INTO members VALUES ('m', 'h'); COMMIT""")
+        tablet = client("tablet", "CREATE TABLE households (id TEXT NOT NULL PRIMARY KEY, head TEXT); "
+                                  "CREATE TABLE members (id TEXT NOT NULL PRIMARY KEY, household_id TEXT)", "households", "members")
+        carry(tablet, hub)
+        hub.script("BEGIN; DELETE FROM members; DELETE FROM households; COMMIT")
+        tablet.sql("INSERT INTO members VALUES ('n', 'h')")
+        carry(tablet, hub)
+        assert hub.sql("SELECT id, household_id FROM members ORDER BY id") == [("m", "h"), ("n", "h")]
+        assert hub.sql("SELECT id, head FROM households") == tablet.sql("SELECT * FROM households") == [("h", "m")]
+
 
 def test_values_are_exact_on_record_and_when_a_person_takes_them(hub, client):
     hub.script("""

@@ -7,6 +7,12 @@ use petgraph::graph::DiGraph;
 /// self-references and unknown tables are ignored. The tables of a cycle stand together, ascending, after the cycle's
 /// other parents: their rows rely on deferred checks. The same input always gives the same order.
 pub fn parents_first(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
+    circles(count, edges).into_iter().flatten().collect()
+}
+
+/// The same order, with what stands in a circle kept together: each thing is in exactly one of the lists, alone unless it refers,
+/// by whatever way, to something that refers to it.
+pub fn circles(count: usize, edges: &[(usize, usize)]) -> Vec<Vec<usize>> {
     let mut graph = DiGraph::<(), ()>::with_capacity(count, edges.len());
     let nodes: Vec<_> = (0..count).map(|_| graph.add_node(())).collect();
     for (child, parent) in edges {
@@ -17,10 +23,10 @@ pub fn parents_first(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
     // Components come in reverse topological order of child -> parent: parents first.
     kosaraju_scc(&graph)
         .into_iter()
-        .flat_map(|component| {
-            let mut tables: Vec<usize> = component.into_iter().map(|node| node.index()).collect();
-            tables.sort_unstable();
-            tables
+        .map(|component| {
+            let mut circle: Vec<usize> = component.into_iter().map(|node| node.index()).collect();
+            circle.sort_unstable();
+            circle
         })
         .collect()
 }
@@ -35,6 +41,7 @@ mod tests {
         // 0 -> 1 -> 2 -> 1 (1 and 2 form a cycle, 0 is their child)
         let order = parents_first(3, &[(0, 1), (1, 2), (2, 1)]);
         assert_eq!(order.last(), Some(&0));
+        assert_eq!(circles(3, &[(0, 1), (1, 2), (2, 1)]), [vec![1, 2], vec![0]]);
     }
 
     proptest! {

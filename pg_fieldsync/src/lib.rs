@@ -12,6 +12,7 @@ mod answer;
 mod applying;
 mod arrays;
 mod batch;
+mod blame;
 mod burial;
 mod catalog;
 mod catch;

@@ -7,20 +7,19 @@
 //! * What lies in the moment (deadlocks, locks, resources) is retried or raised, and never becomes a verdict.
 
 use crate::arrays::Array;
+use crate::blame;
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::decide::{self, Deciding};
 use crate::guards::subtransaction;
 use crate::in_use;
 use crate::parents;
-use crate::shuffle;
 use crate::sql::{self, Cells, Param};
 use crate::state::key_join;
 use crate::work::Work;
 use crate::write::{self, Action, Group};
 use fieldsync_core::rules::OnReject;
 use fieldsync_core::Key;
-use std::collections::hash_map::Entry;
 use std::collections::HashSet;
 
 /// Attempts before a transient error is given to the caller.
@@ -47,10 +46,10 @@ impl From<SqlError> for Ended {
 enum Mode {
     /// As sets; any error ends the attempt.
     Sets,
-    /// As sets that are halved where they fail.
+    /// As sets that are halved where they fail ([`blame`]).
     Blame,
-    /// One by one, each with its deferred checks.
-    OneByOne,
+    /// The same, each part with its deferred checks.
+    Checked,
 }
 
 /// Merges everything. Afterwards each row has its outcomes or its rejection. `patient`: lost races are run again; otherwise
@@ -69,7 +68,7 @@ pub fn merge(work: &mut Work, deciding: &Deciding<'_>, patient: bool) -> Result<
             Ended::Again => {
                 failures += 1;
                 if failures > 4 {
-                    mode = Mode::OneByOne;
+                    mode = Mode::Checked;
                 }
                 if failures > 1000 {
                     return Err(SqlError::new("XX000", "the merge does not come to an end"));
@@ -80,8 +79,12 @@ pub fn merge(work: &mut Work, deciding: &Deciding<'_>, patient: bool) -> Result<
                 wait(failures);
             }
             Ended::Sql(error) if error.is_transient() => return Err(error),
-            Ended::Sql(_) if mode == Mode::Sets => mode = Mode::Blame,
-            Ended::Sql(_) if mode == Mode::Blame => mode = Mode::OneByOne,
+            Ended::Sql(_) if mode == Mode::Sets => {
+                // What the transaction owed before this merge is no fault of the delta's.
+                probe()?;
+                mode = Mode::Blame;
+            }
+            Ended::Sql(_) if mode == Mode::Blame => mode = Mode::Checked,
             Ended::Sql(error) => return Err(error),
         }
     }
@@ -111,11 +114,12 @@ fn attempt(work: &mut Work, deciding: &Deciding<'_>, mode: Mode) -> Result<(), E
                 write_group(work, group, deciding)?;
             }
         }
-        Mode::Blame => blame(work, &groups, deciding, false)?,
-        Mode::OneByOne => blame(work, &groups, deciding, true)?,
+        Mode::Blame => blame::blame(work, &groups, deciding, false)?,
+        Mode::Checked => blame::blame(work, &groups, deciding, true)?,
     }
     park_strict(work)?;
-    if mode != Mode::OneByOne && work.tables.iter().any(|table| table.table.has_deferrable) {
+    // Whatever the tables: a trigger of the application's, or a cascade, may have written others with deferred checks.
+    if mode != Mode::Checked {
         probe()?;
     }
     Ok(())
@@ -163,7 +167,7 @@ fn park_strict(work: &mut Work) -> Result<(), Ended> {
 }
 
 /// Writes a group, and decides again about rows that somebody else was faster with.
-fn write_group(work: &mut Work, group: &Group, deciding: &Deciding<'_>) -> Result<(), SqlError> {
+pub fn write_group(work: &mut Work, group: &Group, deciding: &Deciding<'_>) -> Result<(), SqlError> {
     let mut pending = vec![(group.action.clone(), group.items.clone())];
     for _ in 0..ROUNDS_MAX {
         let mut missed = Vec::new();
@@ -194,7 +198,8 @@ fn write_group(work: &mut Work, group: &Group, deciding: &Deciding<'_>) -> Resul
     Err(SqlError::new("40001", "other sessions keep changing the same rows"))
 }
 
-fn not_taken(table: &Table, row_id: &str) -> SqlError {
+/// The error of a row that a statement passed over.
+pub fn not_taken(table: &Table, row_id: &str) -> SqlError {
     SqlError {
         table: Some(table.name.clone()),
         ..SqlError::new(
@@ -244,169 +249,6 @@ fn not_written(
         .filter(|(place, _)| found.contains(place) == (*action == Action::Delete))
         .map(|(_, at)| *at)
         .collect())
-}
-
-/// Rows that failed, each with its action and its error.
-struct Failure {
-    table: usize,
-    item: usize,
-    action: Action,
-    error: SqlError,
-}
-
-/// Writes what can be written; what cannot is rejected.
-fn blame(work: &mut Work, groups: &[Group], deciding: &Deciding<'_>, one_by_one: bool) -> Result<(), SqlError> {
-    let mut failed = Vec::new();
-    for group in groups {
-        halve(work, group, deciding, one_by_one, &mut failed)?;
-    }
-    // The order inside the delta does not matter: what failed may succeed after the rest.
-    loop {
-        let before = failed.len();
-        let mut still = Vec::new();
-        for failure in failed {
-            let group = Group { table: failure.table, action: failure.action.clone(), items: vec![failure.item] };
-            match subtransaction(|| write_checked(work, &group, deciding, one_by_one)) {
-                Ok(()) => {}
-                Err(error) if error.is_transient() => return Err(error),
-                Err(error) => still.push(Failure { error, ..failure }),
-            }
-        }
-        failed = still;
-        if failed.is_empty() || failed.len() == before {
-            break;
-        }
-    }
-    if failed.len() > 1 {
-        failed = together(work, failed, deciding, one_by_one)?;
-    }
-    for failure in failed {
-        work.tables[failure.table].items[failure.item].merged.rejected = Some(failure.error);
-    }
-    Ok(())
-}
-
-fn write_checked(work: &mut Work, group: &Group, deciding: &Deciding<'_>, check: bool) -> Result<(), SqlError> {
-    write_group(work, group, deciding)?;
-    if check {
-        probe()?;
-    }
-    Ok(())
-}
-
-/// Halves a group until the bad rows stand alone.
-fn halve(
-    work: &mut Work,
-    group: &Group,
-    deciding: &Deciding<'_>,
-    one_by_one: bool,
-    failed: &mut Vec<Failure>,
-) -> Result<(), SqlError> {
-    let alone = group.items.len() == 1;
-    if !one_by_one || alone {
-        match subtransaction(|| write_checked(work, group, deciding, one_by_one)) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) if alone => {
-                failed.push(Failure { table: group.table, item: group.items[0], action: group.action.clone(), error });
-                return Ok(());
-            }
-            Err(_) => {}
-        }
-    }
-    let parts = if one_by_one { group.items.len() } else { 2 };
-    for items in group.items.chunks(group.items.len().div_ceil(parts)) {
-        let part = Group { items: items.to_vec(), ..group.clone() };
-        halve(work, &part, deciding, one_by_one, failed)?;
-    }
-    Ok(())
-}
-
-/// Rows that only succeed together: those that swap unique values, and those that refer to each other.
-fn together(
-    work: &mut Work,
-    failed: Vec<Failure>,
-    deciding: &Deciding<'_>,
-    check: bool,
-) -> Result<Vec<Failure>, SqlError> {
-    let mut still = Vec::new();
-    for circle in circles(work, failed)? {
-        if circle.len() == 1 {
-            still.extend(circle);
-            continue;
-        }
-        let outcome = subtransaction(|| {
-            shuffle::clear_the_way(
-                work,
-                &circle.iter().map(|row| (row.table, row.item, &row.error)).collect::<Vec<_>>(),
-            )?;
-            for row in &circle {
-                let group = Group { table: row.table, action: row.action.clone(), items: vec![row.item] };
-                write_group(work, &group, deciding)?;
-            }
-            if check {
-                probe()?;
-            }
-            Ok::<(), SqlError>(())
-        });
-        match outcome {
-            Ok(()) => {}
-            Err(error) if error.is_transient() => return Err(error),
-            Err(_) => still.extend(circle),
-        }
-    }
-    Ok(still)
-}
-
-/// Failures that are compared with each other in search of circles. More than this are no circle but a bad delta.
-const CIRCLE_MAX: usize = 300;
-
-/// Failed rows that have to do with each other: one wants the unique value that another has, or refers to it.
-fn circles(work: &Work, failed: Vec<Failure>) -> Result<Vec<Vec<Failure>>, SqlError> {
-    let mut uniques: std::collections::HashMap<(usize, String), Vec<u16>> = std::collections::HashMap::new();
-    for failure in &failed {
-        if let ("23505", Some(constraint)) = (failure.error.sqlstate.as_str(), &failure.error.constraint) {
-            let name = (failure.table, constraint.clone());
-            if let Entry::Vacant(place) = uniques.entry(name) {
-                place.insert(shuffle::columns(work, failure.table, constraint)?);
-            }
-        }
-    }
-    // Also of a row that is to go: a record whose key has changed is its deletion and an insert with the same values.
-    let wants = |one: &Failure, other: &Failure| {
-        one.table == other.table
-            && one.error.sqlstate == "23505"
-            && one.error.constraint.as_ref().and_then(|name| uniques.get(&(one.table, name.clone()))).is_some_and(
-                |numbers| shuffle::wants_what_the_other_has(work, one.table, one.item, other.item, numbers),
-            )
-    };
-    let related = |one: &Failure, other: &Failure| {
-        wants(one, other)
-            || wants(other, one)
-            || parents::refers(work, (one.table, one.item), (other.table, other.item))
-            || parents::refers(work, (other.table, other.item), (one.table, one.item))
-    };
-    let mut group_of: Vec<usize> = (0..failed.len()).collect();
-    let root = |group_of: &[usize], mut at: usize| {
-        while group_of[at] != at {
-            at = group_of[at];
-        }
-        at
-    };
-    for one in 0..failed.len().min(CIRCLE_MAX) {
-        for other in 0..one {
-            if related(&failed[one], &failed[other]) {
-                let (low, high) = (root(&group_of, one), root(&group_of, other));
-                group_of[low.max(high)] = low.min(high);
-            }
-        }
-    }
-    let mut circles: std::collections::BTreeMap<usize, Vec<Failure>> = std::collections::BTreeMap::new();
-    let roots: Vec<usize> = (0..failed.len()).map(|at| root(&group_of, at)).collect();
-    for (failure, root) in failed.into_iter().zip(roots) {
-        circles.entry(root).or_default().push(failure);
-    }
-    Ok(circles.into_values().collect())
 }
 
 /// Fires deferred checks, and takes the firing back: the state of constraints stays the session's own.

@@ -1,16 +1,19 @@
 //! A child whose parent was deleted meanwhile: a conflict by the parent table's rule, never an orphan.
 //!
 //! Invariant: after a merge every row that the delta wrote has its parents, by whatever rule: they come back from their
-//! tombstones (`update_wins`), or the child goes to the conflicts (`delete_wins`, `manual`).
+//! tombstones (`update_wins`), or the child goes to the conflicts (`delete_wins`, `manual`). Where a parent cannot come back
+//! (somebody else has its unique value by now), its children are parked with the reason, and nothing else is held up.
 
 use crate::applying::Engine;
 use crate::arrays::{unnest, Array};
-use crate::catalog::{self, ForeignKey, Table};
+use crate::catalog::{self, Column, ForeignKey, Table};
 use crate::catch::SqlError;
 use crate::decide::Deciding;
+use crate::guards::subtransaction;
+use crate::merge::not_taken;
 use crate::sql::{self, ident, Cells, Param};
 use crate::state;
-use crate::work::{Item, Work};
+use crate::work::{Item, TableWork, Work};
 use fieldsync_core::clocks::{RowClocks, Stamp};
 use fieldsync_core::merge::{Collision, HubRow, HubState, Outcome, Winner};
 use fieldsync_core::rules::OnDelete;
@@ -18,12 +21,15 @@ use fieldsync_core::{Key, Value};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-/// The value of a column of a row after the merge, key columns included.
+/// The value of a column of a row after the merge (of one that goes: before it), key columns included.
 fn value(table: &Table, item: &Item, number: u16) -> Option<Value> {
     if let Some(place) = table.key.iter().position(|at| table.columns[*at].number == number) {
         return item.key.0.get(place).cloned();
     }
-    item.value_after(number).cloned()
+    match (&item.merged.after, &item.merged.before) {
+        (Some(HubState::Deleted { .. }), Some(HubState::Live(row))) => row.values.get(&number).cloned(),
+        _ => item.value_after(number).cloned(),
+    }
 }
 
 /// The key of the parent that a row refers to, if the reference is to the parent's primary key and not NULL.
@@ -41,13 +47,14 @@ fn parent_key(table: &Table, item: &Item, reference: &ForeignKey, parent: &Table
     (parts.len() == reference.parent_columns.len()).then_some(Key(parts))
 }
 
-/// Whether a row refers to another row of the delta.
-pub fn refers(work: &Work, child: (usize, usize), parent: (usize, usize)) -> bool {
-    let (table, target) = (&work.tables[child.0], &work.tables[parent.0]);
-    table.table.references.iter().filter(|reference| reference.parent == target.table.oid).any(|reference| {
-        parent_key(&table.table, &table.items[child.1], reference, &target.table)
-            .is_some_and(|key| key == target.items[parent.1].key)
-    })
+/// The rows of tables of the delta that a row refers to, or referred to if it goes: places of tables, and keys.
+pub fn referred_to(work: &Work, place: usize, at: usize) -> Vec<(usize, Key)> {
+    let (table, item) = (&work.tables[place].table, &work.tables[place].items[at]);
+    let of = |reference: &ForeignKey| {
+        let parent = work.tables.iter().position(|other| other.table.oid == reference.parent)?;
+        Some((parent, parent_key(table, item, reference, &work.tables[parent].table)?))
+    };
+    table.references.iter().filter_map(of).collect()
 }
 
 /// Sees to it that parents of rows that the delta writes are there.
@@ -87,12 +94,14 @@ fn climb(work: &mut Work, deciding: &Deciding<'_>) -> Result<bool, SqlError> {
                 let children: Vec<usize> =
                     wanted.iter().filter(|(_, wanted)| *wanted == key).map(|(item, _)| *item).collect();
                 if rules == OnDelete::UpdateWins {
-                    revive(work, &parent, &key, &row, deletion, marked, deciding)?;
+                    let gone = Gone { table: Rc::clone(&parent), key: key.clone(), row, deletion, marked };
+                    if let Some(error) = revive_line(work, gone, deciding)? {
+                        orphaned(&mut work.tables[place], &children, &parent, &key, &error);
+                        continue;
+                    }
                     revived_any = true;
-                    record(work, place, &children, &parent, &key, deletion, rules);
-                } else {
-                    record(work, place, &children, &parent, &key, deletion, rules);
                 }
+                record(work, place, &children, &parent, &key, deletion, rules);
             }
         }
     }
@@ -159,18 +168,29 @@ fn buried(parent: &Table, keys: &[Key]) -> Result<HashMap<Key, (HubState, bool)>
     let arrays = state::key_arrays(parent, &refs)?;
     let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     let join = state::key_join(parent, 1);
+    // What a marked row refers to tells which of its own parents it needs.
+    let mut referring: Vec<u16> =
+        parent.references.iter().flat_map(|reference| &reference.child_columns).copied().collect();
+    referring.sort_unstable();
+    referring.dedup();
+    let referring: Vec<&Column> = referring.into_iter().filter_map(|number| parent.by_number(number)).collect();
+    let shown: String = referring
+        .iter()
+        .map(|column| format!(", {}", column.column_type.to_wire(&format!("t.{}", ident(&column.name)))))
+        .collect();
     let marked = sql::run_set(
         &format!(
-            "SELECT u.place, t.fieldsync_clocks FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted",
+            "SELECT u.place, t.fieldsync_clocks{shown} FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted",
             parent.qualified, join.source, join.condition
         ),
         &params,
     )?;
-    for row in &marked.rows {
+    for row in marked.rows {
         let clocks = parent.clocks(row.bytes(1))?;
         let deletion = clocks.field(parent.deleted_number);
-        let state = HubState::Deleted { row: HubRow { values: HashMap::new(), clocks }, deletion };
-        found.insert(keys[row.int(0) as usize - 1].clone(), (state, true));
+        let key = keys[row.int(0) as usize - 1].clone();
+        let values = referring.iter().map(|column| column.number).zip(row.into_iter().skip(2)).collect();
+        found.insert(key, (HubState::Deleted { row: HubRow { values, clocks }, deletion }, true));
     }
     let absent: Vec<&Key> = keys.iter().filter(|key| !found.contains_key(*key)).collect();
     for (key, state) in state::tombstones(parent, absent.into_iter())? {
@@ -188,26 +208,141 @@ fn on_delete_of(parent: &Table) -> Result<OnDelete, SqlError> {
     Ok(word.to_text().parse().unwrap_or(OnDelete::UpdateWins))
 }
 
-/// Brings a parent back, whole, as the device's own doing: it still uses the record.
-fn revive(
-    work: &mut Work,
-    parent: &Rc<Table>,
-    key: &Key,
-    row: &HubRow,
+/// A row that was deleted, as the hub remembers it.
+struct Gone {
+    table: Rc<Table>,
+    key: Key,
+    row: HubRow,
     deletion: Stamp,
+    /// Still in the table, marked.
     marked: bool,
-    deciding: &Deciding<'_>,
-) -> Result<(), SqlError> {
+}
+
+/// Brings a parent back with its own parents, which may have been deleted with it. The error, if it cannot come back.
+fn revive_line(work: &mut Work, parent: Gone, deciding: &Deciding<'_>) -> Result<Option<SqlError>, SqlError> {
+    let line = line(work, parent)?;
+    let revived = subtransaction(|| revive_all(&line, deciding));
+    match revived {
+        Ok(()) => {
+            line.iter().for_each(|gone| work_knows(work, &gone.table, &gone.key));
+            Ok(None)
+        }
+        Err(error) if error.is_transient() => Err(error),
+        Err(error) => Ok(Some(error)),
+    }
+}
+
+/// Brings rows back, in an order in which each can: in a circle it is the deferred checks that allow one.
+fn revive_all(line: &[Gone], deciding: &Deciding<'_>) -> Result<(), SqlError> {
+    let mut waiting: Vec<&Gone> = line.iter().collect();
+    loop {
+        let (before, mut first) = (waiting.len(), None);
+        let mut still = Vec::new();
+        for gone in waiting {
+            match subtransaction(|| revive(gone, deciding)) {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => {
+                    first.get_or_insert(error);
+                    still.push(gone);
+                }
+            }
+        }
+        match first {
+            None => return Ok(()),
+            Some(error) if still.len() == before => return Err(error),
+            Some(_) => waiting = still,
+        }
+    }
+}
+
+/// A row and all its deleted ancestors that may come back, those first that others refer to. Rows can be in a line of any
+/// length, and in a circle.
+fn line(work: &Work, first: Gone) -> Result<Vec<Gone>, SqlError> {
+    enum Step {
+        Look(Gone),
+        Take(Gone),
+    }
+    let mut line = Vec::new();
+    let mut seen: HashSet<(pgrx::pg_sys::Oid, Key)> = HashSet::new();
+    let mut steps = vec![Step::Look(first)];
+    while let Some(step) = steps.pop() {
+        match step {
+            Step::Take(gone) => line.push(gone),
+            Step::Look(gone) => {
+                if !seen.insert((gone.table.oid, gone.key.clone())) {
+                    continue;
+                }
+                let parents = gone_parents(work, &gone)?;
+                steps.push(Step::Take(gone));
+                steps.extend(parents.into_iter().map(Step::Look));
+            }
+        }
+    }
+    Ok(line)
+}
+
+/// The deleted rows that a deleted row refers to.
+fn gone_parents(work: &Work, gone: &Gone) -> Result<Vec<Gone>, SqlError> {
+    let table = &gone.table;
+    let value = |number: u16| -> Option<Value> {
+        match table.key.iter().position(|at| table.columns[*at].number == number) {
+            Some(place) => gone.key.0.get(place).cloned(),
+            None => gone.row.values.get(&number).cloned(),
+        }
+    };
+    let mut found = Vec::new();
+    for reference in &table.references {
+        let Some(parent) = catalog::table(reference.parent)? else { continue };
+        let parts: Option<Vec<Value>> = parent
+            .key
+            .iter()
+            .map(|at| {
+                let number = parent.columns[*at].number;
+                let place = reference.parent_columns.iter().position(|column| *column == number)?;
+                value(reference.child_columns[place]).filter(|part| !part.is_null())
+            })
+            .collect();
+        let Some(parts) = parts.filter(|parts| parts.len() == reference.parent_columns.len()) else { continue };
+        let missing = missing_parents(work, &parent, &[(0, Key(parts))])?;
+        if missing.is_empty() || on_delete_of(&parent)? != OnDelete::UpdateWins {
+            continue;
+        }
+        for (key, (state, marked)) in buried(&parent, &missing)? {
+            if let HubState::Deleted { row, deletion } = state {
+                found.push(Gone { table: Rc::clone(&parent), key, row, deletion, marked });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Parks rows whose deleted parent cannot come back.
+fn orphaned(work: &mut TableWork, children: &[usize], parent: &Table, key: &Key, error: &SqlError) {
+    for at in children {
+        let what = format!(
+            "refers to {} {}, which is deleted and cannot come back: {}",
+            parent.name,
+            parent.row_id(key),
+            error.message
+        );
+        work.items[*at].merged.rejected = Some(SqlError { message: what, ..error.clone() });
+    }
+}
+
+/// Brings a row back, whole, as the device's own doing: it still uses the record.
+fn revive(gone: &Gone, deciding: &Deciding<'_>) -> Result<(), SqlError> {
+    let Gone { table: parent, key, row, deletion, marked } = gone;
     let clocks = RowClocks::new(deletion.followed_by(deciding.version, deletion.clock, deciding.origin)).to_bytes();
     let blob = [Some(clocks.as_slice())];
     let _engine = Engine::writes();
     let keys = [key];
     let mut arrays = state::key_arrays(parent, &keys)?;
-    if marked {
+    if *marked {
         let join = state::key_join(parent, 1);
         let mut params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
         params.push(Param::Blobs(&blob));
-        sql::run_set(
+        let written = sql::run_set(
             &format!(
                 "UPDATE ONLY {} AS t SET sync_deleted = false, fieldsync_clocks = (${})[1] FROM {} WHERE {}",
                 parent.qualified,
@@ -217,7 +352,9 @@ fn revive(
             ),
             &params,
         )?;
-        work_knows(work, parent, key);
+        if written.processed == 0 {
+            return Err(not_taken(parent, &parent.row_id(key)));
+        }
         return Ok(());
     }
     let mut types: Vec<&str> = parent.key.iter().map(|at| parent.columns[*at].column_type.param_type()).collect();
@@ -245,7 +382,6 @@ fn revive(
     let mut params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     params.push(Param::Blobs(&blob));
     let key_names: Vec<String> = parent.key.iter().map(|at| ident(&parent.columns[*at].name)).collect();
-    ancestors(work, parent, key, row, deciding)?;
     sql::run_set(
         &format!(
             "INSERT INTO {} ({}, fieldsync_clocks, sync_deleted) OVERRIDING SYSTEM VALUE SELECT {}, u.clocks, false FROM {}
@@ -258,50 +394,6 @@ fn revive(
         ),
         &params,
     )?;
-    work_knows(work, parent, key);
-    Ok(())
-}
-
-/// A parent that comes back needs its own parents, which may have been deleted with it.
-fn ancestors(
-    work: &mut Work,
-    table: &Rc<Table>,
-    key: &Key,
-    row: &HubRow,
-    deciding: &Deciding<'_>,
-) -> Result<(), SqlError> {
-    for reference in &table.references {
-        if reference.parent == table.oid {
-            continue;
-        }
-        let Some(parent) = catalog::table(reference.parent)? else { continue };
-        let value = |number: u16| -> Option<Value> {
-            match table.key.iter().position(|at| table.columns[*at].number == number) {
-                Some(place) => key.0.get(place).cloned(),
-                None => row.values.get(&number).cloned(),
-            }
-        };
-        let parts: Option<Vec<Value>> = parent
-            .key
-            .iter()
-            .map(|at| {
-                let number = parent.columns[*at].number;
-                let place = reference.parent_columns.iter().position(|column| *column == number)?;
-                value(reference.child_columns[place]).filter(|part| !part.is_null())
-            })
-            .collect();
-        let Some(parts) = parts.filter(|parts| parts.len() == reference.parent_columns.len()) else { continue };
-        let wanted = [(0, Key(parts))];
-        let missing = missing_parents(work, &parent, &wanted)?;
-        if missing.is_empty() || on_delete_of(&parent)? != OnDelete::UpdateWins {
-            continue;
-        }
-        for (key, (state, marked)) in buried(&parent, &missing)? {
-            if let HubState::Deleted { row, deletion } = state {
-                revive(work, &parent, &key, &row, deletion, marked, deciding)?;
-            }
-        }
-    }
     Ok(())
 }
 

@@ -4,14 +4,16 @@
 
 use crate::applying::Engine;
 use crate::arrays::Array;
+use crate::catalog::{Column, Table};
 use crate::catch::SqlError;
 use crate::guards::AsOwner;
 use crate::sql::{self, ident, Cells, Param};
 use crate::state::{key_arrays, key_join};
-use crate::work::Work;
+use crate::work::{TableWork, Work};
 use fieldsync_core::merge::HubState;
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Key, Value};
+use pgrx::pg_sys;
 
 /// The columns of a unique index or constraint, by number.
 pub fn columns(work: &Work, table: usize, constraint: &str) -> Result<Vec<u16>, SqlError> {
@@ -25,81 +27,111 @@ pub fn columns(work: &Work, table: usize, constraint: &str) -> Result<Vec<u16>, 
     Ok(rows.rows.iter().map(|row| row.int(0) as u16).collect())
 }
 
-/// Whether one row is to get, in the columns of the violated constraint, what another has now.
-pub fn wants_what_the_other_has(work: &Work, table: usize, one: usize, other: usize, numbers: &[u16]) -> bool {
-    let items = &work.tables[table].items;
-    let Some(HubState::Live(before)) = &items[other].merged.before else { return false };
-    // A column that the delta does not touch in either row is not read: it may well be the same.
-    let compared: Vec<Option<bool>> = numbers
-        .iter()
-        .map(|number| match (items[one].value_after(*number), before.values.get(number)) {
-            (Some(wanted), Some(has)) => Some(wanted == has),
-            (None, None) => None,
-            _ => Some(false),
-        })
-        .collect();
-    compared.contains(&Some(true)) && !compared.contains(&Some(false))
+/// What a row has in some columns before the merge; None where there is nothing that could block another row. Columns that the
+/// delta does not touch are not read, and left out.
+pub fn values_before(work: &Work, table: usize, item: usize, numbers: &[u16]) -> Option<Key> {
+    let work = &work.tables[table];
+    let Some(HubState::Live(before)) = &work.items[item].merged.before else { return None };
+    values(work, numbers, |number| before.values.get(&number))
 }
 
-/// Gives the rows that block each other values that nobody has.
-pub fn clear_the_way(work: &Work, rows: &[(usize, usize, &SqlError)]) -> Result<(), SqlError> {
-    for table in 0..work.tables.len() {
-        let described = &work.tables[table].table;
-        let items = &work.tables[table].items;
-        let of_table = || rows.iter().filter(|(place, _, _)| *place == table);
-        let Some(constraint) = of_table()
-            .filter(|(_, _, error)| error.sqlstate == "23505")
-            .find_map(|(_, _, error)| error.constraint.clone())
-        else {
-            continue;
-        };
-        let goes =
-            |item: usize| matches!(items[item].merged.after, Some(HubState::Deleted { .. })) && !described.soft_delete;
-        let blocking: Vec<usize> = of_table()
-            .filter(|(_, item, error)| goes(*item) || error.sqlstate == "23505")
-            .map(|(_, item, _)| *item)
-            .filter(|item| matches!(items[*item].merged.before, Some(HubState::Live(_))))
-            .collect();
-        if blocking.is_empty() {
-            continue;
-        }
-        let numbers = columns(work, table, &constraint)?;
-        // One column moved aside is enough to free the combination: one that every row either writes itself or goes with.
-        let Some(column) = numbers.iter().find_map(|number| {
-            let at = described.columns.iter().position(|column| column.number == *number)?;
-            let written = |item: &usize| goes(*item) || items[*item].merged.fields.get(*number).is_some();
-            (!described.key.contains(&at) && blocking.iter().all(written)).then(|| &described.columns[at])
-        }) else {
-            continue;
-        };
-        let aside = match column.column_type.kind {
-            _ if !is_not_null(described.oid, column.number)? => "NULL".to_owned(),
-            Kind::Int => "(-2000000000 - u.place)".to_owned(),
-            Kind::Numeric | Kind::Real => "(-2000000000 - u.place)".to_owned(),
-            Kind::Uuid => "pg_catalog.gen_random_uuid()".to_owned(),
-            Kind::Text => "pg_catalog.concat('~', pg_catalog.md5(pg_catalog.random()::pg_catalog.text))".to_owned(),
-            _ => continue,
-        };
-        let keys: Vec<&Key> = blocking.iter().map(|item| &items[*item].key).collect();
-        let arrays = key_arrays(described, &keys)?;
-        let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
-        let join = key_join(described, 1);
-        let _engine = Engine::writes();
-        sql::run_set(
-            &format!(
-                "UPDATE ONLY {} AS t SET {} = {aside} FROM {} WHERE {}",
-                described.qualified,
-                ident(&column.name),
-                join.source,
-                join.condition
-            ),
-            &params,
-        )?;
+/// What a row is to have in the same columns.
+pub fn values_after(work: &Work, table: usize, item: usize, numbers: &[u16]) -> Option<Key> {
+    let work = &work.tables[table];
+    values(work, numbers, |number| work.items[item].value_after(number))
+}
+
+fn values<'a>(work: &TableWork, numbers: &[u16], value: impl Fn(u16) -> Option<&'a Value>) -> Option<Key> {
+    let touched = numbers.iter().filter(|number| work.touched.contains(number));
+    let values: Option<Vec<Value>> =
+        touched.map(|number| value(*number).filter(|value| !value.is_null()).cloned()).collect();
+    values.filter(|values| !values.is_empty()).map(Key)
+}
+
+/// Gives rows that are in each other's way (tables' places and items), in a unique constraint of a table, values that nobody
+/// has. `way`: which of several kinds of values, for a CHECK may refuse one of them.
+pub fn clear_the_way(
+    work: &Work,
+    table: usize,
+    constraint: &str,
+    rows: &[(usize, usize)],
+    way: usize,
+) -> Result<(), SqlError> {
+    let described = &work.tables[table].table;
+    let items = &work.tables[table].items;
+    let goes =
+        |item: usize| matches!(items[item].merged.after, Some(HubState::Deleted { .. })) && !described.soft_delete;
+    // One column moved aside is enough to free the combination; one that the delta writes anyway.
+    let writes = |item: usize, number: u16| goes(item) || items[item].merged.fields.contains(number);
+    let there = |item: usize| matches!(items[item].merged.before, Some(HubState::Live(_)));
+    let of_table = || rows.iter().filter(|(place, item)| *place == table && there(*item)).map(|(_, item)| *item);
+    let blocking = |number: u16| of_table().filter(move |item| writes(*item, number));
+    let numbers = columns(work, table, constraint)?;
+    let Some((column, not_null)) = numbers
+        .iter()
+        .filter(|number| !described.key.iter().any(|at| described.columns[*at].number == **number))
+        .max_by_key(|number| blocking(**number).count())
+        .and_then(|number| described.by_number(*number))
+        .map(|column| Ok::<_, SqlError>((column, is_not_null(described.oid, column.number)?)))
+        .transpose()?
+    else {
+        return Ok(());
+    };
+    let keys: Vec<&Key> = blocking(column.number).map(|item| &items[item].key).collect();
+    if keys.is_empty() {
+        return Ok(());
     }
+    let Some(aside) = aside(described, column, not_null, way, keys.len()) else { return Ok(()) };
+    let arrays = key_arrays(described, &keys)?;
+    let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
+    let join = key_join(described, 1);
+    let _engine = Engine::writes();
+    sql::run_set(
+        &format!(
+            "UPDATE ONLY {} AS t SET {} = {aside} FROM {} WHERE {}",
+            described.qualified,
+            ident(&column.name),
+            join.source,
+            join.condition
+        ),
+        &params,
+    )?;
     Ok(())
 }
 
-fn is_not_null(relation: pgrx::pg_sys::Oid, number: u16) -> Result<bool, SqlError> {
+/// A value for each of `count` rows that nobody has, as SQL: NULL where that is allowed, then beyond what there is, then far below.
+fn aside(table: &Table, column: &Column, not_null: bool, way: usize, count: usize) -> Option<String> {
+    let way = match (not_null, way) {
+        (false, 0) => return Some("NULL".to_owned()),
+        (false, way) => way - 1,
+        (true, way) => way,
+    };
+    let of_all = |what: &str| format!("(SELECT {what}(x.{}) FROM ONLY {} AS x)", ident(&column.name), table.qualified);
+    let random = "pg_catalog.md5(pg_catalog.random()::pg_catalog.text || u.place::pg_catalog.text)";
+    Some(match column.column_type.kind {
+        Kind::Int | Kind::Numeric | Kind::Real => match way {
+            0 => format!("{} + 1000000 + u.place", of_all("pg_catalog.max")),
+            1 => "(-2000000000 - u.place)".to_owned(),
+            2 => format!("{} + {count} + u.place", of_all("pg_catalog.max")),
+            _ => format!("{} - {count} - u.place", of_all("pg_catalog.min")),
+        },
+        Kind::Instant => format!("{} + u.place * interval '1000 days'", of_all("pg_catalog.max")),
+        Kind::Uuid => "pg_catalog.gen_random_uuid()".to_owned(),
+        Kind::Text => match column.column_type.base {
+            pg_sys::DATEOID => format!("{} + 10000 + u.place::pg_catalog.int4", of_all("pg_catalog.max")),
+            pg_sys::TIMESTAMPOID => format!("{} + u.place * interval '1000 days'", of_all("pg_catalog.max")),
+            // A limit counts four bytes of header too.
+            pg_sys::VARCHAROID | pg_sys::BPCHAROID if column.column_type.typmod > 4 => {
+                format!("pg_catalog.left({random}, {})", column.column_type.typmod - 4)
+            }
+            _ if way == 0 => format!("pg_catalog.concat('~', {random})"),
+            _ => random.to_owned(),
+        },
+        _ => return None,
+    })
+}
+
+fn is_not_null(relation: pg_sys::Oid, number: u16) -> Result<bool, SqlError> {
     let answer = sql::scalar(
         "SELECT attnotnull FROM pg_catalog.pg_attribute WHERE attrelid = $1::pg_catalog.oid AND attnum = $2::pg_catalog.int2",
         &[crate::catalog::oid_param(relation), Param::Int(i64::from(number))],

@@ -1,0 +1,319 @@
+//! Who is to blame when a delta cannot be written as sets.
+//!
+//! What is written is halved until what fails stands alone, parents first: so a bad row takes with it what depends on it, and
+//! nothing else.
+//!
+//! Invariants:
+//! * Rows that refer to each other in a circle stand or fall together; all others are tried by themselves before they are
+//!   rejected.
+//! * The order inside a delta does not matter: a row is rejected only if it fails after everything else that can be written was,
+//!   alone and together with the rows that it is entangled with (it wants a unique value that another one still has, or refers to
+//!   it).
+
+use crate::catch::SqlError;
+use crate::decide::Deciding;
+use crate::guards::subtransaction;
+use crate::merge::{probe, write_group};
+use crate::parents;
+use crate::shuffle;
+use crate::work::Work;
+use crate::write::{Action, Group};
+use fieldsync_core::order::circles;
+use fieldsync_core::Key;
+use std::collections::{BTreeMap, HashMap};
+
+/// Attempts to move unique values out of the way: a failed one names a further constraint, or asks for other values to wait under.
+const WAYS_MAX: usize = 6;
+
+/// A row that is written: which group it is of, and its place in the table's items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Row {
+    group: usize,
+    item: usize,
+}
+
+/// Rows that were tried together, and why they failed.
+struct Failure {
+    rows: Vec<Row>,
+    error: SqlError,
+}
+
+/// Everything that is to be written.
+struct Blame<'a> {
+    groups: &'a [Group],
+    deciding: &'a Deciding<'a>,
+    /// Whether deferred checks are made with each write.
+    checked: bool,
+}
+
+/// Writes what can be written; what cannot is rejected.
+pub fn blame(work: &mut Work, groups: &[Group], deciding: &Deciding<'_>, checked: bool) -> Result<(), SqlError> {
+    let blame = Blame { groups, deciding, checked };
+    let mut failed = Vec::new();
+    blame.halve(work, &blame.units(work), &mut failed)?;
+    while !failed.is_empty() {
+        let before = failed.len();
+        failed = blame.together(work, failed)?;
+        failed = blame.alone(work, failed)?;
+        if failed.len() == before {
+            break;
+        }
+    }
+    for failure in failed {
+        for row in failure.rows {
+            work.tables[groups[row.group].table].items[row.item].merged.rejected = Some(failure.error.clone());
+        }
+    }
+    Ok(())
+}
+
+impl Blame<'_> {
+    fn table(&self, row: Row) -> usize {
+        self.groups[row.group].table
+    }
+
+    fn goes(&self, row: Row) -> bool {
+        self.groups[row.group].action == Action::Delete
+    }
+
+    /// What is tried together, in an order in which each can succeed by itself: parents first, and at the end what goes,
+    /// children first.
+    fn units(&self, work: &Work) -> Vec<Vec<Row>> {
+        let rows: Vec<Row> = self
+            .groups
+            .iter()
+            .enumerate()
+            .flat_map(|(group, rows)| rows.items.iter().map(move |item| Row { group, item: *item }))
+            .collect();
+        let edges = self.references(work, &rows, |one, other| self.goes(one) == self.goes(other));
+        let (mut going, mut units): (Vec<_>, Vec<_>) = circles(rows.len(), &edges)
+            .into_iter()
+            .map(|circle| circle.into_iter().map(|at| rows[at]).collect::<Vec<Row>>())
+            .partition(|unit| self.goes(unit[0]));
+        going.reverse();
+        units.append(&mut going);
+        units
+    }
+
+    /// Which rows refer to which, among some.
+    fn references(&self, work: &Work, rows: &[Row], counts: impl Fn(Row, Row) -> bool) -> Vec<(usize, usize)> {
+        if rows.iter().all(|row| work.tables[self.table(*row)].table.references.is_empty()) {
+            return Vec::new();
+        }
+        let key = |row: Row| (self.table(row), &work.tables[self.table(row)].items[row.item].key);
+        let places: HashMap<(usize, &Key), usize> = rows.iter().enumerate().map(|(at, row)| (key(*row), at)).collect();
+        let mut edges = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            for (table, parent) in parents::referred_to(work, self.table(*row), row.item) {
+                if let Some(parent) = places.get(&(table, &parent)).filter(|parent| counts(*row, rows[**parent])) {
+                    edges.push((at, *parent));
+                }
+            }
+        }
+        edges
+    }
+
+    /// Writes rows, in the order of their groups.
+    fn write(&self, work: &mut Work, rows: impl Iterator<Item = Row>) -> Result<(), SqlError> {
+        let mut by_group: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for row in rows {
+            by_group.entry(row.group).or_default().push(row.item);
+        }
+        for (group, mut items) in by_group {
+            items.sort_unstable();
+            let Group { table, action, .. } = &self.groups[group];
+            write_group(work, &Group { table: *table, action: action.clone(), items }, self.deciding)?;
+        }
+        if self.checked {
+            probe()?;
+        }
+        Ok(())
+    }
+
+    /// Halves a list of units until the bad ones stand alone.
+    fn halve(&self, work: &mut Work, units: &[Vec<Row>], failed: &mut Vec<Failure>) -> Result<(), SqlError> {
+        if units.is_empty() {
+            return Ok(());
+        }
+        match subtransaction(|| self.write(work, units.iter().flatten().copied())) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) if units.len() == 1 => {
+                failed.push(Failure { rows: units[0].clone(), error });
+                return Ok(());
+            }
+            Err(_) => {}
+        }
+        let (first, second) = units.split_at(units.len().div_ceil(2));
+        self.halve(work, first, failed)?;
+        self.halve(work, second, failed)
+    }
+
+    /// Tries each by itself once more, after everything else.
+    fn alone(&self, work: &mut Work, failed: Vec<Failure>) -> Result<Vec<Failure>, SqlError> {
+        let mut still = Vec::new();
+        for failure in failed {
+            match subtransaction(|| self.write(work, failure.rows.iter().copied())) {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => still.push(Failure { error, ..failure }),
+            }
+        }
+        Ok(still)
+    }
+
+    /// Rows that only succeed together: those that move through each other's unique values, and what refers to them.
+    fn together(&self, work: &mut Work, failed: Vec<Failure>) -> Result<Vec<Failure>, SqlError> {
+        let edges = self.entanglements(work, &failed)?;
+        let (knots, mut still) = knots(failed, &edges);
+        for (mut knot, edges) in knots {
+            if self.untie(work, &knot)? {
+                continue;
+            }
+            // Without those that are bad by themselves, and without what depends on them.
+            let mut bad: Vec<bool> =
+                knot.iter().map(|failure| !matches!(failure.error.sqlstate.as_str(), "23505" | "23503")).collect();
+            if bad.contains(&true) {
+                let mut waiting: HashMap<usize, Vec<usize>> = HashMap::new();
+                edges.iter().for_each(|(one, other)| waiting.entry(*other).or_default().push(*one));
+                let mut spoilt: Vec<usize> = (0..bad.len()).filter(|at| bad[*at]).collect();
+                while let Some(at) = spoilt.pop() {
+                    for one in waiting.remove(&at).unwrap_or_default() {
+                        if !std::mem::replace(&mut bad[one], true) {
+                            spoilt.push(one);
+                        }
+                    }
+                }
+                let mut bad = bad.into_iter();
+                let (dropped, rest): (Vec<_>, Vec<_>) = knot.into_iter().partition(|_| bad.next() == Some(true));
+                still.extend(dropped);
+                if rest.len() > 1 && self.untie(work, &rest)? {
+                    continue;
+                }
+                knot = rest;
+            }
+            still.extend(knot);
+        }
+        Ok(still)
+    }
+
+    /// Which failure waits for which: pairs of places.
+    fn entanglements(&self, work: &Work, failed: &[Failure]) -> Result<Vec<(usize, usize)>, SqlError> {
+        let of: Vec<(usize, Row)> = failed
+            .iter()
+            .enumerate()
+            .flat_map(|(at, failure)| failure.rows.iter().map(move |row| (at, *row)))
+            .collect();
+        let rows: Vec<Row> = of.iter().map(|(_, row)| *row).collect();
+        let references = self.references(work, &rows, |_, _| true);
+        let mut edges: Vec<(usize, usize)> =
+            references.into_iter().map(|(child, parent)| (of[child].0, of[parent].0)).collect();
+        for (table, constraint) in self.constraints(failed) {
+            let numbers = shuffle::columns(work, table, &constraint)?;
+            let mut owners: HashMap<Key, Vec<usize>> = HashMap::new();
+            for (at, row) in of.iter().filter(|(_, row)| self.table(*row) == table) {
+                if let Some(has) = shuffle::values_before(work, table, row.item, &numbers) {
+                    owners.entry(has).or_default().push(*at);
+                }
+            }
+            for (at, row) in of.iter().filter(|(_, row)| self.table(*row) == table) {
+                let wants = shuffle::values_after(work, table, row.item, &numbers);
+                for owner in wants.and_then(|wants| owners.get(&wants)).into_iter().flatten() {
+                    edges.push((*at, *owner));
+                }
+            }
+        }
+        edges.retain(|(one, other)| one != other);
+        Ok(edges)
+    }
+
+    /// The unique constraints that failures name, with their tables.
+    fn constraints(&self, failed: &[Failure]) -> Vec<(usize, String)> {
+        let mut found = Vec::new();
+        for failure in failed {
+            let named =
+                failure.rows.iter().map(|row| self.table(*row)).filter_map(|table| violated(table, &failure.error));
+            for name in named {
+                if !found.contains(&name) {
+                    found.push(name);
+                }
+            }
+        }
+        found
+    }
+
+    /// Writes entangled rows as a whole. False: they fail together, too.
+    fn untie(&self, work: &mut Work, knot: &[Failure]) -> Result<bool, SqlError> {
+        let rows: Vec<(usize, usize)> =
+            knot.iter().flat_map(|failure| &failure.rows).map(|row| (self.table(*row), row.item)).collect();
+        let mut constraints = self.constraints(knot);
+        for way in 0..WAYS_MAX {
+            let written = subtransaction(|| {
+                for (table, constraint) in &constraints {
+                    shuffle::clear_the_way(work, *table, constraint, &rows, way)?;
+                }
+                self.write(work, knot.iter().flat_map(|failure| &failure.rows).copied())
+            });
+            match written {
+                Ok(()) => return Ok(true),
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => {
+                    let mut tables: Vec<usize> = rows.iter().map(|(table, _)| *table).collect();
+                    tables.dedup();
+                    let named: Vec<_> = tables.into_iter().filter_map(|table| violated(table, &error)).collect();
+                    constraints.extend(named);
+                    constraints.sort_unstable();
+                    constraints.dedup();
+                    if constraints.is_empty() {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The unique constraint that an error is about, if it may be one of this table's.
+fn violated(table: usize, error: &SqlError) -> Option<(usize, String)> {
+    error.constraint.clone().filter(|_| error.sqlstate == "23505").map(|constraint| (table, constraint))
+}
+
+/// Failures that are entangled, and for each the ones it waits for.
+type Knot = (Vec<Failure>, Vec<(usize, usize)>);
+
+/// Parts failures into those that are entangled and those that are not.
+fn knots(failed: Vec<Failure>, edges: &[(usize, usize)]) -> (Vec<Knot>, Vec<Failure>) {
+    let mut root: Vec<usize> = (0..failed.len()).collect();
+    let find = |root: &mut Vec<usize>, mut at: usize| {
+        while root[at] != at {
+            root[at] = root[root[at]];
+            at = root[at];
+        }
+        at
+    };
+    for (one, other) in edges {
+        let (one, other) = (find(&mut root, *one), find(&mut root, *other));
+        root[one.max(other)] = one.min(other);
+    }
+    let mut by_root: BTreeMap<usize, Vec<Failure>> = BTreeMap::new();
+    let mut places = vec![0; failed.len()];
+    for (at, failure) in failed.into_iter().enumerate() {
+        let knot = by_root.entry(find(&mut root, at)).or_default();
+        places[at] = knot.len();
+        knot.push(failure);
+    }
+    let mut edges_by_root: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+    for (one, other) in edges {
+        edges_by_root.entry(find(&mut root, *one)).or_default().push((places[*one], places[*other]));
+    }
+    let (mut knots, mut single) = (Vec::new(), Vec::new());
+    for (root, failures) in by_root {
+        if failures.len() == 1 {
+            single.extend(failures);
+        } else {
+            knots.push((failures, edges_by_root.remove(&root).unwrap_or_default()));
+        }
+    }
+    (knots, single)
+}

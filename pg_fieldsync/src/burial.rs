@@ -11,7 +11,7 @@ use crate::keys;
 use crate::sql::{self, ident, Cells, Param};
 use crate::tombstone;
 use crate::trigger::{hub_clock, note, Tracked};
-use crate::tuple::Row;
+use crate::tuple::{self, Row};
 use fieldsync_core::clocks::{RowClocks, Stamp, HUB};
 use fieldsync_core::Key;
 use pgrx::pg_sys;
@@ -71,12 +71,7 @@ fn row_as_json(row: &str) -> String {
 /// The row is of the relation.
 pub unsafe fn mark_deleted(relation: pg_sys::Relation, row: &Row, tracked: &Tracked) {
     // SAFETY: an open relation has a name and a descriptor.
-    let (name, attributes) = unsafe {
-        (
-            pgrx::PgRelation::from_pg(relation),
-            (*(*relation).rd_att).attrs.as_slice((*(*relation).rd_att).natts as usize),
-        )
-    };
+    let (name, attributes) = unsafe { (pgrx::PgRelation::from_pg(relation), tuple::attributes((*relation).rd_att)) };
     let mut conditions = Vec::new();
     let mut params = Vec::new();
     let table = match catalog::table(tracked.relation) {

@@ -16,7 +16,7 @@ use crate::feed;
 use crate::keys;
 use crate::sql;
 use crate::tombstone;
-use crate::tuple::{differs, Field, Row};
+use crate::tuple::{self, differs, Field, Row};
 use crate::types::Reader;
 use fieldsync_core::clock::Hlc;
 use fieldsync_core::clocks::{RowClocks, Stamp, HUB};
@@ -68,8 +68,8 @@ fn tracked(relation: pg_sys::Relation) -> Option<Rc<Tracked>> {
         },
         Err(error) => report_sql(&error),
     };
-    // SAFETY: an open relation has a descriptor with natts attributes.
-    let attributes = unsafe { (*(*relation).rd_att).attrs.as_slice((*(*relation).rd_att).natts as usize) };
+    // SAFETY: an open relation has a descriptor.
+    let attributes = unsafe { tuple::attributes((*relation).rd_att) };
     let place = |name: &str| {
         attributes
             .iter()

@@ -17,6 +17,30 @@ pub struct Field {
     pub length: i16,
 }
 
+/// The attributes of a descriptor, dropped ones too.
+///
+/// # Safety
+/// The descriptor is valid, and outlives what is done with them.
+#[cfg(not(feature = "pg18"))]
+pub unsafe fn attributes<'a>(descriptor: pg_sys::TupleDesc) -> &'a [pg_sys::FormData_pg_attribute] {
+    // SAFETY: a valid descriptor has natts attributes.
+    unsafe { (*descriptor).attrs.as_slice((*descriptor).natts as usize) }
+}
+
+/// The attributes of a descriptor, dropped ones too. Since Postgres 18 they stand behind the compact ones (`TupleDescAttr` in
+/// tupdesc.h).
+///
+/// # Safety
+/// The descriptor is valid, and outlives what is done with them.
+#[cfg(feature = "pg18")]
+pub unsafe fn attributes<'a>(descriptor: pg_sys::TupleDesc) -> &'a [pg_sys::FormData_pg_attribute] {
+    // SAFETY: a valid descriptor has natts compact attributes, and as many whole ones behind them.
+    unsafe {
+        let count = (*descriptor).natts as usize;
+        std::slice::from_raw_parts((*descriptor).compact_attrs.as_ptr().add(count).cast(), count)
+    }
+}
+
 /// A tuple taken apart.
 pub struct Row {
     /// Its values.

@@ -7,6 +7,7 @@
 use crate::catch::SqlError;
 use crate::guards::Settings;
 use crate::instants::{instant_text, is_canonical_instant};
+use crate::tuple;
 use fieldsync_core::value::Kind;
 use fieldsync_core::Value;
 use pgrx::pg_sys;
@@ -72,8 +73,8 @@ pub struct Decoder {
 impl Decoder {
     /// For tuples of this descriptor, which must outlive the decoder.
     pub fn new(descriptor: pg_sys::TupleDesc) -> Decoder {
-        // SAFETY: a valid descriptor has natts attributes.
-        let attributes = unsafe { (*descriptor).attrs.as_slice((*descriptor).natts as usize) };
+        // SAFETY: the descriptor is valid, as the caller promises.
+        let attributes = unsafe { tuple::attributes(descriptor) };
         Decoder {
             descriptor,
             forms: attributes

@@ -61,7 +61,8 @@ pub fn blame(work: &mut Work, groups: &[Group], deciding: &Deciding<'_>, checked
     }
     for failure in failed {
         for row in failure.rows {
-            work.tables[groups[row.group].table].items[row.item].merged.rejected = Some(failure.error.clone());
+            work.tables[groups[row.group].table].items[row.item].merged.rejected =
+                Some(Box::new(failure.error.clone()));
         }
     }
     Ok(())

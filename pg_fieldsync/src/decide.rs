@@ -1,5 +1,6 @@
 //! Deciding about rows: the core's rules over the hub's rows, change by change.
 
+use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::instants::instant_text;
 use crate::state;
@@ -10,7 +11,9 @@ use fieldsync_core::merge::{
     decide, Answer, Collision, Context, HubRow, HubState, Incoming, Outcome, Rejection, Winner, Write,
 };
 use fieldsync_core::{Hlc, Snapshot, Value};
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// What deciding needs to know beside rows and rules.
 pub struct Deciding<'a> {
@@ -36,7 +39,7 @@ pub fn table(work: &mut TableWork, only: Option<&[usize]>, deciding: &Deciding<'
         item.merged = Merged { parked_by_strict: strict, ..Merged::default() };
         item.merged.rejected = match &item.refused {
             Some(error) => Some(error.clone()),
-            None if strict && !item.changes.is_empty() => Some(crate::merge::parked_by_strict(&work.table)),
+            None if strict && !item.changes.is_empty() => Some(Box::new(crate::merge::parked_by_strict(&work.table))),
             None => None,
         };
     }
@@ -47,15 +50,14 @@ pub fn table(work: &mut TableWork, only: Option<&[usize]>, deciding: &Deciding<'
             item.merged.rejected.is_none() && item.changes.iter().any(|change| change.op != Op::Cancelled)
         })
         .collect();
-    let found = state::read(work, &wanted)?;
     let key_is_integer = work.key_is_integer();
-    for (at, found) in wanted.into_iter().zip(found) {
-        let rules = std::rc::Rc::clone(&work.rules);
-        let priority = Priority::of(work, &found.modified_at);
-        let item = &mut work.items[at];
+    let (described, rules, priority_field) =
+        (Rc::clone(&work.table), Rc::clone(&work.rules), work.priority_field.clone());
+    state::read(work, &wanted, &mut |item, found| {
+        let priority = Priority::of(&described, priority_field.as_deref(), &found.modified_at);
         row(item, found.state, &rules, &priority, key_is_integer, deciding);
         item.merged.marked = found.marked;
-    }
+    })?;
     // Rows whose changes only count.
     for item in &mut work.items {
         if item.merged.outcomes.is_empty() && item.merged.rejected.is_none() {
@@ -79,13 +81,11 @@ enum Priority {
 }
 
 impl Priority {
-    fn of(work: &TableWork, modified_at: &Value) -> Priority {
-        match work.priority_field.as_deref() {
+    fn of(table: &Table, priority_field: Option<&str>, modified_at: &Value) -> Priority {
+        match priority_field {
             None => Priority::None,
             Some("sync_modified_at") => Priority::ModifiedAt(modified_at.clone()),
-            Some(name) => {
-                work.table.column(name).map_or(Priority::None, |at| Priority::Field(work.table.columns[at].number))
-            }
+            Some(name) => table.column(name).map_or(Priority::None, |at| Priority::Field(table.columns[at].number)),
         }
     }
 
@@ -129,13 +129,13 @@ fn row(
     deciding: &Deciding<'_>,
 ) {
     let name = |origin: Origin| deciding.names.get(&origin).cloned().unwrap_or_default();
-    let mut current = before.clone();
+    let mut current = Cow::Borrowed(&before);
     let last = item.changes.len().saturating_sub(1);
     let mut merged = Merged { parked_by_strict: item.merged.parked_by_strict, ..Merged::default() };
     for (place, change) in item.changes.iter().enumerate() {
         if change.of_parked && change.op != Op::Cancelled {
             merged.outcomes.push(Outcome::Conflict);
-            let stamp = match &current {
+            let stamp = match &*current {
                 HubState::Live(row) => row.clocks.insert,
                 HubState::Deleted { deletion, .. } => *deletion,
                 HubState::Absent => Stamp::default(),
@@ -144,7 +144,7 @@ fn row(
                 number: Some(field.number),
                 base: field.old.clone(),
                 client: field.new.clone(),
-                server: match &current {
+                server: match &*current {
                     HubState::Live(row) => row.value(field.number),
                     _ => Value::Null,
                 },
@@ -166,7 +166,7 @@ fn row(
             op: change.op,
             origin: deciding.origin,
             clock: change.clock,
-            base: if as_it_was { Some(&all_seen) } else { change.base.as_ref() },
+            base: if as_it_was { Some(&all_seen) } else { change.base.as_deref() },
             fields: &change.fields,
             key_is_integer,
         };
@@ -174,16 +174,24 @@ fn row(
         let context = Context { version: deciding.version, client_id: &name, priority };
         let decision = decide(&incoming, &current, rules, &context);
         if let Some(why) = &decision.rejection {
-            merged.rejected = Some(rejection(why));
+            merged.rejected = Some(Box::new(rejection(why)));
             break;
         }
         merged.outcomes.push(decision.outcome);
         merged.collisions.extend(decision.collisions.into_iter().map(|collision| (place, collision)));
         merged.whole |= decision.answer == Answer::Whole;
-        current = after(current, decision.write, &mut merged, place == last);
+        current = match (current, decision.write) {
+            (Cow::Borrowed(HubState::Live(_)), Write::Update { fields, clocks }) if place == last => {
+                merged.fields.extend(fields);
+                merged.rest_as_before = true;
+                Cow::Owned(HubState::Live(HubRow { values: HashMap::new(), clocks }))
+            }
+            (current, Write::Nothing) => current,
+            (current, write) => Cow::Owned(after(current.into_owned(), write, &mut merged, place == last)),
+        };
     }
+    merged.after = Some(current.into_owned());
     merged.before = Some(before);
-    merged.after = Some(current);
     item.merged = merged;
 }
 

@@ -144,7 +144,7 @@ fn users(
 
 /// What the device had seen when it deleted the row.
 fn base_of(item: &Item) -> Option<&Snapshot> {
-    item.changes.last().and_then(|change| change.base.as_ref())
+    item.changes.last().and_then(|change| change.base.as_deref())
 }
 
 /// The user, if the delta has to do with it.

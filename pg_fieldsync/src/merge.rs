@@ -188,7 +188,7 @@ pub fn write_group(work: &mut Work, group: &Group, deciding: &Deciding<'_>) -> R
                 // Still not to be seen (or still not written): row-level security hides it, or a trigger has eaten it.
                 Some(action) if action == group.action => {
                     let row_id = table.table.row_id(&table.items[at].key);
-                    table.items[at].merged.rejected = Some(not_taken(&table.table, &row_id));
+                    table.items[at].merged.rejected = Some(Box::new(not_taken(&table.table, &row_id)));
                 }
                 Some(action) => pending.push((action, vec![at])),
                 None => {}

@@ -326,7 +326,7 @@ fn orphaned(work: &mut TableWork, children: &[usize], parent: &Table, key: &Key,
             parent.row_id(key),
             error.message
         );
-        work.items[*at].merged.rejected = Some(SqlError { message: what, ..error.clone() });
+        work.items[*at].merged.rejected = Some(Box::new(SqlError { message: what, ..error.clone() }));
     }
 }
 

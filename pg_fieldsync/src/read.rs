@@ -15,8 +15,8 @@ use fieldsync_core::delta::{Change, DeltaBody, FieldChange, Op, TableChanges};
 use fieldsync_core::merge::IncomingField;
 use fieldsync_core::rules::{FieldStrategy, TableRules};
 use fieldsync_core::value::Kind;
-use fieldsync_core::{Hlc, Key, Value};
-use std::collections::{HashMap, HashSet};
+use fieldsync_core::{Hlc, Key, Snapshot, Value};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 
@@ -151,6 +151,15 @@ fn say_once(body: &DeltaBody, changes: &mut TableChanges, watermark: Hlc, is_cou
     }
 }
 
+/// One of the few snapshots that all changes of a delta share.
+fn shared(known: &mut Vec<Rc<Snapshot>>, base: &Snapshot) -> Rc<Snapshot> {
+    if let Some(known) = known.iter().rev().find(|known| ***known == *base) {
+        return Rc::clone(known);
+    }
+    known.push(Rc::new(base.clone()));
+    Rc::clone(&known[known.len() - 1])
+}
+
 type ReadTable = (Vec<Item>, Vec<u16>);
 
 fn read_table(
@@ -180,6 +189,7 @@ fn read_table(
     let mut places: HashMap<Key, usize, BuildHasherDefault<Xxh3>> = HashMap::default();
     places.reserve(changes.changes.len());
     let mut touched: HashSet<u16> = HashSet::new();
+    let mut bases: Vec<Rc<Snapshot>> = Vec::new();
     for (change, (is_made, begin_is_made)) in changes.changes.into_iter().zip(made) {
         let mut refused = None;
         let mut lost = Vec::new();
@@ -243,8 +253,8 @@ fn read_table(
                 echo_from: 0,
                 last_op: Op::Update,
                 inserted: false,
-                repeated: HashSet::new(),
-                told: HashSet::new(),
+                repeated: BTreeSet::new(),
+                told: BTreeSet::new(),
                 repeated_whole: false,
                 lost: Vec::new(),
                 sent_as: None,
@@ -280,7 +290,7 @@ fn read_table(
             item.echo_from = item.changes.len() + 1;
         }
         if item.refused.is_none() {
-            item.refused = refused;
+            item.refused = refused.map(Box::new);
         }
         item.lost.append(&mut lost);
         let op = match change.op {
@@ -295,7 +305,11 @@ fn read_table(
             op,
             clock: recovery.map_or_else(|| (sender.correct)(change.clock), |recovery| (sender.correct)(recovery.as_of)),
             raw_clock: change.clock,
-            base: if recovery.is_some() { None } else { body.base_of(change.first_clock).cloned() },
+            base: if recovery.is_some() {
+                None
+            } else {
+                body.base_of(change.first_clock).map(|base| shared(&mut bases, base))
+            },
             count: change.count,
             of_parked: false,
             recovered: recovery.is_some(),

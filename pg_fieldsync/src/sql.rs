@@ -340,6 +340,24 @@ const PORTION_ROWS: c_long = 2_000;
 pub fn read_portions(
     sql: &str,
     params: &[Param<'_>],
+    take: impl FnMut(Vec<Vec<Value>>) -> Result<(), SqlError>,
+) -> Result<(), SqlError> {
+    portions(sql, params, true, take)
+}
+
+/// The same for a query that may lock rows, under a snapshot of its own.
+pub fn lock_portions(
+    sql: &str,
+    params: &[Param<'_>],
+    take: impl FnMut(Vec<Vec<Value>>) -> Result<(), SqlError>,
+) -> Result<(), SqlError> {
+    portions(sql, params, false, take)
+}
+
+fn portions(
+    sql: &str,
+    params: &[Param<'_>],
+    read_only: bool,
     mut take: impl FnMut(Vec<Vec<Value>>) -> Result<(), SqlError>,
 ) -> Result<(), SqlError> {
     let mut connection = Connection::open()?;
@@ -348,7 +366,7 @@ pub fn read_portions(
         let plan = plan(sql, &mut types, Plan::Custom)?;
         let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr());
         // SAFETY: only C is called; the portal copies its parameters.
-        let portal = unsafe { catch(|| raw::SPI_cursor_open(std::ptr::null(), plan, values, nulls, true))? };
+        let portal = unsafe { catch(|| raw::SPI_cursor_open(std::ptr::null(), plan, values, nulls, read_only))? };
         loop {
             // SAFETY: the portal was opened above; SPI's result globals are valid until the next call.
             let rows = unsafe {

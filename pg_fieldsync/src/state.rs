@@ -10,8 +10,8 @@ use crate::arrays::{unnest, Array};
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::guards::{subtransaction, AsOwner};
-use crate::sql::{self, ident, Cells, Param, Rows};
-use crate::work::TableWork;
+use crate::sql::{self, ident, Cells, Param};
+use crate::work::{Item, TableWork};
 use fieldsync_core::clocks::{RowClocks, Stamp};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{HubRow, HubState};
@@ -80,54 +80,50 @@ pub fn key_arrays<'a>(table: &Table, keys: &[&'a Key]) -> Result<Vec<Array<'a>>,
         .collect()
 }
 
-/// Locks and reads the rows of some items of a table. The result has one entry per item asked for.
-pub fn read(work: &TableWork, wanted: &[usize]) -> Result<Vec<Found>, SqlError> {
+/// Locks and reads the rows of some items of a table, and gives each item with what was found, as they come.
+pub fn read(work: &mut TableWork, wanted: &[usize], take: &mut dyn FnMut(&mut Item, Found)) -> Result<(), SqlError> {
+    let columns = columns_to_read(work, wanted);
+    // The items are written while their keys are still being read with.
+    let keys: Vec<Key> = wanted.iter().map(|at| std::mem::take(&mut work.items[*at].key)).collect();
+    let mut there = vec![false; keys.len()];
+    let mut outcome = lock(&work.table, &keys, &columns, &mut |place, found| {
+        if let Some(slot) = there.get_mut(place) {
+            *slot = true;
+            take(&mut work.items[wanted[place]], found);
+        }
+    });
+    if outcome.is_ok() {
+        let absent: Vec<usize> = (0..keys.len()).filter(|at| !there[*at]).collect();
+        outcome = tombstones(&work.table, absent.iter().map(|at| &keys[*at])).map(|mut buried| {
+            for at in absent {
+                let state = buried.remove(&keys[at]).unwrap_or(HubState::Absent);
+                take(&mut work.items[wanted[at]], Found { state, modified_at: Value::Null, marked: false });
+            }
+        });
+    }
+    for (at, key) in wanted.iter().zip(keys) {
+        work.items[*at].key = key;
+    }
+    outcome
+}
+
+/// The columns that the rules, or the record of what they decide, may ask for.
+fn columns_to_read(work: &TableWork, wanted: &[usize]) -> Vec<usize> {
     let table = &work.table;
-    let keys: Vec<&Key> = wanted.iter().map(|at| &work.items[*at].key).collect();
     let whole = table.soft_delete
         || work.priority_field.is_some()
         || wanted.iter().any(|at| work.items[*at].changes.iter().any(|change| change.op == Op::Delete));
-    let columns: Vec<usize> = table
+    table
         .travelling()
         .filter(|(at, column)| !table.key.contains(at) && (whole || work.touched.contains(&column.number)))
         .map(|(at, _)| at)
-        .collect();
-    let rows = lock(table, &keys, &columns)?;
-    let mut found: Vec<Option<Found>> = keys.iter().map(|_| None).collect();
-    for row in rows.rows {
-        let place = row.int(0);
-        let Some(slot) = usize::try_from(place - 1).ok().and_then(|place| found.get_mut(place)) else { continue };
-        let clocks = table.clocks(row.bytes(1))?;
-        let deleted = row.truth(2);
-        let modified_at = row[3].clone();
-        let values =
-            columns.iter().zip(row.into_iter().skip(4)).map(|(at, value)| (table.columns[*at].number, value)).collect();
-        let deletion = clocks.field(table.deleted_number);
-        let row = HubRow { values, clocks };
-        *slot = Some(Found {
-            state: if deleted { HubState::Deleted { row, deletion } } else { HubState::Live(row) },
-            modified_at,
-            marked: deleted,
-        });
-    }
-    let absent: Vec<usize> = (0..keys.len()).filter(|at| found[*at].is_none()).collect();
-    let mut buried = tombstones(table, absent.iter().map(|at| keys[*at]))?;
-    Ok(found
-        .into_iter()
-        .enumerate()
-        .map(|(at, found)| {
-            found.unwrap_or_else(|| Found {
-                state: buried.remove(keys[at]).unwrap_or(HubState::Absent),
-                modified_at: Value::Null,
-                marked: false,
-            })
-        })
-        .collect())
+        .collect()
 }
 
-/// Place, clocks, deleted, modified, then the columns; rows locked in the keys' order.
-fn lock(table: &Table, keys: &[&Key], columns: &[usize]) -> Result<Rows, SqlError> {
-    let arrays = key_arrays(table, keys)?;
+/// Locks rows in the keys' order, and gives them by the places of their keys.
+fn lock(table: &Table, keys: &[Key], columns: &[usize], take: &mut dyn FnMut(usize, Found)) -> Result<(), SqlError> {
+    let keys: Vec<&Key> = keys.iter().collect();
+    let arrays = key_arrays(table, &keys)?;
     let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     let join = key_join(table, 1);
     let shown: String = columns
@@ -142,9 +138,27 @@ fn lock(table: &Table, keys: &[&Key], columns: &[usize]) -> Result<Rows, SqlErro
          FROM ONLY {} AS t JOIN {} ON {} ORDER BY u.place",
         table.qualified, join.source, join.condition
     );
+    let mut each = |portion: Vec<Vec<Value>>| {
+        for row in portion {
+            let place = usize::try_from(row.int(0) - 1).unwrap_or(usize::MAX);
+            let clocks = table.clocks(row.bytes(1))?;
+            let marked = row.truth(2);
+            let modified_at = row[3].clone();
+            let values = columns
+                .iter()
+                .zip(row.into_iter().skip(4))
+                .map(|(at, value)| (table.columns[*at].number, value))
+                .collect();
+            let deletion = clocks.field(table.deleted_number);
+            let row = HubRow { values, clocks };
+            let state = if marked { HubState::Deleted { row, deletion } } else { HubState::Live(row) };
+            take(place, Found { state, modified_at, marked });
+        }
+        Ok(())
+    };
     // A login that may insert and read but not update has no right to lock; nothing but inserts can succeed then.
-    match subtransaction(|| sql::run_set(&format!("{query} FOR UPDATE OF t"), &params)) {
-        Err(error) if error.sqlstate == "42501" => sql::run_set(&query, &params),
+    match subtransaction(|| sql::lock_portions(&format!("{query} FOR UPDATE OF t"), &params, &mut each)) {
+        Err(error) if error.sqlstate == "42501" => sql::lock_portions(&query, &params, each),
         other => other,
     }
 }

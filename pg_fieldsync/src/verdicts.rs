@@ -133,7 +133,7 @@ impl Verdicts {
                         continue;
                     }
                     let error = rejected.then(|| {
-                        let of_row = item.merged.rejected.clone();
+                        let of_row = item.merged.rejected.as_deref().cloned();
                         of_row.or_else(|| lost.map(|lost| unknown_column(&table.table, &lost.column)))
                     });
                     self.note(Verdict {

@@ -4,6 +4,7 @@
 //! * One item per row and delta: all of its changes, in the device's order.
 //! * Items are found by ascending key: the order in which rows are locked, everywhere.
 //! * What the merge decides stands in the item beside what was asked for; each attempt decides anew.
+//! * There may be a hundred thousand items: what few of them have is kept in a box.
 
 use crate::catalog::Table;
 use crate::catch::SqlError;
@@ -13,7 +14,7 @@ use fieldsync_core::merge::{Collision, HubState, IncomingField, Outcome};
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// Everything that one delta asks for.
@@ -52,17 +53,17 @@ pub struct Item {
     pub inserted: bool,
     /// Fields of changes that were answered before. The device may have missed that answer and show something else by now, so
     /// they travel whatever its cursor has seen, unless a change of this delta says what it shows.
-    pub repeated: HashSet<u16>,
+    pub repeated: BTreeSet<u16>,
     /// Whether such a change made the row, deleted it, or both: then it travels whole.
     pub repeated_whole: bool,
     /// Fields that the hub holds in another form than the device ([`crate::convert::is_told`]).
-    pub told: HashSet<u16>,
+    pub told: BTreeSet<u16>,
     /// Values in columns that the hub does not have: parked by themselves, while the rest of the row goes its way.
     pub lost: Vec<Lost>,
     /// The key as the device spells it, where the hub spells it otherwise: the device would not know its own row again.
     pub sent_as: Option<Key>,
     /// Why the row's changes cannot even be tried.
-    pub refused: Option<SqlError>,
+    pub refused: Option<Box<SqlError>>,
     /// What the merge found and decided.
     pub merged: Merged,
 }
@@ -87,8 +88,8 @@ pub struct Prepared {
     pub clock: Hlc,
     /// The device's clock as it sent it.
     pub raw_clock: Hlc,
-    /// What the device had seen when it made it.
-    pub base: Option<Snapshot>,
+    /// What the device had seen when it made it; shared, for a delta has few of them.
+    pub base: Option<Rc<Snapshot>>,
     /// Logged changes in it.
     pub count: u32,
     /// Whether it belongs to a record of the device's own that waits in the conflicts under this key, beside the hub's.
@@ -110,6 +111,8 @@ pub struct Merged {
     pub after: Option<HubState>,
     /// Fields to be written.
     pub fields: FieldValues,
+    /// The other fields stay as they are `before`, and are not repeated in `after`.
+    pub rest_as_before: bool,
     /// The verdicts, one per change.
     pub outcomes: Vec<Outcome>,
     /// Who lost what, by change.
@@ -117,7 +120,7 @@ pub struct Merged {
     /// The device needs the row whole.
     pub whole: bool,
     /// The row was not accepted.
-    pub rejected: Option<SqlError>,
+    pub rejected: Option<Box<SqlError>>,
     /// Nothing was tried: another row of a strict table was rejected.
     pub parked_by_strict: bool,
 }
@@ -180,10 +183,12 @@ impl Item {
 
     /// A field's value after the merge, where the delta has anything to do with it.
     pub fn value_after(&self, number: u16) -> Option<&Value> {
-        match &self.merged.after {
-            Some(HubState::Live(row)) => self.merged.fields.get(number).or_else(|| row.values.get(&number)),
-            _ => None,
-        }
+        let Some(HubState::Live(after)) = &self.merged.after else { return None };
+        let rest = match &self.merged.before {
+            Some(HubState::Live(before)) if self.merged.rest_as_before => before,
+            _ => after,
+        };
+        self.merged.fields.get(number).or_else(|| rest.values.get(&number))
     }
 }
 

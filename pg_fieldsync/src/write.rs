@@ -89,12 +89,25 @@ pub fn groups(work: &Work) -> Vec<Group> {
 /// hidden from this login, or that an application's trigger has suppressed the write.
 pub fn group(work: &TableWork, action: &Action, items: &[usize]) -> Result<u64, SqlError> {
     let _engine = Engine::writes();
-    match action {
-        Action::Insert(numbers) => insert(work, numbers, items),
-        Action::Update(numbers) => update(work, numbers, None, items),
-        Action::Mark(deleted, numbers) => update(work, numbers, Some(*deleted), items),
-        Action::Delete => delete(work, items),
-    }
+    // For memory's sake. What one row needs of another is not of these kinds.
+    let slice = match action {
+        // New rows may refer to each other, and deletions meet cascades: those are for one statement to get right.
+        Action::Insert(_) if work.table.references.iter().any(|reference| reference.parent == work.table.oid) => {
+            usize::MAX
+        }
+        Action::Delete => usize::MAX,
+        // No smaller: each statement may look through the whole table.
+        _ => items.len().div_ceil(4).max(5_000),
+    };
+    items.chunks(slice).try_fold(0, |written, items| {
+        Ok(written
+            + match action {
+                Action::Insert(numbers) => insert(work, numbers, items),
+                Action::Update(numbers) => update(work, numbers, None, items),
+                Action::Mark(deleted, numbers) => update(work, numbers, Some(*deleted), items),
+                Action::Delete => delete(work, items),
+            }?)
+    })
 }
 
 /// Columns as arrays, their types and names in `u`.

@@ -348,3 +348,54 @@ def test_a_login_may_not_change_what_limits_it(programme, team, login, refused):
         error = refused(session.execute, "SELECT sync_control.sync(%s)", (north.export(),))
         assert (error.sqlstate, error.message) == ("54000", "the delta is too large: the blob has too many rows: at most 1")
         assert session.execute("SHOW fieldsync.require_signature").fetchone() == ("on",)
+
+
+class TestTablesThatALoginMayNotRead:
+    """A table without a grant is not the device's; the others are, and nothing is skipped for good once it gets the grant."""
+
+    @pytest.fixture
+    def carrier(self, login):
+        return login("carrier", "GRANT USAGE ON SCHEMA programme TO {role}; GRANT ALL ON programme.members TO {role}", tables=False)
+
+    def test_others_travel(self, programme, team, carrier):
+        north = team("north")
+        sync_as(carrier, north)
+        # Nothing can be shown of a member without its household: it waits until the household comes.
+        assert north.sql("SELECT id FROM households") == north.sql("SELECT id FROM members") == []
+        programme.sql("UPDATE programme.households SET village = 'Ségou'")
+        north.script("INSERT INTO households VALUES ('h9', 'KAT-9', 'Kati'); "
+                     "INSERT INTO members (id, household_id, name) VALUES ('m2', 'h1', 'Bintou')")
+        report = sync_as(carrier, north)
+        assert (report["acknowledged"], report["rejected"]) == (2, 1)
+        (entry,) = programme.conflicts()
+        assert (entry["row_id"], entry["rule"], entry["server"]) == ("h9", "42501", {})
+        assert programme.sql("SELECT id FROM programme.members ORDER BY id") == [("m1",), ("m2",)]
+
+    @pytest.mark.parametrize("how", ["grant", "direction"])
+    def test_all_of_it_comes_with_the_grant_though_an_answer_is_lost(self, programme, team, carrier, how):
+        if how == "grant":
+            give = f"GRANT SELECT ON programme.households TO {carrier.role}"
+            take = f"REVOKE SELECT ON programme.households FROM {carrier.role}"
+        else:
+            programme.script(f"GRANT SELECT ON programme.households TO {carrier.role}")
+            take = """INSERT INTO sync_control.table_sync_state (client_id, table_name, sync_direction) VALUES ('north', 'households', 'push')
+                      ON CONFLICT (client_id, table_name) DO UPDATE SET sync_direction = 'push'"""
+            give = "UPDATE sync_control.table_sync_state SET sync_direction = 'bidirectional' WHERE client_id = 'north'"
+        north = team("north")
+        programme.script(give)
+        sync_as(carrier, north)
+        programme.script(take)
+        programme.script("""
+        UPDATE programme.households SET village = 'Ségou' WHERE id = 'h1';
+        DELETE FROM programme.households WHERE id = 'h2';
+        INSERT INTO programme.households VALUES ('h3', 'KAT-3', 'Kati')""")
+        sync_as(carrier, north)
+        sync_as(carrier, north)
+        assert north.sql("SELECT village FROM households ORDER BY id") == [("Kati",), ("Kita",)]
+        programme.script(give)
+        carrier.execute("SELECT sync_control.sync(%s)", [north.export()])  # the answer is lost
+        sync_as(carrier, north)
+        assert north.sql("SELECT id, village FROM households ORDER BY id") == [("h1", "Ségou"), ("h3", "Kati")]
+        # And from then on only what is new travels.
+        assert sync_as(carrier, north)["applied"] == 0
+        assert programme.sql("SELECT * FROM fieldsync.withheld") == []

@@ -17,6 +17,7 @@ use crate::receive::Received;
 use crate::schema::Schema;
 use crate::shapes;
 use crate::trigger::now_ms;
+use crate::withheld;
 use crate::work::Work;
 use fieldsync_core::delta::Want;
 use fieldsync_core::reply::{Notice, Outcomes, Reply, ReplyBody};
@@ -39,6 +40,7 @@ pub fn answer(
     feed::flush();
     let reading = Reading::begin();
     let cursor = reading.cursor(version)?;
+    let no_pull = |table: &str| matches!(schema.direction(table), "push" | "none");
     let tables: Vec<(Rc<Table>, Rc<TableRules>)> =
         schema.tables.iter().map(|(table, rules, _)| (Rc::clone(table), Rc::clone(rules))).collect();
     // A device whose cursor is older than the deletions that are still known must compare everything.
@@ -46,6 +48,7 @@ pub fn answer(
     let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
     let news = notices::conflicts(&received.client, &known, body.cursor.as_ref(), version)?;
     let (wants, unreadable) = wants(schema, &body.wants)?;
+    let given = withheld::given(&tables, received.client.number, body.cursor.as_ref(), version, &no_pull)?;
     let asked = Asked {
         own: version,
         settled: &news.settled,
@@ -54,7 +57,7 @@ pub fn answer(
         deletions_too: received.delta.history != 0 || received.client.last_batch != 0,
         work,
         wants: &wants,
-        no_pull: &|table| matches!(schema.direction(table), "push" | "none"),
+        given: &given,
     };
     let pulled = pull::pull(&tables, hub, &asked)?;
     let mut notices = news.notices;

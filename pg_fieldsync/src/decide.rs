@@ -53,11 +53,20 @@ pub fn table(work: &mut TableWork, only: Option<&[usize]>, deciding: &Deciding<'
     let key_is_integer = work.key_is_integer();
     let (described, rules, priority_field) =
         (Rc::clone(&work.table), Rc::clone(&work.rules), work.priority_field.clone());
-    state::read(work, &wanted, &mut |item, found| {
+    let read = state::read(work, &wanted, &mut |item, found| {
         let priority = Priority::of(&described, priority_field.as_deref(), &found.modified_at);
         row(item, found.state, &rules, &priority, key_is_integer, deciding);
         item.merged.marked = found.marked;
-    })?;
+    });
+    match read {
+        // A login that may not even read the table changes nothing in it, which is no matter of the others.
+        Err(error) if error.sqlstate == "42501" => {
+            for at in &wanted {
+                work.items[*at].merged.rejected = Some(Box::new(error.clone()));
+            }
+        }
+        other => other?,
+    }
     // Rows whose changes only count.
     for item in &mut work.items {
         if item.merged.outcomes.is_empty() && item.merged.rejected.is_none() {

@@ -57,6 +57,7 @@ mod tuple;
 mod types;
 mod upload;
 mod verdicts;
+mod withheld;
 mod work;
 mod write;
 

@@ -9,7 +9,7 @@ use crate::arrays::{unnest, Array};
 use crate::catalog::{self, Column, ForeignKey, Table};
 use crate::catch::SqlError;
 use crate::decide::Deciding;
-use crate::guards::subtransaction;
+use crate::guards::{subtransaction, AsUser};
 use crate::merge::not_taken;
 use crate::sql::{self, ident, Cells, Param};
 use crate::state;
@@ -144,6 +144,8 @@ fn missing_parents(work: &Work, parent: &Table, wanted: &[(usize, Key)]) -> Resu
     let arrays = state::key_arrays(parent, &keys)?;
     let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     let join = state::key_join(parent, 1);
+    // Like the foreign key itself: a parent is there, whether this login may see it or not.
+    let owner = AsUser::owner_of_oid(parent.oid);
     let there = sql::run_set(
         &format!(
             "SELECT u.place FROM ONLY {} AS t JOIN {} ON {} WHERE NOT t.sync_deleted",
@@ -151,6 +153,7 @@ fn missing_parents(work: &Work, parent: &Table, wanted: &[(usize, Key)]) -> Resu
         ),
         &params,
     )?;
+    drop(owner);
     let there: HashSet<usize> = there.rows.iter().map(|row| row.int(0) as usize - 1).collect();
     Ok(keys
         .into_iter()
@@ -178,6 +181,7 @@ fn buried(parent: &Table, keys: &[Key]) -> Result<HashMap<Key, (HubState, bool)>
         .iter()
         .map(|column| format!(", {}", column.column_type.to_wire(&format!("t.{}", ident(&column.name)))))
         .collect();
+    let owner = AsUser::owner_of_oid(parent.oid);
     let marked = sql::run_set(
         &format!(
             "SELECT u.place, t.fieldsync_clocks{shown} FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted",
@@ -185,6 +189,7 @@ fn buried(parent: &Table, keys: &[Key]) -> Result<HashMap<Key, (HubState, bool)>
         ),
         &params,
     )?;
+    drop(owner);
     for row in marked.rows {
         let clocks = parent.clocks(row.bytes(1))?;
         let deletion = clocks.field(parent.deleted_number);

@@ -13,6 +13,7 @@ use crate::guards::AsOwner;
 use crate::history::Hub;
 use crate::keys;
 use crate::sql::{self, Cells, Param};
+use crate::withheld::Given;
 use crate::work::Work;
 use fieldsync_core::rules::{FieldStrategy, TableRules};
 use fieldsync_core::wire::{PackedRows, Shape};
@@ -72,8 +73,8 @@ pub struct Asked<'a> {
     pub wants: &'a [(i32, Key)],
     /// Rows of which an entry in the conflicts has been settled: the device gets them whole, or drops them.
     pub settled: &'a [(i32, Key)],
-    /// Tables that this client gets nothing of.
-    pub no_pull: &'a dyn Fn(&str) -> bool,
+    /// What it gets of each table.
+    pub given: &'a HashMap<i32, Given>,
 }
 
 /// What a pull gives.
@@ -103,11 +104,15 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
     let mut scopes = scopes(tables, hub, asked)?;
     let mut pulled = Pulled { tables: Vec::new(), clock: Hlc::default(), rows: 0, per_table: Vec::new() };
     for (table, rules) in tables {
-        if (asked.no_pull)(&table.name) {
-            continue;
-        }
+        let given = asked.given.get(&table.table_id).copied().unwrap_or(Given::News);
+        let from_nothing = Asked { cursor: None, deletions_too: true, ..*asked };
+        let (asked, scope) = match given {
+            Given::Nothing => continue,
+            Given::Everything => (&from_nothing, Scope::Everything),
+            Given::News => (asked, scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new()))),
+        };
         let mut gathering = Gathering::new(table, rules, asked);
-        match scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new())) {
+        match scope {
             Scope::Whole(own) => gathering.whole(Some(own))?,
             Scope::Everything => gathering.whole(None)?,
             Scope::Keys(keys) => gathering.looked_at(keys)?,

@@ -158,7 +158,7 @@ fn lock(table: &Table, keys: &[Key], columns: &[usize], take: &mut dyn FnMut(usi
     };
     // A login that may insert and read but not update has no right to lock; nothing but inserts can succeed then.
     match subtransaction(|| sql::lock_portions(&format!("{query} FOR UPDATE OF t"), &params, &mut each)) {
-        Err(error) if error.sqlstate == "42501" => sql::lock_portions(&query, &params, each),
+        Err(error) if error.sqlstate == "42501" => subtransaction(|| sql::lock_portions(&query, &params, each)),
         other => other,
     }
 }

@@ -1,0 +1,108 @@
+//! Tables that a client does not get, for the time being.
+//!
+//! A login has its grants as ever, and an operator may set a direction: what a client may not read is left out of its answers,
+//! and the rest travels.
+//!
+//! Invariant: nothing is skipped for good. The cursor of an answer calls everything seen, also what was left out; so what was
+//! left out is on record, and the table travels whole from the first answer that may hold it until the device has applied one
+//! that did.
+
+use crate::catalog::{oid_param, Table};
+use crate::catch::SqlError;
+use crate::guards::AsOwner;
+use crate::sql::{self, Cells, Param};
+use fieldsync_core::rules::TableRules;
+use fieldsync_core::Snapshot;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// How a table is given to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// Not at all.
+    Nothing,
+    /// What the cursor has not seen.
+    News,
+    /// All of it.
+    Everything,
+}
+
+/// Says of each table how it is given in an answer of transaction `own`, and puts on record what changes by it.
+pub fn given(
+    tables: &[(Rc<Table>, Rc<TableRules>)],
+    client: u32,
+    cursor: Option<&Snapshot>,
+    own: u64,
+    no_pull: &dyn Fn(&str) -> bool,
+) -> Result<HashMap<i32, Given>, SqlError> {
+    let mut known = on_record(client)?;
+    let mut all = HashMap::new();
+    for (table, _) in tables {
+        let before = known.remove(&table.table_id);
+        let given = if no_pull(&table.name) || !may_read(table)? {
+            if before != Some(None) {
+                note(client, table.table_id, None)?;
+            }
+            Given::Nothing
+        } else {
+            match (before, cursor) {
+                (None, _) => Given::News,
+                (Some(Some(since)), Some(cursor)) if cursor.visible(since) => {
+                    forget(client, table.table_id)?;
+                    Given::News
+                }
+                (Some(Some(_)), Some(_)) => Given::Everything,
+                (Some(_), _) => {
+                    note(client, table.table_id, Some(own))?;
+                    Given::Everything
+                }
+            }
+        };
+        all.insert(table.table_id, given);
+    }
+    Ok(all)
+}
+
+/// Whether the caller may read all columns of a table.
+fn may_read(table: &Table) -> Result<bool, SqlError> {
+    let may = sql::scalar(
+        "SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE')
+            AND (pg_catalog.has_table_privilege(c.oid, 'SELECT')
+                 OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS a
+                                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                                  AND NOT pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))
+         FROM pg_catalog.pg_class AS c WHERE c.oid = $1::pg_catalog.oid",
+        &[oid_param(table.oid)],
+    )?;
+    Ok(may == fieldsync_core::Value::Int(1))
+}
+
+/// What is on record of a client: by table, since when it is given all of it.
+fn on_record(client: u32) -> Result<HashMap<i32, Option<u64>>, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT table_id, given_since FROM fieldsync.withheld WHERE client_no = $1",
+        &[Param::Int(i64::from(client))],
+    )?;
+    Ok(rows.rows.iter().map(|row| (row.int(0) as i32, (!row.is_null(1)).then(|| row.int(1) as u64))).collect())
+}
+
+fn note(client: u32, table_id: i32, since: Option<u64>) -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    let since = [since.map(|since| since as i64)];
+    sql::run(
+        "INSERT INTO fieldsync.withheld (client_no, table_id, given_since) VALUES ($1, $2, ($3::bigint[])[1])
+         ON CONFLICT (client_no, table_id) DO UPDATE SET given_since = EXCLUDED.given_since",
+        &[Param::Int(i64::from(client)), Param::Int(i64::from(table_id)), Param::Ints(&since)],
+    )
+    .map(|_| ())
+}
+
+fn forget(client: u32, table_id: i32) -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    sql::run(
+        "DELETE FROM fieldsync.withheld WHERE client_no = $1 AND table_id = $2",
+        &[Param::Int(i64::from(client)), Param::Int(i64::from(table_id))],
+    )
+    .map(|_| ())
+}

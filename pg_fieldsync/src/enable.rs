@@ -107,7 +107,7 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
                     == fieldsync_core::Value::Int(1)
         }
     };
-    add_triggers(&qualified)?;
+    add_triggers(relation, &qualified)?;
     let table_id = register(relation, &schema, &name, soft_delete, (!continues).then_some((version, clock)))?;
     catalog::announce_change(relation);
     // SAFETY: makes the catalogue changes above visible to what follows.
@@ -268,21 +268,27 @@ fn add_columns(qualified: &str, added: &[&str], with_clocks: bool, version: u64)
     Ok(())
 }
 
-/// ALWAYS: writes that arrive by logical replication are tracked as well.
-fn add_triggers(qualified: &str) -> Result<(), SqlError> {
-    for statement in [
-        format!(
-            "CREATE OR REPLACE TRIGGER \"~fieldsync_row\" BEFORE INSERT OR UPDATE OR DELETE ON {qualified}
-             FOR EACH ROW EXECUTE FUNCTION fieldsync.row_changed()"
+/// ALWAYS: writes that arrive by logical replication are tracked as well. (CREATE OR REPLACE TRIGGER came with Postgres 14.)
+fn add_triggers(relation: pg_sys::Oid, qualified: &str) -> Result<(), SqlError> {
+    for (name, what) in [
+        (
+            "~fieldsync_row",
+            "BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION fieldsync.row_changed()",
         ),
-        format!(
-            "CREATE OR REPLACE TRIGGER \"~fieldsync_truncate\" BEFORE TRUNCATE ON {qualified}
-             FOR EACH STATEMENT EXECUTE FUNCTION fieldsync.table_truncated()"
+        (
+            "~fieldsync_truncate",
+            "BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fieldsync.table_truncated()",
         ),
-        format!("ALTER TABLE ONLY {qualified} ENABLE ALWAYS TRIGGER \"~fieldsync_row\""),
-        format!("ALTER TABLE ONLY {qualified} ENABLE ALWAYS TRIGGER \"~fieldsync_truncate\""),
     ] {
-        sql::run(&statement, &[])?;
+        let there = sql::run(
+            "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1::oid AND tgname = $2",
+            &[oid_param(relation), Param::Text(name)],
+        )?;
+        let name = ident(name);
+        if there.rows.is_empty() {
+            sql::run(&format!("CREATE TRIGGER {name} {}", what.replace("{table}", qualified)), &[])?;
+        }
+        sql::run(&format!("ALTER TABLE ONLY {qualified} ENABLE ALWAYS TRIGGER {name}"), &[])?;
     }
     Ok(())
 }

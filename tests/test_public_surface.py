@@ -8,6 +8,7 @@ import re
 import subprocess
 import tomllib
 
+import psycopg
 import pytest
 
 from kit.private_hub import CHECKOUT
@@ -218,3 +219,13 @@ def test_the_library_needs_no_symbol_of_sqlite(extension):
     listed = subprocess.run(["nm", "-D", str(extension.with_suffix(".so"))], capture_output=True, text=True, check=True).stdout
     assert "sqlite3_sqlitefieldsync_init" in listed
     assert not re.search(r" [UTtWw] sqlite3_(open|exec|prepare|step)\w*$", listed, re.M)
+
+
+def test_every_error_of_the_sql_that_ships_is_in_the_readme():
+    conditions = {found for part in (CHECKOUT / "sql" / "hub").glob("*.sql")
+                  for found in re.findall(r"ERRCODE = '(\w+)'", part.read_text(encoding="utf-8"))}
+    assert len(conditions) > 10
+    codes = {getattr(psycopg.errors, "".join(word.capitalize() for word in condition.split("_"))).sqlstate for condition in conditions}
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## Errors\n"):readme.index("Verdicts of rejected changes")]
+    assert codes - set(re.findall(r"\b[0-9A-Z]{5}\b", table)) == set()

@@ -220,3 +220,34 @@ def test_parts_after_a_larger_export_whose_answer_was_lost(pair, sync, limit):
     sync(two, hub)
     assert hub.one("SELECT v FROM p WHERE id = 'ruled'") == "two"
     assert_equal(hub, one, two)
+
+
+@pytest.mark.parametrize("both_arrive", [True, False])
+def test_a_value_taken_back_after_an_export(pair, sync, both_arrive):
+    """An export has been said, whether it arrives or not: the loss of its blob decides nothing."""
+    hub, one, two = pair
+    hub.sql("INSERT INTO p VALUES ('p1', NULL, 'before')")
+    sync(one, hub), sync(two, hub)
+    hub.sql("UPDATE p SET v = 'by the hub'")
+    one.sql("UPDATE p SET v = 'tried'")
+    first = one.export()
+    one.sql("UPDATE p SET v = 'before'")
+    second = one.export()
+    answers = [hub.sync(blob) for blob in ([first, second] if both_arrive else [second])]
+    one.apply(answers[-1])
+    assert hub.one("SELECT v FROM p") == "before", "the later word, and the device's own last one"
+    sync(one, hub), sync(two, hub)
+    assert_equal(hub, one, two)
+
+
+def test_a_value_taken_back_in_one_export(pair, sync):
+    """Nothing was said, also where a number in the same row keeps the two edits apart."""
+    hub, one, two = pair
+    hub.sql("INSERT INTO p VALUES ('p1', NULL, 'before')")
+    sync(one, hub), sync(two, hub)
+    hub.sql("UPDATE p SET v = 'by the hub'")
+    for code, value in (("1", "tried"), ("2", "before")):
+        one.sql("UPDATE p SET v = ?, code = ?", value, code)
+    sync(one, hub), sync(two, hub)
+    assert hub.sql("SELECT v, code FROM p") == [("by the hub", "2")]
+    assert_equal(hub, one, two)

@@ -221,6 +221,29 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
     None
 }
 
+/// Parked changes travel again with the first new edit of their row: right before it, and under its clock, so that the hub takes
+/// them for new; they were counted before. `entries` are the pending ones, by their clocks. Gives, by row, the clock of the first
+/// change that is taken along: what was parked was written under the base of its own time.
+pub fn take_along(parked: Vec<Logged>, entries: &mut Vec<Logged>) -> HashMap<(u32, Key), Hlc> {
+    let mut edited: HashMap<(u32, Key), Hlc> = HashMap::new();
+    for entry in entries.iter() {
+        edited.entry((entry.table, entry.key.clone())).or_insert(entry.clock);
+    }
+    let mut first = HashMap::new();
+    let mut together = Vec::with_capacity(parked.len() + entries.len());
+    for logged in parked {
+        let row = (logged.table, logged.key.clone());
+        if let Some(clock) = edited.get(&row).copied().filter(|clock| logged.clock < *clock) {
+            first.entry(row).or_insert(logged.clock);
+            together.push(Logged { clock, count: 0, ..logged });
+        }
+    }
+    together.append(entries);
+    together.sort_by_key(|entry| entry.clock); // stable: parked ones stay before the edit that takes them along
+    *entries = together;
+    first
+}
+
 /// Whether a change of a field adds to a counter, if the hub's rule says that it is one. NULL counts as 0.
 pub fn is_difference(old: Option<&Value>, new: &Value) -> bool {
     is_number(new) && old.is_some_and(|old| old.is_null() || is_number(old))
@@ -236,13 +259,13 @@ fn is_number(value: &Value) -> bool {
 }
 
 /// What a delta says of one row's fields more than once, in the order of its clocks, becomes what it says last, against the
-/// value before the first time: between its own two words a device has seen nothing (`same_base`), so a maximum, or an element of a
-/// set, that it took back itself is nobody's. Counters (`is_counter`) keep every difference. For the hub, before it merges; only
-/// changes that it has not applied yet may be given.
+/// value before the first time: both were said in one breath (`together`, see [`crate::delta::DeltaBody::said_together`]), so a
+/// maximum, or an element of a set, that the device took back itself is nobody's. Counters (`is_counter`) keep every difference.
+/// For the hub, before it merges; only changes that it has not applied yet may be given.
 pub fn keep_last_words(
     changes: &mut [&mut Change],
     is_counter: impl Fn(u16) -> bool,
-    same_base: impl Fn(Hlc, Hlc) -> bool,
+    together: impl Fn(Hlc, Hlc) -> bool,
 ) {
     for later in 1..changes.len() {
         let (before, rest) = changes.split_at_mut(later);
@@ -252,7 +275,7 @@ pub fn keep_last_words(
         }
         for field in change.fields.iter_mut().filter(|field| !is_counter(field.column)) {
             for earlier in before.iter_mut().rev() {
-                if earlier.op != Op::Update || !same_base(earlier.first_clock, change.first_clock) {
+                if earlier.op != Op::Update || !together(earlier.first_clock, change.first_clock) {
                     break;
                 }
                 let Some(at) = earlier.fields.iter().position(|said| said.column == field.column) else { continue };

@@ -48,7 +48,8 @@ pub struct DeltaBody {
     /// What the device has applied up to now: its cursor. None: nothing yet.
     pub cursor: Option<Snapshot>,
     /// What the device had seen when it wrote earlier changes, ascending: a change with a clock up to `until` was written
-    /// under that base. Changes later than all of them were written under `cursor`.
+    /// under that base. Changes later than all of them were written under `cursor`. A stretch also ends where an export ended
+    /// whose answer is awaited ([`cut_at_ends`]), so that the hub can tell what may have been said by itself.
     pub bases: Vec<Base>,
     /// The watermark that the hub last confirmed; every change in here is above it.
     pub watermark: Hlc,
@@ -75,6 +76,31 @@ pub struct Base {
     pub until: Hlc,
     /// The cursor at that time. None: nothing had been seen.
     pub snapshot: Option<Snapshot>,
+}
+
+/// Bases for a delta whose changes lie between `first` and `high`: those given, cut where earlier exports ended that the hub may
+/// have applied by themselves. What is said on both sides of such an end was said twice, whether that export came through or
+/// not; else its loss would decide what a value that went there and back counts for.
+pub fn cut_at_ends(
+    bases: Vec<Base>,
+    cursor: Option<&Snapshot>,
+    ends: impl IntoIterator<Item = Hlc>,
+    (first, high): (Hlc, Hlc),
+) -> Vec<Base> {
+    let mut ends: Vec<Hlc> = ends.into_iter().filter(|end| (first..high).contains(end)).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    let mut ends = ends.into_iter().peekable();
+    let mut cut = Vec::with_capacity(bases.len());
+    for base in bases {
+        while let Some(end) = ends.next_if(|end| *end < base.until) {
+            cut.push(Base { until: end, snapshot: base.snapshot.clone() });
+        }
+        ends.next_if_eq(&base.until);
+        cut.push(base);
+    }
+    cut.extend(ends.map(|end| Base { until: end, snapshot: cursor.cloned() }));
+    cut
 }
 
 /// What a device still held of a history that the hub lost. Such changes were somebody's, once: they count as of the last
@@ -184,7 +210,16 @@ pub struct FieldChange {
 impl DeltaBody {
     /// What the device had seen when it made a change with this clock.
     pub fn base_of(&self, clock: Hlc) -> Option<&Snapshot> {
-        self.bases.iter().find(|base| clock <= base.until).map_or(self.cursor.as_ref(), |base| base.snapshot.as_ref())
+        self.bases.get(self.stretch_of(clock)).map_or(self.cursor.as_ref(), |base| base.snapshot.as_ref())
+    }
+
+    /// Whether the device said both in one breath: it had seen nothing in between, and no export had ended.
+    pub fn said_together(&self, one: Hlc, other: Hlc) -> bool {
+        self.stretch_of(one) == self.stretch_of(other)
+    }
+
+    fn stretch_of(&self, clock: Hlc) -> usize {
+        self.bases.partition_point(|base| base.until < clock)
     }
 
     /// Up to which clock a reply to this delta answers, given what the hub has applied of the client. No further than this

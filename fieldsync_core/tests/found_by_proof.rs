@@ -2,7 +2,7 @@
 
 use fieldsync_core::clocks::{RowClocks, Stamp};
 use fieldsync_core::coalesce::{coalesce, keep_last_words, Logged, LoggedField};
-use fieldsync_core::delta::{Change, DeltaBody, FieldChange, Op};
+use fieldsync_core::delta::{cut_at_ends, Base, Change, DeltaBody, FieldChange, Op};
 use fieldsync_core::merge::{decide, Context, Decision, HubRow, HubState, Incoming, IncomingField, Outcome, Write};
 use fieldsync_core::rules::{FieldStrategy, OnDelete, OnSameKey, TableRules};
 use fieldsync_core::value::Kind;
@@ -202,4 +202,41 @@ fn a_value_that_went_there_and_back_says_nothing() {
             assert_eq!((decision.write, decision.collisions.len()), (Write::Nothing, 0));
         }
     }
+}
+
+/// Found by the simulator's comparison of orders (seeds 2105880, 10013883, 10074600): a device exported a value, took it back, and
+/// exported again. If the hub got both blobs, going back was a change; if the first was lost, nothing had been said, and
+/// another's value stayed. Now the end of an export parts what is said, whether that export came through or not.
+#[test]
+fn a_value_taken_back_after_an_export_was_said_also_if_the_export_is_lost() {
+    let cursor = Snapshot { xmin: 10, xmax: 10, xip: vec![] };
+    let told = |ends: &[Hlc]| {
+        let bases = cut_at_ends(Vec::new(), Some(&cursor), ends.iter().copied(), (Hlc(3), Hlc(5)));
+        let body = DeltaBody { bases, cursor: Some(cursor.clone()), high: Hlc(5), ..DeltaBody::default() };
+        assert!(
+            [3, 5].iter().all(|clock| body.base_of(Hlc(*clock)) == Some(&cursor)),
+            "what had been seen is the same"
+        );
+        let mut changes =
+            folded(vec![logged(Op::Update, 3, &[(1, "a", "b")]), logged(Op::Update, 5, &[(1, "b", "a")])], ends, &[]);
+        let mut changes: Vec<&mut Change> = changes.iter_mut().collect();
+        keep_last_words(&mut changes, |_| false, |one, other| body.said_together(one, other));
+        changes.iter().filter(|change| change.fields.iter().any(|field| field.old.as_ref() != Some(&field.new))).count()
+    };
+    assert_eq!(told(&[]), 0, "in one breath: nothing was said");
+    assert_eq!(told(&[Hlc(4)]), 2);
+    assert_eq!(told(&[Hlc(3)]), 2);
+    assert_eq!(told(&[Hlc(2), Hlc(5), Hlc(9)]), 0, "ends that part nothing");
+}
+
+/// Stretches keep what had been seen in them, wherever exports ended.
+#[test]
+fn stretches_cut_at_ends_keep_their_bases() {
+    let seen = |version| Snapshot { xmin: version, xmax: version, xip: vec![] };
+    let base = |until, version: Option<u64>| Base { until: Hlc(until), snapshot: version.map(seen) };
+    let bases = vec![base(10, None), base(20, Some(5))];
+    let ends = [25, 7, 10, 15, 15, 40, 2].map(Hlc);
+    let cut = cut_at_ends(bases, Some(&seen(9)), ends, (Hlc(3), Hlc(40)));
+    let expected = [base(7, None), base(10, None), base(15, Some(5)), base(20, Some(5)), base(25, Some(9))];
+    assert_eq!(cut, expected);
 }

@@ -147,7 +147,7 @@ fn say_once(body: &DeltaBody, changes: &mut TableChanges, watermark: Hlc, is_cou
         rows.entry(change.key.clone()).or_default().push(change);
     }
     for row in rows.values_mut() {
-        keep_last_words(row, &is_counter, |one, other| body.base_of(one) == body.base_of(other));
+        keep_last_words(row, &is_counter, |one, other| body.said_together(one, other));
     }
 }
 

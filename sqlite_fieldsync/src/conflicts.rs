@@ -8,13 +8,13 @@ use crate::log::{self, Entry, LogTable};
 use crate::schema::{Affinity, Table};
 use crate::sql::bind;
 use crate::state;
-use fieldsync_core::coalesce::Logged;
+use fieldsync_core::coalesce::{take_along, Logged};
 use fieldsync_core::inspect::fields_to_json;
 use fieldsync_core::reply::ConflictNotice;
 use fieldsync_core::value::hex;
 use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::{Connection, OptionalExtension};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 const UUID_BYTES: usize = 16;
 
@@ -67,41 +67,30 @@ pub fn parked(db: &Connection) -> Result<Parked> {
     Ok(parked)
 }
 
-/// A parked change travels again, whole, with the first new edit of its row; it was counted before. Gives the clocks of the
-/// parked changes by row.
+/// Parked changes travel again with the first new edit of their row: see [`take_along`].
 pub fn offer_parked_again(
     db: &Connection,
     tables: &HashMap<i64, LogTable>,
     parked: &Parked,
     entries: &mut Vec<Logged>,
 ) -> Result<HashMap<(u32, Key), Hlc>> {
-    let mut taken_along = HashMap::new();
-    let mut edited: HashMap<(u32, &Key), Hlc> = HashMap::new();
-    for entry in entries.iter().filter(|entry| parked.contains_key(&(entry.table, entry.key.clone()))) {
-        edited.entry((entry.table, &entry.key)).or_insert(entry.clock);
-    }
-    let spans = edited.keys().filter_map(|(table, key)| parked.get(&(*table, (*key).clone())));
-    let Some((first, last)) = spans.copied().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
-        return Ok(taken_along);
+    let edited: HashSet<(u32, &Key)> = entries.iter().map(|entry| (entry.table, &entry.key)).collect();
+    let spans = parked.iter().filter(|((table, key), _)| edited.contains(&(*table, key))).map(|(_, span)| *span);
+    let Some((first, last)) = spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
+        return Ok(HashMap::new());
     };
     let mut again = Vec::new();
     log::Scan::new(db, tables).run(log::before(db, first)?, last, |entry| {
         let place = entry.position.place;
         for logged in entry.logged()?.into_iter().flatten() {
-            let Some(clock) = edited.get(&(logged.table, &logged.key)).copied() else { continue };
             let row = (logged.table, logged.key.clone());
-            let within = parked.get(&row).is_some_and(|(first, last)| *first <= place && place <= *last);
-            if within && logged.clock < clock {
-                taken_along.entry(row).or_insert(logged.clock);
-                again.push(Logged { clock, count: 0, ..logged });
+            if parked.get(&row).is_some_and(|(first, last)| *first <= place && place <= *last) {
+                again.push(logged);
             }
         }
         Ok(())
     })?;
-    again.append(entries);
-    again.sort_by_key(|entry| entry.clock); // stable: parked ones stay before the edit that takes them along
-    *entries = again;
-    Ok(taken_along)
+    Ok(take_along(again, entries))
 }
 
 /// The values of a row that had to make room, by slot.

@@ -16,7 +16,7 @@ use crate::sql::{atomically, now_ms};
 use crate::state::{self, Standing};
 use crate::{conflicts, track};
 use changes::{Changes, Survey};
-use fieldsync_core::delta::{Base, BatchId, Delta, DeltaBody, Recovery, Settled, Want};
+use fieldsync_core::delta::{cut_at_ends, Base, BatchId, Delta, DeltaBody, Recovery, Settled, Want};
 use fieldsync_core::wire::DeltaWriter;
 use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::Connection;
@@ -97,6 +97,8 @@ impl Export<'_> {
     fn write(&self, survey: &Survey, high: Position, end: Position) -> Result<(Vec<u8>, BatchId, Vec<u8>)> {
         let (boundaries, singly_until) = self.boundaries()?;
         let answered = self.standing.answered();
+        // As many as are told apart by their batches; of more lost answers than that only the latest are.
+        let ends = boundaries[boundaries.len().saturating_sub(UNANSWERED_MAX as usize)..].to_vec();
         let changes = Changes::new(self.db, &self.tables, survey, answered, high, boundaries, singly_until)?;
         let first = survey.first.into_iter().chain(changes.first_parked).min();
         let repull = state::integer(self.db, "repull")? != 0;
@@ -106,6 +108,9 @@ impl Export<'_> {
         };
         if repull && self.standing.cursor.is_some() && first.is_some() {
             bases.push(Base { until: end.clock, snapshot: self.standing.cursor.clone() });
+        }
+        if let Some(first) = first {
+            bases = cut_at_ends(bases, self.standing.cursor.as_ref(), ends, (first, high.clock));
         }
         let body = DeltaBody {
             parent: self.standing.parent,

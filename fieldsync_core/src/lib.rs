@@ -9,7 +9,7 @@
 //! 2. [`delta`] holds the changeset, [`wire`] turns it into a blob and back;
 //! 3. on the hub [`clock`] corrects its stamps, [`order`] sorts tables, [`merge`] decides by [`rules`] and by the row's
 //!    [`clocks`];
-//! 4. [`reply`] carries the hub's answer, and [`overlay`] keeps what the device has not sent yet on top of it.
+//! 4. [`travel`] says what of a row goes back, [`reply`] carries it, and [`overlay`] keeps what the device has not sent yet on top of it.
 #![forbid(unsafe_code)]
 
 pub mod calendar;
@@ -29,6 +29,7 @@ pub mod overlay;
 pub mod reply;
 pub mod rules;
 pub mod snapshot;
+pub mod travel;
 pub mod value;
 pub mod wire;
 

@@ -16,6 +16,7 @@ use crate::sql::{self, Cells, Param};
 use crate::withheld::Given;
 use crate::work::Work;
 use fieldsync_core::rules::{FieldStrategy, TableRules};
+use fieldsync_core::travel::Reader;
 use fieldsync_core::wire::{PackedRows, Shape};
 use fieldsync_core::{Hlc, Key, Snapshot};
 use pgrx::pg_sys;
@@ -75,6 +76,13 @@ pub struct Asked<'a> {
     pub settled: &'a [(i32, Key)],
     /// What it gets of each table.
     pub given: &'a HashMap<i32, Given>,
+}
+
+impl Asked<'_> {
+    /// Who asks.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { cursor: self.cursor, deletions_too: self.deletions_too }
+    }
 }
 
 /// What a pull gives.

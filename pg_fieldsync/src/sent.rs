@@ -1,9 +1,4 @@
-//! What of a row travels, given what the device has just sent.
-//!
-//! Invariants:
-//! * A field travels if its stamp is not visible in the device's cursor; which writer it was does not matter. It is left
-//!   out only if the device, by this very delta, has that value already.
-//! * Whatever the device sent and the hub holds otherwise goes back, visible or not.
+//! What the device has just sent, as far as it decides what travels back: the rules are in [`fieldsync_core::travel`].
 
 use crate::catalog::Table;
 use crate::feed::Xxh3;
@@ -14,7 +9,7 @@ use fieldsync_core::delta::Op;
 use fieldsync_core::merge::HubState;
 use fieldsync_core::reply::RowChange;
 use fieldsync_core::rules::{FieldStrategy, TableRules};
-use fieldsync_core::{Hlc, Key, Value};
+use fieldsync_core::{travel, Hlc, Key, Value};
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
@@ -82,6 +77,16 @@ impl<'a> Sent<'a> {
         keys.map(RowChange::deletion)
     }
 
+    /// What the delta has to do with a row, if anything, and if the hub took it.
+    pub fn accepted(&self, key: &Key) -> Option<&'a Item> {
+        self.items.get(key).copied().filter(|item| item.merged.rejected.is_none())
+    }
+
+    /// Whether a row travels for itself: the device asks for it, or an entry about it has been settled.
+    pub fn is_named(&self, key: &Key) -> bool {
+        self.wanted.contains(key) || self.settled.contains(key)
+    }
+
     /// Keys whose outcome may differ from what the device has.
     pub fn to_compare(&self) -> impl Iterator<Item = Key> + '_ {
         self.items
@@ -105,58 +110,56 @@ pub struct Row {
     pub values: Vec<(u16, Value)>,
 }
 
-/// Whether the delta holds any change of the row, answered before or not.
-pub fn has_news(item: &Item) -> bool {
-    !item.changes.is_empty() || item.repeated_whole || !item.repeated.is_empty()
+impl travel::Sent for Item {
+    fn says_anything(&self) -> bool {
+        !self.changes.is_empty() || self.repeated_whole || !self.repeated.is_empty()
+    }
+
+    fn made_it(&self) -> bool {
+        self.inserted && !self.took_it_away()
+    }
+
+    fn took_it_away(&self) -> bool {
+        Item::took_it_away(self)
+    }
+
+    fn needs_it_whole(&self) -> bool {
+        self.repeated_whole || self.merged.whole || self.sent_as.is_some()
+    }
+
+    fn says(&self, field: u16) -> Option<&Value> {
+        self.echo(field)
+    }
+
+    fn repeats(&self, field: u16) -> bool {
+        self.repeated.contains(&field)
+    }
+
+    fn must_hear(&self, field: u16) -> bool {
+        self.told.contains(&field)
+    }
 }
 
 /// What of a row travels, if anything. Fields by number.
 pub fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &mut Hlc) -> Option<RowChange> {
-    let unseen = |version: u64| asked.cursor.is_none_or(|cursor| !cursor.visible(version));
-    let item = sent.items.get(&row.key).copied();
-    let accepted = item.filter(|item| item.merged.rejected.is_none());
-    let deletion = row.clocks.field(table.deleted_number);
+    let reader = asked.reader();
+    let named = sent.is_named(&row.key);
+    let accepted = sent.accepted(&row.key);
+    let mark = row.clocks.stamped().find(|(number, _)| *number == table.deleted_number).map(|(_, stamp)| stamp);
     if row.is_deleted {
-        let knows = accepted.is_some_and(|item| item.took_it_away());
-        let tells = asked.cursor.is_some() || asked.deletions_too;
-        let returns = accepted.is_some_and(has_news);
-        if knows
-            || !((tells && unseen(deletion.version))
-                || returns
-                || sent.wanted.contains(&row.key)
-                || sent.settled.contains(&row.key))
-        {
+        let deletion = row.clocks.field(table.deleted_number);
+        if !reader.hears_of_deletion(deletion.version, named, accepted) {
             return None;
         }
         *clock = (*clock).max(deletion.clock);
         return Some(RowChange::deletion(row.key));
     }
-    let inserted_unseen = unseen(row.clocks.insert.version)
-        // Marked as deleted and back again: the device may have dropped it.
-        || row.clocks.stamped().any(|(number, stamp)| number == table.deleted_number && unseen(stamp.version));
-    let has_whole = accepted.is_some_and(|item| item.inserted && !item.took_it_away());
-    let wants_whole = sent.wanted.contains(&row.key)
-        || sent.settled.contains(&row.key)
-        || accepted.is_some_and(|item| {
-            item.repeated_whole
-                || item.merged.whole
-                || item.sent_as.is_some()
-                || (item.took_it_away() && !item.changes.is_empty())
-        });
-    let whole = wants_whole || (inserted_unseen && !has_whole);
+    let whole = reader.needs_whole(&row.clocks, mark.map(|stamp| stamp.version), named, accepted);
     let mut fields = Vec::new();
     for (number, value) in row.values {
-        let stamp = row.clocks.field(number);
-        let echoed = accepted.and_then(|item| item.echo(number));
-        let travels = match echoed {
-            _ if whole || accepted.is_some_and(|item| item.told.contains(&number)) => true,
-            Some(_) if sent.sums.contains(&number) => true,
-            Some(echoed) => *echoed != value,
-            None if accepted.is_some_and(|item| item.repeated.contains(&number)) => true,
-            None => unseen(stamp.version),
-        };
-        if travels {
-            *clock = (*clock).max(stamp.clock);
+        let is_sum = sent.sums.contains(&number);
+        if whole || reader.hears_of_field(&row.clocks, number, &value, is_sum, accepted) {
+            *clock = (*clock).max(row.clocks.field(number).clock);
             fields.push((number, value));
         }
     }

@@ -41,6 +41,16 @@ pub struct ReplyBody {
     pub tables: Vec<TableRows>,
 }
 
+impl ReplyBody {
+    /// Whether the answer only confirms changes, and brings no rows (see [`crate::delta::DeltaBody::reaches`]): the hub had taken
+    /// them from another export, whose answer was lost and with it what the hub decided otherwise. So the device asks for every row
+    /// that is confirmed here, whole, and again for what it had asked for in exports up to the answered one; any other answer
+    /// settles what was asked for up to there. `cursor`: the device's before.
+    pub fn only_confirms(&self, cursor: Option<&Snapshot>) -> bool {
+        self.more && cursor.map_or(self.cursor == Snapshot::default(), |cursor| self.cursor == *cursor)
+    }
+}
+
 /// Verdicts, counted in logged changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Outcomes {

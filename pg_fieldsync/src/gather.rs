@@ -11,7 +11,7 @@ use crate::catch::SqlError;
 use crate::guards::AsOwner;
 use crate::keys;
 use crate::pull::Asked;
-use crate::sent::{has_news, travels, Row, Sent};
+use crate::sent::{travels, Row, Sent};
 use crate::sql::{self, ident, Cells, Param};
 use crate::state::{key_arrays, key_join};
 use fieldsync_core::reply::RowChange;
@@ -172,20 +172,17 @@ impl<'a> Gathering<'a> {
         let mut told: HashSet<&Key> = HashSet::new();
         for row in &buried.rows {
             let Some(key) = by_row_id.get(row.text(0)).copied() else { continue };
-            let item = self.sent.items.get(key);
-            let knows = item.is_some_and(|item| item.took_it_away() && item.merged.rejected.is_none());
-            let version = row.int(1) as u64;
-            let unseen = self.asked.cursor.map_or(self.asked.deletions_too, |cursor| !cursor.visible(version));
-            // A row that the device has just written, and that stays deleted, goes from the device as well.
-            let returns = item.is_some_and(|item| item.merged.rejected.is_none() && has_news(item));
-            if !knows && (unseen || returns || self.sent.wanted.contains(key) || self.sent.settled.contains(key)) {
+            let (named, accepted) = (self.sent.is_named(key), self.sent.accepted(key));
+            if self.asked.reader().hears_of_deletion(row.int(1) as u64, named, accepted) {
                 self.clock = self.clock.max(Hlc::from_i64(row.int(2)));
                 self.add(RowChange::deletion(Key::clone(key)));
                 told.insert(key);
             }
         }
         for key in keys {
-            if self.sent.settled.contains(*key) && !told.contains(*key) && !self.sent.items.contains_key(*key) {
+            // Repeating what was refused makes no row of it.
+            let news = self.sent.items.get(*key).is_some_and(|item| !item.changes.is_empty());
+            if self.sent.settled.contains(*key) && !told.contains(*key) && !news {
                 self.add(RowChange::deletion(Key::clone(key)));
             }
         }

@@ -19,8 +19,9 @@ pub struct News {
     pub settled: Vec<(i32, Key)>,
 }
 
-/// Conflicts of this client whose latest state its cursor has not seen. A device without a cursor hears of what is open,
-/// and of what this transaction settled.
+/// Conflicts of this client whose latest state its cursor has not seen. A device without a cursor hears of what is open, of what
+/// this transaction settled, and of what was settled after it was raised: the device may hold it for open (a first answer was lost,
+/// or the history is another one).
 pub fn conflicts(client: &Client, tables: &[Rc<Table>], cursor: Option<&Snapshot>, own: u64) -> Result<News, SqlError> {
     let rows = {
         let _owner = AsOwner::new();
@@ -29,7 +30,7 @@ pub fn conflicts(client: &Client, tables: &[Rc<Table>], cursor: Option<&Snapshot
                     c.server::text, c.rule, c.outcome, c.detail, c.status, c.client_clock,
                     c.raised_version
              FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
-             WHERE c.client_no = $1 AND (c.told >= $2 OR ($3 AND c.status = 'open')) ORDER BY c.conflict_id",
+             WHERE c.client_no = $1 AND (c.told >= $2 OR ($3 AND (c.status = 'open' OR c.told <> c.raised_version))) ORDER BY c.conflict_id",
             &[
                 Param::Int(i64::from(client.number)),
                 Param::Int(cursor.map_or(own, |cursor| cursor.xmin) as i64),

@@ -116,6 +116,23 @@ pub fn set_watermark(db: &Connection, watermark: Hlc, place: i64) -> Result<()> 
     set_integer(db, "watermark_place", place)
 }
 
+/// Up to where the hub has told what became of this device's changes: an answer that only confirms tells nothing, and rejections
+/// among what it confirms are told later. Never beyond the watermark.
+pub fn told(db: &Connection, standing: &Standing) -> Result<Position> {
+    match get(db, "told_place")? {
+        Value::Int(place) if place < standing.watermark_place => {
+            Ok(Position { place, clock: Hlc::from_i64(integer(db, "told")?) })
+        }
+        _ => Ok(standing.answered()),
+    }
+}
+
+/// Stores up to where it has told.
+pub fn set_told(db: &Connection, told: Position) -> Result<()> {
+    set_integer(db, "told", told.clock.as_i64())?;
+    set_integer(db, "told_place", told.place)
+}
+
 /// Writes down something that a person should read.
 pub fn note(db: &Connection, text: &str) -> Result<()> {
     db.prepare_cached("INSERT INTO main.fs_note(text) VALUES (?1)")?.execute([text])?;

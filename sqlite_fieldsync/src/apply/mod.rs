@@ -197,9 +197,11 @@ impl<'a> Apply<'a> {
         let pinned = Pinned::load(self.db)?;
         let kept = self.kept_rows()?;
         let source = Source::new(kept, blob, stream)?;
-        if body.more && body.cursor == self.standing.cursor.clone().unwrap_or_default() {
+        if body.only_confirms(self.standing.cursor.as_ref()) {
             self.ask_again(answered)?;
+            state::set_told(self.db, state::told(self.db, &self.standing)?)?;
         } else {
+            state::set_told(self.db, answered)?;
             self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
         }
         let reconciling = history::reconciling(self.db, self.answers_repull()?)?;
@@ -217,7 +219,7 @@ impl<'a> Apply<'a> {
     /// Records what the hub says, and gives the changes that it has not answered.
     fn notices(&self, notices: &[Notice], answered: Position, report: &mut Report) -> Result<Vec<Entry>> {
         let rejections = notices.iter().any(|notice| matches!(notice, Notice::Conflict(_)));
-        let after = if rejections { self.standing.answered() } else { answered };
+        let after = if rejections { state::told(self.db, &self.standing)? } else { answered };
         let mut entries = log::read(self.db, &self.tables, after)?;
         for notice in notices {
             match notice {
@@ -241,8 +243,7 @@ impl<'a> Apply<'a> {
         Ok(entries)
     }
 
-    /// After a short answer, which confirms changes and brings no rows: the hub had taken them from a larger export, whose
-    /// answer was lost and with it what the hub decided otherwise. So these rows are asked for, whole.
+    /// After an answer that only confirms: see [`fieldsync_core::reply::ReplyBody::only_confirms`].
     fn ask_again(&self, answered: Position) -> Result<()> {
         Scan::new(self.db, &self.tables).run(self.standing.answered(), answered.place, |entry| {
             for logged in entry.logged()?.into_iter().flatten() {

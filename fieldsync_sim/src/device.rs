@@ -4,9 +4,9 @@
 
 use crate::post::{self, Unreadable};
 use crate::schema::{self, Row, RowName, Table, TABLES};
-use fieldsync_core::coalesce::{coalesce, Logged, LoggedField};
+use fieldsync_core::coalesce::{coalesce, take_along, Logged, LoggedField};
 use fieldsync_core::delta::{
-    client_tag, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, Recovery, TableChanges, Want,
+    client_tag, cut_at_ends, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, Recovery, TableChanges, Want,
 };
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::overlay::{overlay, Action, Pending};
@@ -48,24 +48,30 @@ pub struct Device {
     pub clock: Hlc,
     /// The hub has answered everything up to here.
     pub watermark: Hlc,
+    /// Up to here it has been told what became of its changes: an answer that only confirms tells nothing.
+    pub told: Hlc,
     /// What it has seen.
     pub cursor: Option<Snapshot>,
     /// Whose history.
     pub history: HistoryTag,
     /// The last batch whose answer was applied.
     pub parent: BatchId,
-    /// Batches since, with the last clock in each.
-    pub unanswered: Vec<(BatchId, Hlc)>,
+    /// Batches since, with their place among all exports.
+    pub unanswered: Vec<(BatchId, u64)>,
+    /// How many exports there were.
+    pub sequence: u64,
     /// Where exports ended, above the watermark: the hub may have applied any of them, answered or not.
     pub ends: BTreeSet<Hlc>,
     /// What it had seen when it wrote up to a clock.
     pub bases: Vec<Base>,
-    /// Rows it asks for.
-    pub wants: BTreeSet<RowName>,
+    /// Rows it asks for, with the export that asked for them; None: none did yet.
+    pub wants: BTreeMap<RowName, Option<u64>>,
+    /// Rows of the hub that wait outside for what they refer to. The real device keeps them; this one asks for them again.
+    pub waiting: BTreeSet<RowName>,
     /// Rows that the hub has deleted and that something here still needs.
     pub doomed: BTreeSet<RowName>,
-    /// Open rejections by the hub's number.
-    pub rejections: BTreeMap<u64, RowName>,
+    /// Open rejections by the hub's number: the row, and the last clock that was refused.
+    pub rejections: BTreeMap<u64, (RowName, Hlc)>,
     /// The hub has lost history: what comes next is compared with what is here.
     pub reconciling: bool,
     /// What was found by comparing, while it is under way.
@@ -122,13 +128,16 @@ impl Device {
             log: Vec::new(),
             clock: Hlc::default(),
             watermark: Hlc::default(),
+            told: Hlc::default(),
             cursor: None,
             history: 0,
             parent: 0,
             unanswered: Vec::new(),
+            sequence: 0,
             ends: BTreeSet::new(),
             bases: Vec::new(),
-            wants: BTreeSet::new(),
+            wants: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             doomed: BTreeSet::new(),
             rejections: BTreeMap::new(),
             reconciling: false,
@@ -228,23 +237,15 @@ impl Device {
         let taken = most.map_or(fresh.len(), |most| most.min(fresh.len()));
         let more = taken < fresh.len();
         let high = fresh[..taken].last().map_or(self.watermark, |entry| entry.logged.clock.max(self.watermark));
-        let edited: BTreeSet<RowName> =
-            fresh[..taken].iter().map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
+        let offered = |entry: &&Entry| self.is_pending(entry) && entry.logged.clock <= high;
+        let mut log: Vec<Logged> = Vec::new();
+        for entry in self.log.iter().filter(offered) {
+            let count = if entry.again { 0 } else { entry.logged.count };
+            log.push(Logged { count, ..entry.logged.clone() });
+        }
         // A rejected change goes again when its row is edited again, so that the hub gets all of it.
-        let offered = self.log.iter().filter(|entry| {
-            let logged = &entry.logged;
-            let fresh = self.is_pending(entry) && logged.clock <= high;
-            fresh || (entry.parked && edited.contains(&(logged.table as usize, logged.key.clone())))
-        });
-        let log: Vec<Logged> = offered
-            .map(|entry| {
-                let mut logged = entry.logged.clone();
-                if entry.parked || entry.again {
-                    logged.count = 0;
-                }
-                logged
-            })
-            .collect();
+        let parked = self.log.iter().filter(|entry| entry.parked).map(|entry| entry.logged.clone()).collect();
+        let taken_along = take_along(parked, &mut log);
         let boundaries: Vec<Hlc> = self.ends.iter().copied().chain(more.then_some(high)).collect();
         // Rows as they were at `high`: a part of the log must not tell what was written after it.
         let after: Vec<&Logged> =
@@ -255,13 +256,17 @@ impl Device {
         })
         .unwrap_or_else(|never| match never {});
         let mut tables: Vec<TableChanges> = Vec::new();
-        let mut wants = self.wants.clone();
+        let mut wants: BTreeSet<RowName> = self.wants.keys().chain(&self.waiting).cloned().collect();
         // What was refused under another identity may show otherwise than it was written.
         let refused = self.log.iter().filter(|entry| entry.again);
         let once_refused: BTreeSet<RowName> =
             refused.map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
         let rows = folded.len();
-        for folded in folded {
+        let first = folded.iter().map(|folded| folded.change.first_clock).chain(taken_along.values().copied()).min();
+        for mut folded in folded {
+            if let Some(first) = taken_along.get(&(folded.table, folded.change.key.clone())) {
+                folded.change.first_clock = folded.change.first_clock.min(*first);
+            }
             let table = folded.table as usize;
             let name = TABLES[table].name;
             if folded.change.first_clock <= self.offered_again
@@ -284,7 +289,12 @@ impl Device {
             parent: self.parent,
             unanswered: self.unanswered.iter().map(|(batch, _)| *batch).collect(),
             cursor: self.cursor.clone(),
-            bases: self.bases.clone(),
+            bases: cut_at_ends(
+                self.bases.clone(),
+                self.cursor.as_ref(),
+                self.ends.iter().copied(),
+                (first.unwrap_or(high), high),
+            ),
             watermark: self.watermark,
             high,
             more,
@@ -301,7 +311,9 @@ impl Device {
         let delta = Delta { client: self.tag(), history: self.history, device_now_ms: wall_ms, body };
         let (blob, batch) = post::write_delta(&delta, &self.key, &self.hub_knows, self.plain);
         self.named.extend(named.into_iter().map(|shape| (batch, shape)));
-        self.unanswered.push((batch, high));
+        self.sequence += 1;
+        self.unanswered.push((batch, self.sequence));
+        self.wants.values_mut().filter(|asked| asked.is_none()).for_each(|asked| *asked = Some(self.sequence));
         self.ends.insert(high);
         (blob, rows)
     }
@@ -391,7 +403,7 @@ impl Device {
         }
         self.history = reply.history;
         let rows = self.take(&reply, place);
-        Ok(Report { rows, more: reply.body.more })
+        Ok(Report { rows, more: reply.body.more || !self.wants.is_empty() })
     }
 
     /// The hub forgot: everything above what it still knows is pending again, and nothing has been seen.
@@ -399,21 +411,29 @@ impl Device {
         self.forget_shapes();
         self.history = history;
         self.watermark = watermark;
+        self.told = self.told.min(watermark);
         self.cursor = None;
         // Batches of the lost history may still be on their way: they are this database's own.
-        self.unanswered.insert(0, (self.parent, Hlc::default()));
+        self.unanswered.insert(0, (self.parent, 0));
         self.parent = last_batch;
         let until = self.log.last().map_or(Hlc::default(), |entry| entry.logged.clock);
         self.offered_again = until;
-        // Who was to be deleted, and is still needed here, was so by the lost history's word.
-        self.doomed.clear();
+        self.waiting.clear();
+        // Who was to be deleted, and is still needed here, was so by the lost history's word. One that has left its table meanwhile
+        // does not come back: nothing here needs it any more.
+        for name in std::mem::take(&mut self.doomed).intersection(&self.aside) {
+            self.rows.remove(name);
+        }
+        self.aside.retain(|name| self.rows.contains_key(name));
         self.bases = vec![Base { until, snapshot: None }];
         self.reconciling = true;
-        // The hub may have forgotten what it refused: it goes again.
-        self.rejections.clear();
-        for entry in self.log.iter_mut().filter(|entry| entry.parked) {
-            entry.parked = false;
-            entry.again = entry.logged.clock <= watermark;
+        // What the hub has forgotten that it refused goes again; of the rest it will say how it stands.
+        for ((table, key), last) in std::mem::take(&mut self.rejections).into_values() {
+            let of_row =
+                |logged: &Logged| (logged.table as usize, &logged.key) == (table, &key) && logged.clock <= last;
+            for entry in self.log.iter_mut().filter(|entry| last > watermark && of_row(&entry.logged)) {
+                entry.parked = false;
+            }
         }
     }
 
@@ -463,6 +483,7 @@ impl Device {
     fn take(&mut self, reply: &Reply, place: usize) -> usize {
         let body = &reply.body;
         self.parent = body.batch;
+        let sequence = self.unanswered[place].1;
         let answered: Vec<BatchId> = self.unanswered.drain(..=place).map(|(batch, _)| batch).collect();
         // Earlier batches than the answered one: whether the hub has seen them is open.
         for (_, shape) in self.named.iter().filter(|(batch, _)| *batch == body.batch) {
@@ -473,19 +494,27 @@ impl Device {
             self.reply_shapes.add(Shape::of_rows(table));
         }
         self.names_wanted = false;
-        let short = body.cursor.xmax == 0 || self.cursor.as_ref() == Some(&body.cursor);
-        if short {
-            // Answered without rows: what became of them is asked for.
-            let answered =
+        let only_confirms = body.only_confirms(self.cursor.as_ref());
+        if only_confirms {
+            let confirmed =
                 self.log.iter().filter(|entry| self.is_pending(entry) && entry.logged.clock <= body.watermark);
             let rows: Vec<RowName> =
-                answered.map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
-            self.wants.extend(rows);
+                confirmed.map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
+            for name in rows {
+                self.wants.entry(name).or_insert(None);
+            }
+            let asked = self.wants.values_mut().filter(|asked| asked.is_some_and(|asked| asked <= sequence));
+            asked.for_each(|asked| *asked = None);
+        } else {
+            self.wants.retain(|_, asked| asked.is_none_or(|asked| asked > sequence));
         }
         self.watermark = self.watermark.max(body.watermark);
         self.ends.retain(|end| *end > self.watermark);
-        self.log.iter_mut().filter(|entry| entry.logged.clock <= body.watermark).for_each(|entry| entry.again = false);
         self.hear(&body.notices);
+        self.log.iter_mut().filter(|entry| entry.logged.clock <= body.watermark).for_each(|entry| entry.again = false);
+        if !only_confirms {
+            self.told = self.watermark;
+        }
         if self.reconciling && body.cursor.xmax > 0 {
             self.reconcile(&body.tables, reply.hub_now_ms);
         }
@@ -502,15 +531,21 @@ impl Device {
             self.take_deletions(table);
         }
         self.settle_doomed();
-        self.make_way();
-        self.remember_base();
-        self.cursor = (body.cursor.xmax > 0).then(|| body.cursor.clone());
+        let arrived = body.tables.iter().flat_map(|table| {
+            let number = TABLES.iter().position(|shape| shape.name == table.table).unwrap_or(usize::MAX);
+            let rows = table.rows.iter().filter(|row| row.op != Op::Delete);
+            rows.map(move |row| (number, row.key.clone()))
+        });
+        self.make_way(&arrived.collect());
+        let cursor = (body.cursor.xmax > 0).then(|| body.cursor.clone());
+        self.remember_base(cursor != self.cursor);
+        self.cursor = cursor;
         self.clock = self.clock.max(body.clock);
         rows
     }
 
-    /// What was written so far was written under the old cursor.
-    fn remember_base(&mut self) {
+    /// What was written so far was written under the old cursor, if there is another one now.
+    fn remember_base(&mut self, moves: bool) {
         let oldest = self
             .log
             .iter()
@@ -519,7 +554,7 @@ impl Device {
             .min();
         let until = self.log.last().map_or(Hlc::default(), |entry| entry.logged.clock);
         let Some(oldest) = oldest else { return self.bases.clear() };
-        if self.bases.last().is_none_or(|last| last.until < until) {
+        if moves && self.bases.last().is_none_or(|last| last.until < until) {
             self.bases.push(Base { until, snapshot: self.cursor.clone() });
         }
         self.bases.retain(|base| base.until >= oldest);
@@ -538,11 +573,12 @@ impl Device {
                     && entry.logged.clock <= conflict.clock
             };
             if conflict.status == "open" {
-                self.log
-                    .iter_mut()
-                    .filter(|entry| of_row(entry))
-                    .for_each(|entry| entry.parked |= entry.logged.clock > Hlc::default());
-                self.rejections.insert(conflict.conflict_id, name);
+                // What was answered before is settled: the rejection is about what this answer is the first to tell of.
+                let told = self.told;
+                let refused =
+                    self.log.iter_mut().filter(|entry| of_row(entry) && (entry.again || entry.logged.clock > told));
+                refused.for_each(|entry| entry.parked = true);
+                self.rejections.insert(conflict.conflict_id, (name, conflict.clock));
             } else {
                 self.log.iter_mut().filter(|entry| of_row(entry)).for_each(|entry| entry.parked = false);
                 self.rejections.remove(&conflict.conflict_id);
@@ -576,7 +612,7 @@ impl Device {
             let name: RowName = (number, arriving.key.clone());
             self.doomed.remove(&name);
             if arriving.op == Op::Insert {
-                self.wants.remove(&name);
+                self.waiting.remove(&name);
             }
             let (known, later): (Vec<_>, Vec<_>) =
                 arriving.fields.iter().cloned().partition(|(column, _)| *column <= self.width[number]);
@@ -595,7 +631,7 @@ impl Device {
                     self.rows.insert(name.clone(), row);
                 }
                 None => {
-                    self.wants.insert(name.clone());
+                    self.wants.entry(name).or_insert(None);
                 }
             }
         }
@@ -605,7 +641,7 @@ impl Device {
         let Some(number) = TABLES.iter().position(|shape| shape.name == table.table) else { return };
         for arriving in table.rows.iter().filter(|row| row.op == Op::Delete) {
             let name: RowName = (number, arriving.key.clone());
-            self.wants.remove(&name);
+            self.waiting.remove(&name);
             self.later.retain(|(row, _), _| *row != name);
             if overlay(Op::Delete, &[], &self.pending_of(&name), &table.sums, &table.kinds) == Action::Delete {
                 self.doomed.insert(name);
@@ -627,11 +663,14 @@ impl Device {
 
     /// Rows of the hub come first: local rows in their way, and what refers to those, step aside. Rows of the hub whose
     /// parents are deleted here wait outside, and are asked for again.
-    fn make_way(&mut self) {
+    fn make_way(&mut self, arrived: &BTreeSet<RowName>) {
         let yields = |device: &Device, name: &RowName| {
-            device.is_own(name) || device.doomed.contains(name) || device.wants.contains(name)
+            device.is_own(name)
+                || device.doomed.contains(name)
+                || device.wants.contains_key(name)
+                || device.waiting.contains(name)
         };
-        let before = std::mem::take(&mut self.aside);
+        self.aside.clear();
         loop {
             let mut step = Vec::new();
             let shown: BTreeMap<&RowName, &Row> = self.visible().collect();
@@ -648,8 +687,8 @@ impl Device {
                         (true, false) => step.push((*name).clone()),
                         // Both are the device's own: one was there first, and the application has seen to it.
                         (true, true) if name > other => step.push((*name).clone()),
-                        // Acknowledged by a hub that has since forgotten what was in its way: still aside, until all has come again.
-                        (false, false) if before.contains(*name) => step.push((*name).clone()),
+                        // Acknowledged, and not told of: what has just come is the hub's for sure.
+                        (false, false) if !arrived.contains(*name) => step.push((*name).clone()),
                         _ => {}
                     }
                 }
@@ -662,12 +701,17 @@ impl Device {
             }
             self.aside.extend(step);
         }
-        // Not the device's own and aside: it waits for its parent on the hub's word.
+        // Not the device's own and aside: it waits for its parent on the hub's word; or it had to make room for another, and the hub
+        // is asked for it (the real device keeps it in `fs_conflicts` meanwhile).
         let waiting: Vec<RowName> = self.aside.iter().filter(|name| !yields(self, name)).cloned().collect();
         for name in waiting {
             self.aside.remove(&name);
-            self.rows.remove(&name);
-            self.wants.insert(name);
+            let Some(row) = self.rows.remove(&name) else { continue };
+            if schema::parents_of(&name, &row).iter().all(|parent| self.row(parent).is_some()) {
+                self.wants.entry(name).or_insert(None);
+            } else {
+                self.waiting.insert(name);
+            }
         }
     }
 

@@ -799,11 +799,12 @@ impl World {
                 });
                 return fail(format!("phone {at} differs: {}", wrong.unwrap_or_default()));
             }
-            let rest = (file.pending(), file.wants.len(), file.doomed.len(), file.aside.len(), file.rejections.len());
+            let asked = file.wants.len() + file.waiting.len();
+            let rest = (file.pending(), asked, file.doomed.len(), file.aside.len(), file.rejections.len());
             if rest != (0, 0, 0, 0, 0) {
                 return fail(format!(
-                    "phone {at} has work left: pending, wants, doomed, aside, rejected = {rest:?} {:?} {:?}",
-                    file.doomed, file.rejections
+                    "phone {at} has work left: pending, asked, doomed, aside, rejected = {rest:?} {:?} {:?} {:?} {:?} {:?}",
+                    file.wants, file.waiting, file.doomed, file.aside, file.rejections
                 ));
             }
         }

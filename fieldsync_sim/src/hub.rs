@@ -18,10 +18,14 @@ use fieldsync_core::merge::{
 };
 use fieldsync_core::reply::{ConflictNotice, Notice, Outcomes, Reply, ReplyBody, RowChange, TableRows};
 use fieldsync_core::rules::{FieldStrategy, OnDelete, OnReject, TableRules};
+use fieldsync_core::travel::{Reader, Sent};
 use fieldsync_core::wire::{Shape, Shapes};
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
+
+/// The field clock that carries a row's mark of deletion, where deletion is soft.
+const MARK: u16 = u16::MAX;
 
 /// An answer that was given.
 #[derive(Debug, Clone)]
@@ -106,8 +110,12 @@ pub struct Transaction {
     pub client: Option<Client>,
     /// Another identity that is registered.
     pub registers: Option<Client>,
-    /// Values that a device of the client's overwrote itself, knowing them.
+    /// Values that a device of the client's overwrote itself, knowing them, and those of rows that it took away again: a copy of
+    /// the database may tell the whole life of a row in one delta, while the file it was copied from still waits with its
+    /// beginning.
     pub overwritten: Vec<Value>,
+    /// Deleted parents that came back because children of them were written.
+    pub revived: BTreeSet<RowName>,
     /// Records written.
     pub records: BTreeMap<u64, Record>,
     /// The answer.
@@ -187,6 +195,10 @@ struct Merged {
     accepted: BTreeSet<RowName>,
     /// Parents that came back for a child, with that child.
     revived: BTreeMap<RowName, RowName>,
+    /// Rows of which something was rejected.
+    refused: BTreeSet<RowName>,
+    /// Values of rows that were there and that the same delta took away.
+    taken_away: Vec<Value>,
 }
 
 impl Hub {
@@ -486,7 +498,18 @@ impl Hub {
                 };
                 self.answer_with(xid, &client, batch, now_ms, notice, &delta);
             }
-            Standing::Copy if !superseded => {
+            Standing::Copy if superseded => {
+                let reply = self.short(&client, &delta, batch, now_ms);
+                let cursor = reply.body.cursor.clone();
+                let reply: Rc<[u8]> = post::write_reply(&reply, &client.key, &Shapes::none(), self.plain).into();
+                let mut after = client;
+                after.batches.insert(batch, Answered { reply: reply.clone(), cursor });
+                if let Some(own) = self.running.get_mut(&xid) {
+                    own.client = Some(after);
+                    own.reply = reply;
+                }
+            }
+            Standing::Copy => {
                 let new_id = format!("{}+{:x}", client.client_id, batch);
                 let key = client.key.derive(&new_id);
                 // The same copy asking again gets the same name, once.
@@ -499,7 +522,7 @@ impl Hub {
                 }
             }
             _ if !complete => self.answer_with(xid, &client, batch, now_ms, Notice::NamesWanted, &delta),
-            _ => self.merge(xid, client, &delta, batch, now_ms, superseded),
+            _ => self.merge(xid, client, &delta, batch, now_ms),
         }
         Ok(Ok(xid))
     }
@@ -522,7 +545,7 @@ impl Hub {
         }
     }
 
-    fn merge(&mut self, xid: u64, client: Client, delta: &Delta, batch: BatchId, now_ms: u64, superseded: bool) {
+    fn merge(&mut self, xid: u64, client: Client, delta: &Delta, batch: BatchId, now_ms: u64) {
         let body = &delta.body;
         self.clock = self.clock.tick(now_ms);
         let mut settled: Vec<(usize, Vec<Change>)> = body
@@ -539,7 +562,7 @@ impl Hub {
             }
             let is_counter = |column| self.rules[*table].fields.get(&column) == Some(&FieldStrategy::Sum);
             for row in rows.values_mut() {
-                keep_last_words(row, is_counter, |a, b| body.base_of(a) == body.base_of(b));
+                keep_last_words(row, is_counter, |a, b| body.said_together(a, b));
             }
         }
         let changes: Vec<(usize, &Change)> =
@@ -573,32 +596,26 @@ impl Hub {
             clocks: raw.into_iter().zip(corrected).collect(),
             excluded: BTreeMap::new(),
         };
-        let merged = if superseded {
-            Merged::default()
-        } else {
-            loop {
-                let merged = self.attempt(&work, &changes);
-                if self.park_strict(&mut work, &merged, &changes) {
-                    continue;
-                }
-                let Some((name, exclusion)) = self.to_blame(&merged, &names) else { break merged };
-                let again = work.excluded.insert(name.clone(), exclusion).is_some();
-                assert!(
-                    !again && names.contains(&name),
-                    "{name:?} cannot be to blame again: {:?}",
-                    self.violations(&merged.writes)
-                );
+        let merged = loop {
+            let merged = self.attempt(&work, &changes);
+            if self.park_strict(&mut work, &merged, &changes) {
+                continue;
             }
+            let Some((name, exclusion)) = self.to_blame(&merged, &names) else { break merged };
+            let again = work.excluded.insert(name.clone(), exclusion).is_some();
+            assert!(
+                !again && names.contains(&name),
+                "{name:?} cannot be to blame again: {:?}",
+                self.violations(&merged.writes)
+            );
         };
         let mut after = client.clone();
-        if !superseded {
-            let fresh = changes.iter().filter(|(_, change)| change.clock > client.watermark);
-            after.acknowledged += fresh.map(|(_, change)| u64::from(change.count)).sum::<u64>();
-            after.watermark = after.watermark.max(body.high);
-            after.last_batch = batch;
-            after.superseded.extend(body.unanswered.iter().copied());
-            add(&mut after.outcomes, merged.outcomes);
-        }
+        let fresh = changes.iter().filter(|(_, change)| change.clock > client.watermark);
+        after.acknowledged += fresh.map(|(_, change)| u64::from(change.count)).sum::<u64>();
+        after.watermark = after.watermark.max(body.high);
+        after.last_batch = batch;
+        after.superseded.extend(body.unanswered.iter().copied());
+        add(&mut after.outcomes, merged.outcomes);
         let mut records: BTreeMap<u64, Record> = BTreeMap::new();
         let mut next_record = self.next_record;
         for (number, record) in self.records.iter() {
@@ -634,10 +651,13 @@ impl Hub {
             records.insert(number, record);
         }
         self.next_record = next_record;
+        let sent = said(&changes, client.watermark, &merged.whole);
+        let sent = sent.into_iter().filter(|(name, _)| !merged.refused.contains(name)).collect();
         if let Some(own) = self.running.get_mut(&xid) {
+            own.revived = merged.revived.into_keys().collect();
             own.writes = merged.writes;
             let fields = changes.iter().flat_map(|(_, change)| &change.fields);
-            own.overwritten = fields.filter_map(|field| field.old.clone()).collect();
+            own.overwritten = fields.filter_map(|field| field.old.clone()).chain(merged.taken_away).collect();
             own.records = records;
             for (name, state) in &own.writes {
                 if let State::Live(row) = state {
@@ -648,8 +668,18 @@ impl Hub {
                 }
             }
         }
-        let reply =
-            self.pull(xid, &after, client.watermark, delta, batch, now_ms, &changes, &merged.whole, merged.outcomes);
+        let reply = if body.reaches(after.watermark) {
+            let deletions_too = delta.history != 0 || client.last_batch != 0;
+            let pulled = self.pull(xid, &after, delta, deletions_too, &sent);
+            Reply {
+                client: delta.client,
+                history: self.history(),
+                hub_now_ms: now_ms,
+                body: ReplyBody { batch, outcomes: merged.outcomes, ..pulled },
+            }
+        } else {
+            self.short(&after, delta, batch, now_ms)
+        };
         for table in &body.tables {
             after.delta_shapes.add(Shape::of_changes(table));
         }
@@ -758,9 +788,10 @@ impl Hub {
                 values: change.fields.iter().map(|field| field.new.clone()).collect(),
                 rule: exclusion.rule,
             });
-            if exclusion.record != "rejected" {
-                merged.whole.insert(name.clone());
-            }
+            match exclusion.record {
+                "rejected" => merged.refused.insert(name.clone()),
+                _ => merged.whole.insert(name.clone()),
+            };
             return;
         }
         let kinds = schema::kinds(name.0);
@@ -824,6 +855,7 @@ impl Hub {
         }
         if decision.outcome == Outcome::Rejected {
             merged.rejected.insert(name.0);
+            merged.refused.insert(name.clone());
         } else {
             merged.accepted.insert(name.clone());
         }
@@ -839,7 +871,11 @@ impl Hub {
                 row.values.extend(fields);
                 State::Live(HubRow { clocks, ..row })
             }
-            (Write::Delete { deletion }, HubState::Live(row)) => State::Gone(row, deletion),
+            (Write::Delete { deletion }, HubState::Live(row)) => {
+                // Its tombstone is the last trace of what it held, unless the delta makes the row once more.
+                merged.taken_away.extend(row.values.values().cloned());
+                State::Gone(row, deletion)
+            }
             (Write::Update { .. } | Write::Delete { .. }, _) => return,
         };
         merged.writes.insert(name.clone(), after);
@@ -860,7 +896,8 @@ impl Hub {
                 }
                 continue;
             }
-            let (child, parent) = (&rows[0], &rows[1]);
+            // A parent that came back, and lacks one itself, is in the delta for its child's sake only.
+            let (child, parent) = (merged.revived.get(&rows[0]).unwrap_or(&rows[0]), &rows[1]);
             let rule = self.rules[parent.0].on_delete;
             let conflict = |name: &RowName, record| {
                 (
@@ -886,51 +923,39 @@ impl Hub {
         None
     }
 
+    /// An answer without rows: the hub has taken more of this client than the delta at hand brings.
+    fn short(&self, client: &Client, delta: &Delta, batch: BatchId, now_ms: u64) -> Reply {
+        let body = ReplyBody {
+            batch,
+            watermark: delta.body.answered_up_to(client.watermark),
+            cursor: delta.body.cursor.clone().unwrap_or_default(),
+            more: true,
+            ..ReplyBody::default()
+        };
+        Reply { client: delta.client, history: self.history(), hub_now_ms: now_ms, body }
+    }
+
     /// Everything that the device lacks, read under one snapshot.
-    #[allow(clippy::too_many_arguments)]
     fn pull(
         &self,
         xid: u64,
         client: &Client,
-        before: Hlc,
         delta: &Delta,
-        batch: BatchId,
-        now_ms: u64,
-        changes: &[(usize, &Change)],
-        whole: &BTreeSet<RowName>,
-        outcomes: Outcomes,
-    ) -> Reply {
-        let cursor = delta.body.cursor.as_ref();
-        if !delta.body.reaches(client.watermark) {
-            let body = ReplyBody {
-                batch,
-                watermark: delta.body.answered_up_to(client.watermark),
-                cursor: cursor.cloned().unwrap_or_default(),
-                more: true,
-                ..ReplyBody::default()
-            };
-            return Reply { client: delta.client, history: self.history(), hub_now_ms: now_ms, body };
-        }
-        let unseen = |version: u64| cursor.is_none_or(|cursor| !cursor.visible(version));
-        // Only what this very delta brought is known to stand on the device as it was sent: an earlier answer may have changed
-        // what was answered before.
-        let newly: Vec<(usize, &Change)> =
-            changes.iter().copied().filter(|(_, change)| change.clock > before).collect();
-        let fresh = finals(&newly);
-        let finals = finals(changes);
+        deletions_too: bool,
+        sent: &BTreeMap<RowName, Said>,
+    ) -> ReplyBody {
+        let reader = Reader { cursor: delta.body.cursor.as_ref(), deletions_too };
         let own = self.running.get(&xid);
         let records = self.records.iter().filter(|(number, _)| own.is_none_or(|own| !own.records.contains_key(number)));
         let records: Vec<(&u64, &Record)> = records.chain(own.iter().flat_map(|own| &own.records)).collect();
-        let refused = |name: &RowName| {
-            records.iter().any(|(_, record)| {
-                record.open && record.outcome == "rejected" && record.client == client.number && record.row == *name
-            })
-        };
         // A rejection settled since: the row goes whole.
         let settled: BTreeSet<&RowName> = records
             .iter()
             .filter(|(_, record)| {
-                !record.open && record.outcome == "rejected" && record.client == client.number && unseen(record.told)
+                !record.open
+                    && record.outcome == "rejected"
+                    && record.client == client.number
+                    && reader.unseen(record.told)
             })
             .map(|(_, record)| &record.row)
             .collect();
@@ -942,61 +967,38 @@ impl Hub {
             .collect();
         let mut names: BTreeSet<&RowName> =
             self.rows.keys().chain(own.iter().flat_map(|own| own.writes.keys())).collect();
-        names.extend(finals.keys());
-        names.extend(&wanted);
         names.extend(settled.iter().copied());
         let mut tables: Vec<TableRows> = (0..TABLES.len()).map(|table| self.heading(table)).collect();
         let mut clock = Hlc::default();
         for name in names {
-            let sent = finals.get(name);
-            let all = whole.contains(name) || wanted.contains(name) || settled.contains(name);
-            let said_alive = sent.is_some_and(|sent| !sent.deleted);
+            let sent = sent.get(name);
+            let named = wanted.contains(name) || settled.contains(name);
             let change = match self.state(xid, name) {
                 Some(State::Live(row)) => {
+                    let back = row.clocks.stamped().find(|(number, _)| *number == MARK).map(|(_, mark)| mark.version);
+                    let whole = reader.needs_whole(&row.clocks, back, named, sent);
                     let fields = schema::fields(name.0, self.width[name.0]).map(|column| (column, row.value(column)));
-                    let said_deleted = sent.is_some_and(|sent| sent.deleted) && !refused(name);
-                    if all || said_deleted {
-                        clock = clock.max(row.clocks.latest().clock);
-                        Some((Op::Insert, fields.collect()))
-                    } else {
-                        let made = unseen(row.clocks.insert.version);
-                        // A counter is rebased on the device without a log entry: what was logged is not what it shows.
-                        let sums = &tables[name.0].sums;
-                        let echo = |column: &u16, value: &Value| {
-                            !sums.contains(column)
-                                && fresh.get(name).is_some_and(|sent| sent.fields.get(column) == Some(value))
-                        };
-                        let differs = |column: &u16, value: &Value| {
-                            let said = sent.and_then(|sent| sent.fields.get(column));
-                            !refused(name) && said.is_some_and(|said| sums.contains(column) || said != value)
-                        };
-                        let mut suppressed = false;
-                        let fields: Vec<(u16, Value)> = fields
-                            .filter(|(column, value)| {
-                                let stamp = row.clocks.field(*column);
-                                let travels = made || unseen(stamp.version) || differs(column, value);
-                                let echo = travels && echo(column, value);
-                                suppressed |= echo;
-                                travels && !echo
-                            })
-                            .collect();
-                        if !fields.is_empty() {
-                            clock = clock.max(row.clocks.latest().clock);
-                        }
-                        let op = if made && !suppressed { Op::Insert } else { Op::Update };
-                        (!fields.is_empty()).then_some((op, fields))
+                    let sums = &tables[name.0].sums;
+                    let fields: Vec<(u16, Value)> = fields
+                        .filter(|(column, value)| {
+                            whole || reader.hears_of_field(&row.clocks, *column, value, sums.contains(column), sent)
+                        })
+                        .collect();
+                    for (column, _) in &fields {
+                        clock = clock.max(row.clocks.field(*column).clock);
                     }
+                    let op = if whole { Op::Insert } else { Op::Update };
+                    (whole || !fields.is_empty()).then_some((op, fields))
                 }
                 Some(State::Gone(_, deletion)) => {
-                    let echo = fresh.get(name).is_some_and(|sent| sent.deleted);
-                    // A device that never was answered has nothing to delete. One that was may have got an earlier answer meanwhile.
-                    let never_answered = cursor.is_none() && client.batches.is_empty() && delta.history == 0;
-                    let travels =
-                        (!never_answered && unseen(deletion.version)) || (said_alive && !refused(name)) || all;
+                    let travels = reader.hears_of_deletion(deletion.version, named, sent);
                     clock = if travels { clock.max(deletion.clock) } else { clock };
-                    (travels && !echo).then_some((Op::Delete, Vec::new()))
+                    travels.then_some((Op::Delete, Vec::new()))
                 }
-                None => all.then_some((Op::Delete, Vec::new())),
+                // Repeating what was refused makes no row of it.
+                None => {
+                    (settled.contains(name) && !sent.is_some_and(|sent| sent.news)).then_some((Op::Delete, Vec::new()))
+                }
             };
             if let Some((op, fields)) = change {
                 tables[name.0].rows.push(RowChange { op, key: name.1.clone(), fields });
@@ -1005,7 +1007,7 @@ impl Hub {
         tables.retain(|table| !table.rows.is_empty());
         let notices = records
             .iter()
-            .filter(|(_, record)| record.client == client.number && unseen(record.told))
+            .filter(|(_, record)| record.client == client.number && reader.unseen(record.told))
             .map(|(number, record)| {
                 Notice::Conflict(Box::new(ConflictNotice {
                     conflict_id: **number,
@@ -1019,20 +1021,13 @@ impl Hub {
                 }))
             })
             .collect();
-        Reply {
-            client: delta.client,
-            history: self.history(),
-            hub_now_ms: now_ms,
-            body: ReplyBody {
-                batch,
-                watermark: delta.body.answered_up_to(client.watermark),
-                cursor: self.snapshot().with_own(xid),
-                clock,
-                outcomes,
-                more: false,
-                notices,
-                tables,
-            },
+        ReplyBody {
+            watermark: delta.body.answered_up_to(client.watermark),
+            cursor: self.snapshot().with_own(xid),
+            clock,
+            notices,
+            tables,
+            ..ReplyBody::default()
         }
     }
 
@@ -1096,29 +1091,78 @@ impl Hub {
     }
 }
 
-/// What a delta says last about a row.
+/// What a delta has to do with a row.
 #[derive(Default)]
-struct Final {
-    deleted: bool,
+struct Said {
+    /// It says something that had not been answered before.
+    news: bool,
+    inserted: bool,
+    taken_away: bool,
+    /// The merge wants the device to have it whole.
+    whole: bool,
+    /// Values, by changes that had not been answered before and that stand.
     fields: BTreeMap<u16, Value>,
+    /// Fields of changes that had been answered before.
+    repeated: BTreeSet<u16>,
+    repeated_whole: bool,
 }
 
-fn finals(changes: &[(usize, &Change)]) -> BTreeMap<RowName, Final> {
-    let mut finals: BTreeMap<RowName, Final> = BTreeMap::new();
-    for (table, change) in changes {
-        let said = finals.entry((*table, change.key.clone())).or_default();
-        match change.op {
-            Op::Delete | Op::Cancelled => {
-                said.deleted = true;
-                said.fields.clear();
-            }
-            _ => {
-                said.deleted = false;
-                said.fields.extend(change.fields.iter().map(|field| (field.column, field.new.clone())));
-            }
-        }
+impl Sent for Said {
+    fn says_anything(&self) -> bool {
+        self.news || self.repeated_whole || !self.repeated.is_empty()
     }
-    finals
+
+    fn made_it(&self) -> bool {
+        self.inserted && !self.taken_away
+    }
+
+    fn took_it_away(&self) -> bool {
+        self.taken_away
+    }
+
+    fn needs_it_whole(&self) -> bool {
+        self.whole || self.repeated_whole
+    }
+
+    fn says(&self, field: u16) -> Option<&Value> {
+        self.fields.get(&field)
+    }
+
+    fn repeats(&self, field: u16) -> bool {
+        self.repeated.contains(&field)
+    }
+
+    fn must_hear(&self, _: u16) -> bool {
+        false // every value is written in the hub's own form
+    }
+}
+
+/// What a delta has to do with each row; up to `answered` it was answered before.
+fn said(changes: &[(usize, &Change)], answered: Hlc, whole: &BTreeSet<RowName>) -> BTreeMap<RowName, Said> {
+    let mut found: BTreeMap<RowName, Said> = BTreeMap::new();
+    for (table, change) in changes {
+        let said = found.entry((*table, change.key.clone())).or_default();
+        if change.clock <= answered {
+            said.repeated.extend(change.fields.iter().map(|field| field.column));
+            said.repeated_whole |= change.op != Op::Update;
+            continue;
+        }
+        said.news = true;
+        said.taken_away = matches!(change.op, Op::Delete | Op::Cancelled);
+        match change.op {
+            Op::Insert => said.inserted = true,
+            Op::Delete | Op::Cancelled => said.inserted = false,
+            Op::Update => {}
+        }
+        if change.op == Op::Delete {
+            said.fields.clear();
+        }
+        said.fields.extend(change.fields.iter().map(|field| (field.column, field.new.clone())));
+    }
+    for name in whole {
+        found.entry(name.clone()).or_default().whole = true;
+    }
+    found
 }
 
 fn parents_in(table: usize, change: &Change) -> Vec<RowName> {

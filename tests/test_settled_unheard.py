@@ -95,3 +95,19 @@ def test_confirmed_by_a_short_answer(pair, sync, op, end):
     assert_at_rest(hub, phone)
     if end == "corrected":
         assert hub.one("SELECT count(*) FROM place WHERE title = 'corrected'") == 1
+
+
+def test_a_rejection_that_the_restored_hub_has_no_record_of(pair, sync):
+    """It was raised in the days that were lost, and the same change went through since: nothing waits any more."""
+    hub, phone = pair
+    sync(phone, hub)
+    phone.sql("INSERT INTO place VALUES ('l1', 'refused', NULL)")
+    blob = phone.export()
+    phone.apply(hub.sync(blob))
+    assert len(phone.conflicts("open")) == 1
+    # The backup, brought up to now by a blob that came once more, when the rule was not there.
+    hub.sql("DELETE FROM fieldsync.conflict")
+    hub.sql("INSERT INTO place SELECT 'l1', 'taken', NULL")
+    new_history(hub)
+    sync(phone, hub), sync(phone, hub)
+    assert phone.conflicts("open") == refused(hub)

@@ -511,9 +511,17 @@ impl Device {
         self.watermark = self.watermark.max(body.watermark);
         self.ends.retain(|end| *end > self.watermark);
         self.hear(&body.notices);
-        self.log.iter_mut().filter(|entry| entry.logged.clock <= body.watermark).for_each(|entry| entry.again = false);
+        if self.reconciling && !only_confirms {
+            // All that waits was named in this answer: what was not, this history knows nothing of.
+            let named: BTreeSet<&RowName> = self.rejections.values().map(|(name, _)| name).collect();
+            for entry in &mut self.log {
+                entry.parked &= named.contains(&(entry.logged.table as usize, entry.logged.key.clone()));
+            }
+        }
         if !only_confirms {
             self.told = self.watermark;
+            let told = self.log.iter_mut().filter(|entry| entry.logged.clock <= body.watermark);
+            told.for_each(|entry| entry.again = false);
         }
         if self.reconciling && body.cursor.xmax > 0 {
             self.reconcile(&body.tables, reply.hub_now_ms);

@@ -782,6 +782,16 @@ impl World {
                 return self.judge();
             }
         }
+        for (at, phone) in self.phones.iter().enumerate() {
+            let file = &phone.file;
+            self.trace(|| {
+                let parked: Vec<_> = file.log.iter().filter(|entry| entry.parked || entry.again).collect();
+                format!(
+                    "phone {at}: wants {:?} waiting {:?} doomed {:?} aside {:?} refused {:?} parked {parked:?}",
+                    file.wants, file.waiting, file.doomed, file.aside, file.rejections
+                )
+            });
+        }
         fail("it does not come to rest in twelve rounds")
     }
 

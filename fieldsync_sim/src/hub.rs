@@ -959,6 +959,10 @@ impl Hub {
             })
             .map(|(_, record)| &record.row)
             .collect();
+        let waits = |name: &RowName| {
+            let mut records = records.iter().map(|(_, record)| record);
+            records.any(|record| record.open && record.client == client.number && record.row == *name)
+        };
         let wanted: BTreeSet<RowName> = delta
             .body
             .wants
@@ -968,6 +972,7 @@ impl Hub {
         let mut names: BTreeSet<&RowName> =
             self.rows.keys().chain(own.iter().flat_map(|own| own.writes.keys())).collect();
         names.extend(settled.iter().copied());
+        names.extend(&wanted);
         let mut tables: Vec<TableRows> = (0..TABLES.len()).map(|table| self.heading(table)).collect();
         let mut clock = Hlc::default();
         for name in names {
@@ -995,9 +1000,9 @@ impl Hub {
                     clock = if travels { clock.max(deletion.clock) } else { clock };
                     travels.then_some((Op::Delete, Vec::new()))
                 }
-                // Repeating what was refused makes no row of it.
+                // Repeating what was refused makes no row of it; while it waits for a person, it stays on its device.
                 None => {
-                    (settled.contains(name) && !sent.is_some_and(|sent| sent.news)).then_some((Op::Delete, Vec::new()))
+                    (named && !sent.is_some_and(|sent| sent.news) && !waits(name)).then_some((Op::Delete, Vec::new()))
                 }
             };
             if let Some((op, fields)) = change {

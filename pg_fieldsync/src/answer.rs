@@ -51,6 +51,7 @@ pub fn answer(
     let given = withheld::given(&tables, received.client.number, body.cursor.as_ref(), version, &no_pull)?;
     let asked = Asked {
         own: version,
+        client: received.client.number,
         settled: &news.settled,
         cursor: asked_cursor,
         // A first answer may have been lost, or be on its way: only who was never answered holds nothing to delete.

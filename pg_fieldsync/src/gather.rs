@@ -179,14 +179,36 @@ impl<'a> Gathering<'a> {
                 told.insert(key);
             }
         }
-        for key in keys {
+        // Of some rows the hub has neither the row nor a tombstone.
+        let mut absent: Vec<&Key> = Vec::new();
+        for key in keys.iter().filter(|key| !told.contains(**key)) {
             // Repeating what was refused makes no row of it.
             let news = self.sent.items.get(*key).is_some_and(|item| !item.changes.is_empty());
-            if self.sent.settled.contains(*key) && !told.contains(*key) && !news {
-                self.add(RowChange::deletion(Key::clone(key)));
+            if !news && self.sent.is_named(key) {
+                absent.push(key);
             }
         }
+        let waiting = self.waiting(&absent)?;
+        for key in absent.iter().filter(|key| !waiting.contains(&table.row_id(key))) {
+            self.add(RowChange::deletion(Key::clone(key)));
+        }
         Ok(())
+    }
+
+    /// Rows, among some, of which something of this client's waits for a person: on their device they stay as they are.
+    fn waiting(&self, keys: &[&Key]) -> Result<HashSet<String>, SqlError> {
+        if keys.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let ids: Vec<String> = keys.iter().map(|key| self.table.row_id(key)).collect();
+        let ids: Vec<Option<&str>> = ids.iter().map(|id| Some(id.as_str())).collect();
+        let _owner = AsOwner::new();
+        let rows = sql::read_set(
+            "SELECT row_id FROM fieldsync.conflict
+             WHERE client_no = $1 AND table_id = $2 AND row_id = ANY ($3::text[]) AND status = 'open'",
+            &[Param::Int(i64::from(self.asked.client)), Param::Int(i64::from(self.table.table_id)), Param::Texts(&ids)],
+        )?;
+        Ok(rows.rows.iter().map(|row| row.text(0).to_owned()).collect())
     }
 
     fn select_list(&self) -> String {

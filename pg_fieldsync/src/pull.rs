@@ -15,6 +15,7 @@ use crate::keys;
 use crate::sql::{self, Cells, Param};
 use crate::withheld::Given;
 use crate::work::Work;
+use fieldsync_core::clocks::Origin;
 use fieldsync_core::rules::{FieldStrategy, TableRules};
 use fieldsync_core::travel::Reader;
 use fieldsync_core::wire::{PackedRows, Shape};
@@ -64,6 +65,8 @@ pub struct Asked<'a> {
     /// This transaction's own version. What it wrote and noted in the feed is looked at by key; what it wrote exactly as the
     /// device sent it is in no entry yet, and not looked at.
     pub own: u64,
+    /// Who asks.
+    pub client: Origin,
     /// What the device has seen; None: nothing.
     pub cursor: Option<&'a Snapshot>,
     /// Deletions travel even to a device without a cursor: it holds rows of an earlier history.

@@ -300,6 +300,26 @@ pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>
     Ok(())
 }
 
+/// After a complete answer of a new history, which names all that waits for a person: what it did not name (`named`, by the hub's
+/// numbers), this history knows nothing of.
+pub fn close_unknown(db: &Connection, named: &HashSet<u64>) -> Result<()> {
+    let mut statement = db.prepare_cached(
+        "SELECT conflict_id, hub_id FROM main.fs_conflict WHERE status = 'open' AND hub_id IS NOT NULL",
+    )?;
+    let open: Vec<(i64, i64)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    for (id, _) in open.iter().filter(|(_, hub_id)| !named.contains(&(*hub_id as u64))) {
+        db.execute(
+            "UPDATE main.fs_conflict SET hub_id = NULL, status = 'resolved',
+                    resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'),
+                    detail = detail || ' (the hub was restored and has no record of it; what is here is offered again)'
+             WHERE conflict_id = ?1",
+            [id],
+        )?;
+    }
+    Ok(())
+}
+
 fn text_or_null(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }

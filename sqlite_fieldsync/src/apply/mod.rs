@@ -193,6 +193,13 @@ impl<'a> Apply<'a> {
             ..Report::default()
         };
         let pending = self.notices(&body.notices, answered, &mut report)?;
+        if state::integer(self.db, "reconciling")? != 0 && self.standing.cursor.is_none() && body.cursor.xmax > 0 {
+            let named = body.notices.iter().filter_map(|notice| match notice {
+                Notice::Conflict(conflict) => Some(conflict.conflict_id),
+                _ => None,
+            });
+            conflicts::close_unknown(self.db, &named.collect())?;
+        }
         let unanswered = self.unanswered(&pending);
         let pinned = Pinned::load(self.db)?;
         let kept = self.kept_rows()?;

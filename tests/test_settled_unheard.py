@@ -111,3 +111,27 @@ def test_a_rejection_that_the_restored_hub_has_no_record_of(pair, sync):
     new_history(hub)
     sync(phone, hub), sync(phone, hub)
     assert phone.conflicts("open") == refused(hub)
+
+
+def test_a_copy_of_a_device_that_has_not_heard_of_its_rejection(pair, sync, tmp_path, extension):
+    """Only a short answer had confirmed the row; the copy goes on under another name, and nobody tells it of the rejection. It
+    asks for the row, of which nothing waits for it: the row is the original's."""
+    hub, phone = pair
+    sync(phone, hub)
+    phone.sql("INSERT INTO place VALUES ('l2', 'refused', NULL)")
+    part = phone.export()
+    phone.sql("INSERT INTO place VALUES ('m1', 'more', NULL)")
+    hub.sync(phone.export())
+    phone.apply(hub.sync(part))
+    copy = phone.copy(tmp_path / "copy.db")
+    sync(phone, hub)
+    for _ in range(3):
+        sync(copy, hub)
+    assert copy.status()["client_id"] != phone.status()["client_id"]
+    assert phone.sql("SELECT id FROM place ORDER BY id") == [("l2",), ("m1",)], "as it was written, until a person decides"
+    assert len(phone.conflicts("open")) == 1
+    assert_at_rest(hub, copy)
+    drop(hub)
+    sync(phone, hub)
+    assert_at_rest(hub, phone)
+    copy.close()

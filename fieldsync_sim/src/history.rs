@@ -135,6 +135,7 @@ impl World {
         let late = if rng.bool() { schema::EXTRA - 1 } else { schema::EXTRA };
         let mut hub = Hub::new(rules, late);
         hub.priorities = schema::priorities(&mut rng);
+        hub.soft = schema::soft(&mut rng);
         hub.plain = options.plain;
         let mut phones = Vec::new();
         for at in 0..rng.usize(2..5) {
@@ -202,7 +203,8 @@ impl World {
             50..=69 => self.deliver()?,
             70..=74 => self.finish_a_sync(),
             75..=86 => self.portal(),
-            87 => self.lose_letters(),
+            87 if self.rng.bool() => self.lose_letters(),
+            87 => self.settle(),
             88 => self.replay()?,
             89 => self.now_ms += self.rng.u64(1..91) * 86_400_000,
             90 => {
@@ -565,6 +567,11 @@ impl World {
                 self.hub.abort(xid);
                 self.writers_open.remove(at);
             }
+            _ if self.rng.u8(..60) == 0 => {
+                let table = pick(&mut self.rng, &schema::LEAVES);
+                self.hub.truncate(xid, self.now_ms, table);
+                self.trace(|| format!("portal {xid}: TRUNCATE {}", TABLES[table].name));
+            }
             _ => {
                 let table = pick(&mut self.rng, &[schema::PERSON, schema::VISIT, schema::PLACE, schema::ATTENDANCE]);
                 let name: RowName = (table, self.draw_key(table));
@@ -585,6 +592,15 @@ impl World {
                 let done = self.hub.write(xid, self.now_ms, &name, wanted.clone());
                 self.trace(|| format!("portal {xid}: {} {wanted:?} {done}", Device::describe(&name)));
             }
+        }
+    }
+
+    /// A person drops what was rejected, while the devices don't look.
+    fn settle(&mut self) {
+        // A sync under way holds the entries that it writes.
+        if self.hub.running.values().all(|running| running.client.is_none()) {
+            let dropped = self.hub.drop_rejections();
+            self.trace(|| format!("{dropped} rejections are dropped"));
         }
     }
 

@@ -148,6 +148,8 @@ pub struct Hub {
     clock: Hlc,
     /// `priority_field` by table.
     pub priorities: [Option<u16>; TABLES.len()],
+    /// Tables whose rows are marked as deleted, and stay.
+    pub soft: [bool; TABLES.len()],
     /// Whether blobs are written plainly.
     pub plain: bool,
     /// Counts commits.
@@ -222,6 +224,7 @@ impl Hub {
             width,
             clock: Hlc::default(),
             priorities: [None; TABLES.len()],
+            soft: [false; TABLES.len()],
             plain: true,
             commits: 0,
             ever: BTreeSet::new(),
@@ -333,6 +336,18 @@ impl Hub {
         self.wait_for(xid, |held| held.writes.contains_key(name) || held.holds.contains(name));
     }
 
+    /// TRUNCATE of a table that nothing refers to: a deletion of every row, also where deletion is soft.
+    pub fn truncate(&mut self, xid: u64, now_ms: u64, table: usize) {
+        self.wait_for(xid, |held| held.writes.keys().any(|name| name.0 == table));
+        let own = self.running.get(&xid).map(|own| own.writes.clone()).unwrap_or_default();
+        let names: BTreeSet<RowName> = self.rows.keys().chain(own.keys()).filter(|name| name.0 == table).cloned().collect();
+        let soft = std::mem::take(&mut self.soft);
+        for name in names {
+            self.write(xid, now_ms, &name, None);
+        }
+        self.soft = soft;
+    }
+
     /// Whether the application may write the row now without breaking a rule, given what is committed and its own.
     pub fn write(&mut self, xid: u64, now_ms: u64, name: &RowName, wanted: Option<Row>) -> bool {
         self.lock(xid, name);
@@ -353,10 +368,27 @@ impl Hub {
         let before = self.state(xid, name).cloned();
         let after = match (before, &wanted) {
             (None | Some(State::Gone(..)), None) => return false,
+            (Some(State::Live(mut row)), None) if self.soft[name.0] => {
+                row.clocks.touch(MARK, xid, clock, HUB);
+                let deletion = row.clocks.field(MARK);
+                State::Gone(row, deletion)
+            }
             (Some(State::Live(row)), None) => {
                 let last = row.clocks.latest();
                 let deletion = last.followed_by(xid, clock.max(last.clock), HUB);
                 State::Gone(row, deletion)
+            }
+            // A marked row is there: who wants it back unmarks it.
+            (Some(State::Gone(mut row, deletion)), Some(values)) if is_marked(&row, deletion) => {
+                row.clocks.touch(MARK, xid, clock, HUB);
+                for column in schema::fields(name.0, self.width[name.0]) {
+                    let value = &values[usize::from(column)];
+                    if row.value(column) != *value {
+                        row.values.insert(column, value.clone());
+                        row.clocks.touch(column, xid, clock, HUB);
+                    }
+                }
+                State::Live(row)
             }
             (Some(State::Live(mut row)), Some(values)) => {
                 let mut changed = false;
@@ -871,7 +903,10 @@ impl Hub {
                 row.values.extend(fields);
                 State::Live(HubRow { clocks, ..row })
             }
-            (Write::Delete { deletion }, HubState::Live(row)) => {
+            (Write::Delete { deletion }, HubState::Live(mut row)) => {
+                if self.soft[name.0] {
+                    row.clocks.set(MARK, deletion);
+                }
                 // Its tombstone is the last trace of what it held, unless the delta makes the row once more.
                 merged.taken_away.extend(row.values.values().cloned());
                 State::Gone(row, deletion)
@@ -1094,6 +1129,11 @@ impl Hub {
             .map(|((_, key), _)| key.clone())
             .collect()
     }
+}
+
+/// Whether a deleted row is still there, marked.
+fn is_marked(row: &HubRow, deletion: Stamp) -> bool {
+    row.clocks.stamped().any(|stamped| stamped == (MARK, deletion))
 }
 
 /// What a delta has to do with a row.

@@ -210,6 +210,18 @@ pub fn priorities(rng: &mut Rng) -> [Option<u16>; TABLES.len()] {
     found
 }
 
+/// Tables that nothing refers to, and that can therefore be marked as deleted row by row, or truncated.
+pub const LEAVES: [Table; 2] = [VISIT, ATTENDANCE];
+
+/// Whether deletion is soft, by table.
+pub fn soft(rng: &mut Rng) -> [bool; TABLES.len()] {
+    let mut found = [false; TABLES.len()];
+    for table in LEAVES {
+        found[table] = rng.u8(..3) == 0;
+    }
+    found
+}
+
 /// One of several.
 pub fn pick<T: Clone>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.usize(..from.len())].clone()

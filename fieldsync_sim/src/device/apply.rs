@@ -1,351 +1,17 @@
-//! A device: what its database file holds, and what export and apply do to it.
-//!
-//! The file is a value. A crash is a step that never replaced it; a copy is a clone of it; a backup is an old one.
+//! fs_apply_delta: the hub's answer goes under what this device has not been answered for.
 
+use super::{Device, Entry, Refusal, Report};
 use crate::post::{self, Unreadable};
-use crate::schema::{self, Row, RowName, Table, TABLES};
-use fieldsync_core::coalesce::{coalesce, take_along, Logged, LoggedField};
-use fieldsync_core::delta::{
-    client_tag, cut_at_ends, Base, BatchId, ClientTag, Delta, DeltaBody, HistoryTag, Op, Recovery, TableChanges, Want,
-};
-use fieldsync_core::enrolment::MacKey;
+use crate::schema::{self, Row, RowName, TABLES};
+use fieldsync_core::coalesce::{Logged, LoggedField};
+use fieldsync_core::delta::{Base, BatchId, HistoryTag, Op, Recovery};
 use fieldsync_core::overlay::{overlay, Action, Pending};
 use fieldsync_core::reply::{Notice, Reply, TableRows};
 use fieldsync_core::wire::{Shape, Shapes};
-use fieldsync_core::{Hlc, Key, Snapshot, Value};
+use fieldsync_core::Hlc;
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
-
-/// One entry of the change log.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// What was logged.
-    pub logged: Logged,
-    /// Refused by the hub, kept until a person settles it.
-    pub parked: bool,
-    /// Refused under an identity that this database no longer has: it goes again, counted before.
-    pub again: bool,
-}
-
-/// A device's database.
-#[derive(Debug, Clone)]
-pub struct Device {
-    /// Its identity.
-    pub client_id: String,
-    /// Its key.
-    pub key: MacKey,
-    /// The application's rows, those that stepped aside among them.
-    pub rows: BTreeMap<RowName, Row>,
-    /// Rows that stepped aside for a hub row.
-    pub aside: BTreeSet<RowName>,
-    /// How many columns of each table it knows.
-    pub width: [u16; TABLES.len()],
-    /// Values of columns that it does not know yet.
-    pub later: BTreeMap<(RowName, u16), Value>,
-    /// The change log.
-    pub log: Vec<Entry>,
-    /// The last clock it gave.
-    pub clock: Hlc,
-    /// The hub has answered everything up to here.
-    pub watermark: Hlc,
-    /// Up to here it has been told what became of its changes: an answer that only confirms tells nothing.
-    pub told: Hlc,
-    /// What it has seen.
-    pub cursor: Option<Snapshot>,
-    /// Whose history.
-    pub history: HistoryTag,
-    /// The last batch whose answer was applied.
-    pub parent: BatchId,
-    /// Batches since, with their place among all exports.
-    pub unanswered: Vec<(BatchId, u64)>,
-    /// How many exports there were.
-    pub sequence: u64,
-    /// Where exports ended, above the watermark: the hub may have applied any of them, answered or not.
-    pub ends: BTreeSet<Hlc>,
-    /// What it had seen when it wrote up to a clock.
-    pub bases: Vec<Base>,
-    /// Rows it asks for, with the export that asked for them; None: none did yet.
-    pub wants: BTreeMap<RowName, Option<u64>>,
-    /// Rows of the hub that wait outside for what they refer to. The real device keeps them; this one asks for them again.
-    pub waiting: BTreeSet<RowName>,
-    /// Rows that the hub has deleted and that something here still needs.
-    pub doomed: BTreeSet<RowName>,
-    /// Open rejections by the hub's number: the row, and the last clock that was refused.
-    pub rejections: BTreeMap<u64, (RowName, Hlc)>,
-    /// The hub has lost history: what comes next is compared with what is here.
-    pub reconciling: bool,
-    /// What was found by comparing, while it is under way.
-    pub recovery: Option<Recovery>,
-    /// The hub's time of the last answer.
-    pub last_sync: Hlc,
-    /// Entries up to here are offered for the second time: what the rows show may be what became of them the first time.
-    pub offered_again: Hlc,
-    /// Shapes that the hub is known to know.
-    pub hub_knows: Shapes,
-    /// Shapes that batches named whose answers are awaited.
-    pub named: Vec<(BatchId, Shape)>,
-    /// Shapes of replies.
-    pub reply_shapes: Shapes,
-    /// A reply left out names that are not known here.
-    pub names_wanted: bool,
-    /// Whether blobs are written plainly.
-    pub plain: bool,
-}
-
-/// Why a reply was not applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// It cannot be read.
-    Damaged,
-    /// It is for somebody else, or of another history.
-    NotMine,
-    /// It answers no batch that waits for an answer, or would take the cursor back.
-    Stale,
-}
-
-/// What an apply did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Report {
-    /// Rows that came.
-    pub rows: usize,
-    /// Whether the hub has more.
-    pub more: bool,
-}
 
 impl Device {
-    /// A fresh device.
-    pub fn new(client_id: &str, key: MacKey, columns_of_place: u16) -> Device {
-        let mut width = [0; TABLES.len()];
-        (0..TABLES.len()).for_each(|table| width[table] = schema::width(table));
-        width[schema::PLACE] = columns_of_place;
-        Device {
-            client_id: client_id.to_owned(),
-            key,
-            rows: BTreeMap::new(),
-            aside: BTreeSet::new(),
-            width,
-            later: BTreeMap::new(),
-            log: Vec::new(),
-            clock: Hlc::default(),
-            watermark: Hlc::default(),
-            told: Hlc::default(),
-            cursor: None,
-            history: 0,
-            parent: 0,
-            unanswered: Vec::new(),
-            sequence: 0,
-            ends: BTreeSet::new(),
-            bases: Vec::new(),
-            wants: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            doomed: BTreeSet::new(),
-            rejections: BTreeMap::new(),
-            reconciling: false,
-            recovery: None,
-            last_sync: Hlc::default(),
-            offered_again: Hlc::default(),
-            hub_knows: Shapes::none(),
-            named: Vec::new(),
-            reply_shapes: Shapes::none(),
-            names_wanted: false,
-            plain: true,
-        }
-    }
-
-    /// How blobs name it.
-    pub fn tag(&self) -> ClientTag {
-        client_tag(&self.client_id)
-    }
-
-    /// A row that the application sees.
-    pub fn row(&self, name: &RowName) -> Option<&Row> {
-        self.rows.get(name).filter(|_| !self.aside.contains(name))
-    }
-
-    /// Rows that the application sees.
-    pub fn visible(&self) -> impl Iterator<Item = (&RowName, &Row)> {
-        self.rows.iter().filter(|(name, _)| !self.aside.contains(name))
-    }
-
-    /// Whether anything refers to the row.
-    pub fn is_needed(&self, name: &RowName) -> bool {
-        self.rows.iter().any(|(child, row)| child != name && schema::refers_to(child, row, name))
-    }
-
-    /// Log entries that the hub has not answered.
-    pub fn pending(&self) -> usize {
-        self.log.iter().filter(|entry| self.is_pending(entry)).count()
-    }
-
-    fn is_pending(&self, entry: &Entry) -> bool {
-        entry.again || entry.logged.clock > self.watermark
-    }
-
-    // ---- the application writes ------------------------------------------------------------------------------------
-
-    fn log(&mut self, wall_ms: u64, name: &RowName, op: Op, fields: Vec<LoggedField>) {
-        self.clock = self.clock.tick(wall_ms);
-        let logged = Logged { table: name.0 as u32, op, key: name.1.clone(), clock: self.clock, count: 1, fields };
-        self.log.push(Entry { logged, parked: false, again: false });
-    }
-
-    /// INSERT.
-    pub fn insert(&mut self, wall_ms: u64, name: &RowName, row: Row) {
-        self.rows.insert(name.clone(), row);
-        self.log(wall_ms, name, Op::Insert, Vec::new());
-    }
-
-    /// UPDATE of some columns; logs those that change.
-    pub fn update(&mut self, wall_ms: u64, name: &RowName, changes: Vec<(u16, Value)>) {
-        let Some(row) = self.rows.get_mut(name) else { return };
-        let mut fields = Vec::new();
-        for (column, new) in changes {
-            let old = std::mem::replace(&mut row[usize::from(column)], new.clone());
-            if old != new {
-                fields.push(LoggedField { column, old, new });
-            }
-        }
-        if !fields.is_empty() {
-            self.log(wall_ms, name, Op::Update, fields);
-        }
-    }
-
-    /// DELETE.
-    pub fn delete(&mut self, wall_ms: u64, name: &RowName) {
-        let Some(row) = self.rows.remove(name) else { return };
-        let fields = schema::fields(name.0, self.width[name.0])
-            .map(|column| LoggedField { column, old: row[usize::from(column)].clone(), new: Value::Null })
-            .collect();
-        self.log(wall_ms, name, Op::Delete, fields);
-    }
-
-    /// ALTER TABLE place ADD COLUMN extra: what came before the column is shown.
-    pub fn add_column(&mut self) {
-        self.width[schema::PLACE] = schema::width(schema::PLACE);
-        for ((name, column), value) in std::mem::take(&mut self.later) {
-            if let Some(row) = self.rows.get_mut(&name) {
-                row[usize::from(column)] = value;
-            }
-        }
-    }
-
-    // ---- export ----------------------------------------------------------------------------------------------------
-
-    /// fs_export_delta. With `most`: no more than so many log entries.
-    pub fn export(&mut self, wall_ms: u64, most: Option<usize>) -> (Vec<u8>, usize) {
-        let fresh: Vec<&Entry> = self.log.iter().filter(|entry| self.is_pending(entry)).collect();
-        let taken = most.map_or(fresh.len(), |most| most.min(fresh.len()));
-        let more = taken < fresh.len();
-        let high = fresh[..taken].last().map_or(self.watermark, |entry| entry.logged.clock.max(self.watermark));
-        let offered = |entry: &&Entry| self.is_pending(entry) && entry.logged.clock <= high;
-        let mut log: Vec<Logged> = Vec::new();
-        for entry in self.log.iter().filter(offered) {
-            let count = if entry.again { 0 } else { entry.logged.count };
-            log.push(Logged { count, ..entry.logged.clone() });
-        }
-        // A rejected change goes again when its row is edited again, so that the hub gets all of it.
-        let parked = self.log.iter().filter(|entry| entry.parked).map(|entry| entry.logged.clone()).collect();
-        let taken_along = take_along(parked, &mut log);
-        let boundaries: Vec<Hlc> = self.ends.iter().copied().chain(more.then_some(high)).collect();
-        // Rows as they were at `high`: a part of the log must not tell what was written after it.
-        let after: Vec<&Logged> =
-            self.log.iter().map(|entry| &entry.logged).filter(|logged| logged.clock > high).collect();
-        let folded = coalesce(log, &boundaries, |table, key| {
-            let name = (table as usize, key.clone());
-            Ok::<_, Infallible>(self.row_before(&name, &after))
-        })
-        .unwrap_or_else(|never| match never {});
-        let mut tables: Vec<TableChanges> = Vec::new();
-        let mut wants: BTreeSet<RowName> = self.wants.keys().chain(&self.waiting).cloned().collect();
-        // What was refused under another identity may show otherwise than it was written.
-        let refused = self.log.iter().filter(|entry| entry.again);
-        let once_refused: BTreeSet<RowName> =
-            refused.map(|entry| (entry.logged.table as usize, entry.logged.key.clone())).collect();
-        let rows = folded.len();
-        let first = folded.iter().map(|folded| folded.change.first_clock).chain(taken_along.values().copied()).min();
-        for mut folded in folded {
-            if let Some(first) = taken_along.get(&(folded.table, folded.change.key.clone())) {
-                folded.change.first_clock = folded.change.first_clock.min(*first);
-            }
-            let table = folded.table as usize;
-            let name = TABLES[table].name;
-            if folded.change.first_clock <= self.offered_again
-                || once_refused.contains(&(table, folded.change.key.clone()))
-            {
-                wants.insert((table, folded.change.key.clone()));
-            }
-            let at = tables.iter().position(|changes| changes.table == name).unwrap_or_else(|| {
-                tables.push(TableChanges {
-                    table: name.to_owned(),
-                    columns: schema::names(table, self.width[table]),
-                    key_len: schema::key_len(table),
-                    changes: Vec::new(),
-                });
-                tables.len() - 1
-            });
-            tables[at].changes.push(folded.change);
-        }
-        let body = DeltaBody {
-            parent: self.parent,
-            unanswered: self.unanswered.iter().map(|(batch, _)| *batch).collect(),
-            cursor: self.cursor.clone(),
-            bases: cut_at_ends(
-                self.bases.clone(),
-                self.cursor.as_ref(),
-                self.ends.iter().copied(),
-                (first.unwrap_or(high), high),
-            ),
-            watermark: self.watermark,
-            high,
-            more,
-            wants: wants
-                .iter()
-                .map(|(table, key)| Want { table: TABLES[*table].name.to_owned(), key: key.clone() })
-                .collect(),
-            settled: Vec::new(),
-            recovery: self.recovery,
-            names_wanted: self.names_wanted,
-            tables,
-        };
-        let named = post::named_by_delta(&body.tables, &self.hub_knows);
-        let delta = Delta { client: self.tag(), history: self.history, device_now_ms: wall_ms, body };
-        let (blob, batch) = post::write_delta(&delta, &self.key, &self.hub_knows, self.plain);
-        self.named.extend(named.into_iter().map(|shape| (batch, shape)));
-        self.sequence += 1;
-        self.unanswered.push((batch, self.sequence));
-        self.wants.values_mut().filter(|asked| asked.is_none()).for_each(|asked| *asked = Some(self.sequence));
-        self.ends.insert(high);
-        (blob, rows)
-    }
-
-    /// A row's values before some later log entries.
-    fn row_before(&self, name: &RowName, after: &[&Logged]) -> Option<Vec<(u16, Value)>> {
-        let mut row = self.rows.get(name).cloned();
-        for logged in after.iter().rev().filter(|logged| (logged.table as usize, &logged.key) == (name.0, &name.1)) {
-            match logged.op {
-                Op::Insert => row = None,
-                Op::Delete => {
-                    let mut before = schema::blank(name.0);
-                    for field in &logged.fields {
-                        before[usize::from(field.column)] = field.old.clone();
-                    }
-                    row = Some(before);
-                }
-                _ => {
-                    if let Some(row) = &mut row {
-                        for field in &logged.fields {
-                            row[usize::from(field.column)] = field.old.clone();
-                        }
-                    }
-                }
-            }
-        }
-        let told = schema::fields(name.0, self.width[name.0]);
-        row.map(|row| told.map(|column| (column, row[usize::from(column)].clone())).collect())
-    }
-
-    // ---- apply -----------------------------------------------------------------------------------------------------
-
     /// fs_apply_delta: all or nothing.
     pub fn apply(&mut self, blob: &[u8]) -> Result<Report, Refusal> {
         let reply = match post::read_reply(blob, &self.key, &self.reply_shapes) {
@@ -407,7 +73,7 @@ impl Device {
     }
 
     /// The hub forgot: everything above what it still knows is pending again, and nothing has been seen.
-    fn begin_new_history(&mut self, history: HistoryTag, watermark: Hlc, last_batch: BatchId) {
+    pub(super) fn begin_new_history(&mut self, history: HistoryTag, watermark: Hlc, last_batch: BatchId) {
         self.forget_shapes();
         self.history = history;
         self.watermark = watermark;
@@ -437,7 +103,7 @@ impl Device {
         }
     }
 
-    fn forget_shapes(&mut self) {
+    pub(super) fn forget_shapes(&mut self) {
         self.hub_knows = Shapes::none();
         self.named.clear();
         self.reply_shapes = Shapes::none();
@@ -446,7 +112,7 @@ impl Device {
 
     /// What this device still has of a history that the hub lost: rows that differ go up as they are here, and rows that did
     /// not come at all. Counters don't: the logs of those who counted are offered again.
-    fn reconcile(&mut self, tables: &[TableRows], hub_now_ms: u64) {
+    pub(super) fn reconcile(&mut self, tables: &[TableRows], hub_now_ms: u64) {
         let after = self.clock;
         let mut arrived: BTreeSet<RowName> = BTreeSet::new();
         for table in tables {
@@ -480,7 +146,7 @@ impl Device {
         self.recovery = (self.clock > after).then_some(Recovery { after, until: self.clock, as_of: self.last_sync });
     }
 
-    fn take(&mut self, reply: &Reply, place: usize) -> usize {
+    pub(super) fn take(&mut self, reply: &Reply, place: usize) -> usize {
         let body = &reply.body;
         self.parent = body.batch;
         let sequence = self.unanswered[place].1;
@@ -553,7 +219,7 @@ impl Device {
     }
 
     /// What was written so far was written under the old cursor, if there is another one now.
-    fn remember_base(&mut self, moves: bool) {
+    pub(super) fn remember_base(&mut self, moves: bool) {
         let oldest = self
             .log
             .iter()
@@ -568,7 +234,7 @@ impl Device {
         self.bases.retain(|base| base.until >= oldest);
     }
 
-    fn hear(&mut self, notices: &[Notice]) {
+    pub(super) fn hear(&mut self, notices: &[Notice]) {
         for notice in notices {
             let Notice::Conflict(conflict) = notice else { continue };
             let Some(table) = TABLES.iter().position(|shape| shape.name == conflict.table) else { continue };
@@ -594,7 +260,7 @@ impl Device {
         }
     }
 
-    fn pending_of(&self, name: &RowName) -> Pending {
+    pub(super) fn pending_of(&self, name: &RowName) -> Pending {
         let mut pending = Pending::default();
         for entry in &self.log {
             let logged = &entry.logged;
@@ -610,11 +276,11 @@ impl Device {
         pending
     }
 
-    fn is_own(&self, name: &RowName) -> bool {
+    pub(super) fn is_own(&self, name: &RowName) -> bool {
         self.pending_of(name).last.is_some()
     }
 
-    fn take_rows(&mut self, table: &TableRows) {
+    pub(super) fn take_rows(&mut self, table: &TableRows) {
         let Some(number) = TABLES.iter().position(|shape| shape.name == table.table) else { return };
         for arriving in table.rows.iter().filter(|row| row.op != Op::Delete) {
             let name: RowName = (number, arriving.key.clone());
@@ -645,7 +311,7 @@ impl Device {
         }
     }
 
-    fn take_deletions(&mut self, table: &TableRows) {
+    pub(super) fn take_deletions(&mut self, table: &TableRows) {
         let Some(number) = TABLES.iter().position(|shape| shape.name == table.table) else { return };
         for arriving in table.rows.iter().filter(|row| row.op == Op::Delete) {
             let name: RowName = (number, arriving.key.clone());
@@ -658,7 +324,7 @@ impl Device {
     }
 
     /// Deletes what the hub has deleted, as far as nothing here needs it.
-    fn settle_doomed(&mut self) {
+    pub(super) fn settle_doomed(&mut self) {
         loop {
             let free = self.doomed.iter().find(|name| !self.is_needed(name) || !self.rows.contains_key(*name)).cloned();
             let Some(name) = free else { break };
@@ -671,7 +337,7 @@ impl Device {
 
     /// Rows of the hub come first: local rows in their way, and what refers to those, step aside. Rows of the hub whose
     /// parents are deleted here wait outside, and are asked for again.
-    fn make_way(&mut self, arrived: &BTreeSet<RowName>) {
+    pub(super) fn make_way(&mut self, arrived: &BTreeSet<RowName>) {
         let yields = |device: &Device, name: &RowName| {
             device.is_own(name)
                 || device.doomed.contains(name)
@@ -721,15 +387,5 @@ impl Device {
                 self.waiting.insert(name);
             }
         }
-    }
-
-    /// Key of a row as a text.
-    pub fn describe(name: &RowName) -> String {
-        format!("{}/{}", TABLES[name.0].name, name.1.row_id())
-    }
-
-    /// A table's rows that the application sees.
-    pub fn keys(&self, table: Table) -> Vec<Key> {
-        self.visible().filter(|((at, _), _)| *at == table).map(|((_, key), _)| key.clone()).collect()
     }
 }

@@ -1,0 +1,95 @@
+//! What befalls devices and hub: crashes, copies, backups, lost names, and persons who settle things meanwhile.
+
+use super::{fail, Finding, Phone, World};
+use crate::hub::Hub;
+use crate::orders;
+use fieldsync_core::wire::Shapes;
+
+impl World {
+    /// A person drops what was rejected, while the devices don't look.
+    pub(super) fn settle(&mut self) {
+        // A sync under way holds the entries that it writes.
+        if self.hub.running.values().all(|running| running.client.is_none()) {
+            let dropped = self.hub.drop_rejections();
+            self.trace(|| format!("{dropped} rejections are dropped"));
+        }
+    }
+
+    /// Copies of the hub and a phone get the same letters in other orders.
+    pub(super) fn orders(&mut self, phone: usize) -> Result<(), Finding> {
+        let wall = self.wall(phone);
+        match orders::of_one_device(&self.hub, &self.phones[phone].file, &mut self.rng, wall, self.now_ms) {
+            Ok(compared) => self.figures.orders += compared,
+            Err(what) => return fail(format!("phone {phone}: {what}")),
+        }
+        Ok(())
+    }
+
+    pub(super) fn crash(&mut self, phone: usize) {
+        // Exported, and the blob never left.
+        let wall = self.wall(phone);
+        let _ = self.phones[phone].file.export(wall, None);
+    }
+
+    /// What either end kept of the other's names is gone: a damaged table, a careless operator.
+    pub(super) fn lose_shapes(&mut self, phone: usize) {
+        let tag = self.phones[phone].file.tag();
+        let which = self.rng.u8(..3);
+        if which == 0 {
+            self.phones[phone].file.reply_shapes = Shapes::none();
+        } else if let Some(client) = self.hub.clients.get_mut(&tag) {
+            if which == 1 {
+                client.delta_shapes = Shapes::none();
+            } else {
+                client.knows = Shapes::none();
+            }
+        }
+        self.trace(|| format!("shapes of phone {phone} are lost ({which})"));
+    }
+
+    pub(super) fn copy(&mut self, phone: usize) {
+        if self.phones.len() > 5 {
+            return;
+        }
+        let file = self.phones[phone].file.clone();
+        // What waits in both files counts once; which of the two tells first is open.
+        self.stock_exact &= file.pending() == 0;
+        self.trace(|| format!("phone {phone} is copied to {}", self.phones.len()));
+        let cursor = file.cursor.clone();
+        self.phones.push(Phone { file, backup: None, offset_ms: 0, cursor });
+    }
+
+    pub(super) fn restore(&mut self, phone: usize) {
+        if let Some(backup) = self.phones[phone].backup.take() {
+            self.trace(|| format!("phone {phone} is restored"));
+            self.stock_exact = false;
+            self.phones[phone].cursor = backup.cursor.clone();
+            self.phones[phone].file = backup;
+            // What was edited since is gone with the phone.
+            self.last_edits.retain(|(editor, _, _), _| *editor != phone);
+        }
+    }
+
+    pub(super) fn restore_hub(&mut self) {
+        if let Some(backup) = self.hub_backup.take() {
+            let migrated = self.hub.width;
+            self.hub = Hub::restored_from(&backup);
+            self.hub.width = migrated; // its operator brings the schema up to date first
+                                       // A dump, another server, a promotion: the hub sees that by itself. A disk put back under it shows only by what
+                                       // devices have seen, and not where a blob of the lost days comes late: its answer hides what its device saw.
+            let noticed = self.rng.u8(..3) > 0;
+            if noticed {
+                self.hub.epoch += 1 + self.rng.u32(..100);
+            } else {
+                self.network.clear();
+                self.archive.clear();
+            }
+            self.trace(|| format!("the hub is restored, noticed by itself: {noticed}"));
+            self.syncs_open.clear();
+            self.writers_open.clear();
+            for phone in &mut self.phones {
+                phone.cursor = None;
+            }
+        }
+    }
+}

@@ -426,6 +426,23 @@ class TestInUse:
         assert hub.one("SELECT detail FROM fieldsync.conflict_details") == "device: deleted; hub: used by c n"
         assert hub.one("SELECT \"row\" ->> 'note' FROM fieldsync.tombstone WHERE row_id = 'n'") == "by the office"
 
+    def test_under_delete_wins_a_mark_leaves_no_orphan(self, hub, family):
+        """The row of a soft deletion stays, so that no foreign key says no, for the parent's own parent neither."""
+        tablet = family("NO ACTION", {"delete": "soft"})
+        for table in "gpc":
+            hub.rule(table, on_delete="delete_wins")
+        hub.sql("INSERT INTO c VALUES ('n', 'p', 'by the office')")
+        for table in "cpg":
+            tablet.sql(f"DELETE FROM {table}")
+        report = carry(tablet, hub)[0]
+        assert report["rejected"] == 2
+        assert hub.sql("SELECT id, p FROM c WHERE NOT sync_deleted") == [("n", "p")]
+        assert hub.sql("SELECT id, g FROM p WHERE NOT sync_deleted") == [("p", "g")], "the other one was in use by nobody"
+        assert hub.sql("SELECT id FROM g WHERE NOT sync_deleted") == [("g",)]
+        assert [(entry["table_name"], entry["row_id"], entry["rule"]) for entry in hub.conflicts()] == [("g", "g", "23503"), ("p", "p", "23503")]
+        assert {entry["detail"] for entry in tablet.conflicts()} == {
+            'row g of table "g" is still used by p p', 'row p of table "p" is still used by c n'}
+
     @pytest.mark.parametrize("action", ["CASCADE", "NO ACTION"])
     def test_what_it_has_seen_or_takes_along_is_no_conflict(self, hub, family, action):
         tablet = family(action)

@@ -1,7 +1,8 @@
 //! A deletion of a row that somebody else's rows refer to, which the device did not know of when it deleted.
 //!
 //! Invariant: no row that its deleter has not seen goes with a parent, be it by a cascade. By the parent table's `on_delete` the
-//! parent stays, or waits for a person; under `delete_wins` it goes, and what used it is on record.
+//! parent stays, or waits for a person; under `delete_wins` it goes, and what used it is on record. A row that would only be marked
+//! goes nowhere as far as its foreign keys know: what they would have refused is refused here.
 
 use crate::arrays::{unnest, Array};
 use crate::catalog::{self, ForeignKey, Table};
@@ -23,8 +24,12 @@ pub fn keep(work: &mut Work, deciding: &Deciding<'_>) -> Result<(), SqlError> {
     }
     let tables = catalog::tables()?;
     // A parent that stays uses its own parents.
-    while pass(work, &tables, deciding, false)? {}
-    pass(work, &tables, deciding, true).map(|_| ())
+    loop {
+        while pass(work, &tables, deciding, false)? {}
+        if !pass(work, &tables, deciding, true)? {
+            return Ok(());
+        }
+    }
 }
 
 /// Whether the delta deletes this row.
@@ -35,7 +40,7 @@ fn goes(item: &Item) -> bool {
         && item.changes.last().is_some_and(|change| change.op == Op::Delete)
 }
 
-/// One look at all deletions; `only_noted`: at those of tables whose rule lets them stand. Whether any was taken back.
+/// One look at all deletions; `only_noted`: at those of tables whose rule lets them stand. Whether any was taken back or refused.
 fn pass(work: &mut Work, tables: &[Rc<Table>], deciding: &Deciding<'_>, only_noted: bool) -> Result<bool, SqlError> {
     let mut kept = false;
     for place in 0..work.tables.len() {
@@ -47,7 +52,12 @@ fn pass(work: &mut Work, tables: &[Rc<Table>], deciding: &Deciding<'_>, only_not
         for child in tables {
             for reference in child.references.iter().filter(|reference| reference.parent == parent.oid) {
                 for (at, user) in users(work, place, child, reference, deciding)? {
-                    kept |= note(&mut work.tables[place].items[at], &child.name, &user, rule);
+                    let item = &mut work.tables[place].items[at];
+                    kept |= if only_noted && parent.soft_delete {
+                        refuse(item, &parent, &child.name, &user)
+                    } else {
+                        note(item, &child.name, &user, rule)
+                    };
                 }
             }
         }
@@ -133,7 +143,8 @@ fn users(
         let user = Key(row[2..].to_vec());
         let own = item_of(work, child, &user);
         // One that the device deleted as well, and that stays: somebody else has changed it, or uses it.
-        let stays = own.is_some_and(|own| own.changes.last().is_some_and(|change| change.op == Op::Delete));
+        let stays = own.is_some_and(|own| own.changes.last().is_some_and(|change| change.op == Op::Delete))
+            || (parent.table.soft_delete && deletion_refused(work, child, &user));
         let unseen = child.clocks(row.bytes(1))?.is_concurrent(deciding.origin, base_of(&parent.items[at]));
         if (unseen || stays) && !own.is_some_and(|own| leaves(own, reference, &parent.table, &parent.items[at])) {
             found.push((at, child.row_id(&user)));
@@ -153,6 +164,28 @@ fn item_of<'w>(work: &'w Work, child: &Table, user: &Key) -> Option<&'w Item> {
         let at = table.items.binary_search_by(|own| own.key.0.cmp(&user.0)).ok()?;
         Some(&table.items[at]).filter(|own| own.merged.rejected.is_none() && own.merged.after.is_some())
     })
+}
+
+/// Whether the delta deletes the user, and may not.
+fn deletion_refused(work: &Work, child: &Table, user: &Key) -> bool {
+    work.tables.iter().filter(|table| table.table.oid == child.oid).any(|table| {
+        let found = table.items.binary_search_by(|own| own.key.0.cmp(&user.0));
+        found.is_ok_and(|at| {
+            let own = &table.items[at];
+            own.merged.rejected.is_some() && own.changes.last().is_some_and(|change| change.op == Op::Delete)
+        })
+    })
+}
+
+/// Refuses to mark a row that is in use. Whether it was not refused before.
+fn refuse(item: &mut Item, parent: &Table, table: &str, user: &str) -> bool {
+    if !goes(item) {
+        return false;
+    }
+    let what = format!("row {} of table \"{}\" is still used by {table} {user}", parent.row_id(&item.key), parent.name);
+    let error = SqlError { table: Some(parent.name.clone()), ..SqlError::new("23503", what) };
+    item.merged.rejected = Some(Box::new(error));
+    true
 }
 
 /// Whether the delta itself deletes the user, or makes it refer to another row.

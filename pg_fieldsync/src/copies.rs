@@ -7,6 +7,7 @@
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::guards::AsOwner;
+use crate::schema::Schema;
 use crate::shapes;
 use crate::sql::{self, Cells, Param};
 use crate::work::{AlreadyMade, Said};
@@ -38,7 +39,7 @@ pub fn is_made(made: &AlreadyMade, table: &TableChanges, change: &Change, clock:
 }
 
 /// Changes that other copies of this client's database have delivered since the copy was made.
-pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMade, SqlError> {
+pub fn delivered_by_others(client: &Client, schema: &Schema, limits: &Limits) -> Result<AlreadyMade, SqlError> {
     let mut made = AlreadyMade::new();
     let rows = {
         let _owner = AsOwner::new();
@@ -69,7 +70,8 @@ pub fn delivered_by_others(client: &Client, limits: &Limits) -> Result<AlreadyMa
         let Ok(batch) = <[u8; 16]>::try_from(row.bytes(1)) else { continue };
         let known = shapes::of_batch(&batch)?;
         let Ok(delta) = wire::decode_delta_with(row.bytes(0), None, limits, &known.shapes) else { continue };
-        for table in delta.body.tables {
+        for mut table in delta.body.tables {
+            schema.spell(&mut table);
             for change in &table.changes {
                 if refused.contains(&(row.int(2), table.table.clone(), change.key.row_id())) {
                     continue;

@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::error::HubError;
 use crate::guards::AsOwner;
 use crate::sql::{self, Cells, Param};
+use fieldsync_core::delta::TableChanges;
 use fieldsync_core::order::parents_first;
 use fieldsync_core::rules::TableRules;
 use std::collections::HashMap;
@@ -75,18 +76,47 @@ impl Schema {
         self.directions.get(table).or_else(qualified).map_or("bidirectional", String::as_str)
     }
 
-    /// A table by the name that travels: bare, or with its schema.
+    /// A table by the name that travels: bare, or with its schema. SQLite's names have no case, and Postgres folds what is not
+    /// quoted: one name that differs in nothing else is the same.
     pub fn find(&self, name: &str) -> Option<Ruled> {
-        self.tables
+        let qualified = |table: &Table| format!("{}.{}", table.schema, table.name);
+        let exact = self
+            .tables
             .iter()
             .find(|(table, _, _)| table.name == name)
+            .or_else(|| self.tables.iter().find(|(table, _, _)| qualified(table) == name));
+        exact
             .or_else(|| {
-                self.tables.iter().find(|(table, _, _)| {
-                    name.strip_prefix(&table.schema).and_then(|rest| rest.strip_prefix('.')) == Some(&table.name)
-                })
+                only(self.tables.iter().filter(|(table, _, _)| {
+                    table.name.eq_ignore_ascii_case(name) || qualified(table).eq_ignore_ascii_case(name)
+                }))
             })
             .cloned()
     }
+
+    /// Spells the names of a device's table as the hub does.
+    pub fn spell(&self, changes: &mut TableChanges) {
+        let Some((table, _, _)) = self.find(&changes.table) else { return };
+        if table.name.eq_ignore_ascii_case(&changes.table) {
+            changes.table.clone_from(&table.name);
+        }
+        for at in 0..changes.columns.len() {
+            if table.column(&changes.columns[at]).is_some() {
+                continue;
+            }
+            let meant =
+                only(table.columns.iter().filter(|known| known.name.eq_ignore_ascii_case(&changes.columns[at])));
+            if let Some(known) = meant.filter(|known| !changes.columns.contains(&known.name)) {
+                changes.columns[at].clone_from(&known.name);
+            }
+        }
+    }
+}
+
+/// The one that there is.
+fn only<T>(mut found: impl Iterator<Item = T>) -> Option<T> {
+    let first = found.next();
+    first.filter(|_| found.next().is_none())
 }
 
 /// Reads the rules of all tables.

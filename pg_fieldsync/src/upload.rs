@@ -50,7 +50,7 @@ pub fn merge(
     record::settle(&received.client, &body.settled, body.cursor.as_ref(), version)?;
     let client = received.client.clone();
     let upload = Upload {
-        already_made: copies::delivered_by_others(&client, &receive::limits())?,
+        already_made: copies::delivered_by_others(&client, schema, &receive::limits())?,
         separate: record::separate_records(&client)?,
         correction: SkewCorrection::new(received.delta.device_now_ms, now_ms()),
         lost_history: received.delta.history != 0 && received.delta.body.cursor.is_none(),
@@ -126,7 +126,8 @@ impl Upload<'_> {
                 }
             }
         }
-        let tables = received.tables()?;
+        let mut tables = received.tables()?;
+        tables.iter_mut().for_each(|changes| self.schema.spell(changes));
         let mut verdicts = Verdicts::naming_applied_up_to(self.applied_named_max);
         let mut work = self.read(received, tables)?;
         merge::merge(&mut work, &self.deciding(), true)?;
@@ -141,7 +142,8 @@ impl Upload<'_> {
         let mut fresh = Fresh::new(&self.client, self.schema, &self.correction, self.version, &waiting);
         let mut rest = Vec::new();
         let mut blocks = received.blocks().map_err(Ended::Raised)?;
-        while let Some(block) = blocks.next()? {
+        while let Some(mut block) = blocks.next()? {
+            self.schema.spell(&mut block);
             if let Some(block) = fresh.offer(block, &mut verdicts)? {
                 receive::add(&mut rest, block);
             }

@@ -46,6 +46,7 @@ UP = [
     ("text", "TEXT", "007", "007", SAME),
     ("text", "TEXT", "x" * 100_000, "x" * 100_000, SAME),
     ("varchar(5)", "TEXT", "abcde", "abcde", SAME),
+    ("varchar(5)", "TEXT", "été     ", "été  ", "été  "),
     ("mood", "TEXT", "so so", "so so", SAME),
     ("interval", "TEXT", "1 day 02:03:04.5", "1 day 02:03:04.5", SAME),
     ("date", "TEXT", "2024-02-29", "2024-02-29", SAME),
@@ -66,6 +67,8 @@ UP = [
     ("text[]", "TEXT", '["a","b,c","\\"d\\""]', '{a,"b,c","\\"d\\""}', SAME),
     ("text[]", "TEXT", "[]", "{}", SAME),
     ("int4[]", "TEXT", "[[1,2],[3,4]]", "{{1,2},{3,4}}", SAME),
+    ("float8[]", "TEXT", "[0.30000000000000004]", "{0.30000000000000004}", SAME),
+    ("bytea[]", "TEXT", '["\\\\x00ff",null]', '{"\\\\x00ff",NULL}', SAME),
 ]
 
 
@@ -149,6 +152,10 @@ DOWN = [
     ("bytea", "BLOB", "decode('00ff', 'hex')", b"\x00\xff"),
     ("tstzrange", "TEXT", "tstzrange('2024-01-01 00:00+00', NULL)", '["2024-01-01 00:00:00+00",)'),
     ("int4[]", "TEXT", "ARRAY[1, 2]", [1, 2]),
+    ("float8[]", "TEXT", "ARRAY[0.1::float8 + 0.2::float8]", [0.30000000000000004]),
+    ("timestamptz[]", "TEXT", "ARRAY['2024-01-01 00:00+00'::timestamptz]", ["2024-01-01T00:00:00+00:00"]),
+    ("interval[]", "TEXT", "ARRAY['1 day 02:03:04'::interval]", ["1 day 02:03:04"]),
+    ("bytea[]", "TEXT", "ARRAY[decode('00ff', 'hex')]", ["\\x00ff"]),
     ("bool", "INTEGER", "true", 1),
 ]
 

@@ -29,9 +29,20 @@ enum Form {
     Uuid,
     Instant,
     Name,
+    /// As JSON.
+    Array,
     /// By the output function; `true` if settings matter to it.
     Output(pg_sys::Oid, bool),
 }
+
+impl Form {
+    fn needs_settings(self) -> bool {
+        matches!(self, Form::Array | Form::Output(_, true))
+    }
+}
+
+/// `pg_catalog.array_to_json(anyarray)`.
+const ARRAY_TO_JSON: pg_sys::Oid = pg_sys::Oid::from_u32(3153);
 
 fn form(type_oid: pg_sys::Oid) -> Form {
     // SAFETY: catalogue lookups of an existing type.
@@ -50,6 +61,7 @@ fn form(type_oid: pg_sys::Oid) -> Form {
         pg_sys::UUIDOID => Form::Uuid,
         pg_sys::TIMESTAMPTZOID => Form::Instant,
         pg_sys::NAMEOID => Form::Name,
+        _ if kind(base) == Kind::Array => Form::Array,
         _ => {
             let mut output = pg_sys::Oid::INVALID;
             let mut is_varlena = false;
@@ -87,7 +99,7 @@ impl Decoder {
 
     /// All cells of all tuples.
     pub fn rows(&self, tuples: &[pg_sys::HeapTuple]) -> Result<Vec<Vec<Value>>, SqlError> {
-        let needs_settings = self.forms.iter().any(|form| matches!(form, Form::Output(_, true)));
+        let needs_settings = self.forms.iter().any(|form| form.needs_settings());
         let _settings = (needs_settings && !tuples.is_empty()).then(Settings::for_text);
         let width = self.forms.len();
         let mut values = vec![pg_sys::Datum::null(); width];
@@ -128,7 +140,7 @@ impl Reader {
     /// # Safety
     /// The datum is of that type and not NULL.
     pub unsafe fn read(&self, datum: pg_sys::Datum) -> Value {
-        let _settings = matches!(self.0, Form::Output(_, true)).then(Settings::for_text);
+        let _settings = self.0.needs_settings().then(Settings::for_text);
         // SAFETY: as promised by the caller.
         unsafe { read(self.0, datum) }
     }
@@ -154,6 +166,12 @@ unsafe fn read(form: Form, datum: pg_sys::Datum) -> Value {
             Form::Uuid => Value::Blob(std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), 16).to_vec()),
             Form::Instant => Value::Text(instant_text(word as i64)),
             Form::Name => Value::Text(CStr::from_ptr(datum.cast_mut_ptr()).to_string_lossy().into_owned()),
+            Form::Array => {
+                let json = pg_sys::OidFunctionCall1Coll(ARRAY_TO_JSON, pg_sys::Oid::INVALID, datum);
+                let value = with_varlena(json, |bytes| Value::Text(String::from_utf8_lossy(bytes).into_owned()));
+                pg_sys::pfree(json.cast_mut_ptr());
+                value
+            }
             Form::Output(function, _) => {
                 let text = pg_sys::OidOutputFunctionCall(function, datum);
                 let value = Value::Text(CStr::from_ptr(text).to_string_lossy().into_owned());
@@ -335,13 +353,25 @@ impl ColumnType {
             (Kind::Uuid, Value::Blob(bytes)) => bytes.len() == 16,
             (Kind::Bytes, Value::Blob(_)) => true,
             (Kind::Text | Kind::Json, Value::Text(text)) => {
-                matches!(self.base, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID) && !text.contains('\0')
+                matches!(self.base, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID)
+                    && !text.contains('\0')
+                    && self.without_spaces_too_many(text).is_none()
             }
             (Kind::Instant, Value::Text(text)) => {
                 self.base == pg_sys::TIMESTAMPTZOID && self.typmod < 0 && is_canonical_instant(text)
             }
             _ => false,
         }
+    }
+
+    /// The text as `varchar(n)` stores it, where it ends in spaces that have no room.
+    fn without_spaces_too_many<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let width = usize::try_from(self.typmod - 4).ok().filter(|width| text.len() > *width)?;
+        if self.base != pg_sys::VARCHAROID {
+            return None;
+        }
+        let (end, _) = text.char_indices().nth(width)?;
+        text[end..].bytes().all(|byte| byte == b' ').then(|| &text[..end])
     }
 
     fn canonical_int(&self, value: &Value) -> Canonical {
@@ -407,8 +437,12 @@ impl ColumnType {
                 "22001",
                 format!("bit string too long for type bit varying({})", self.typmod),
             )),
-            // Stored as given; a text that is too long is refused by the write itself.
-            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID => Canonical::Done(Value::Text(text)),
+            // Stored as given, but for spaces too many; a text that is too long is refused by the write itself.
+            pg_sys::VARCHAROID => {
+                let shorter = self.without_spaces_too_many(&text).map(str::to_owned);
+                Canonical::Done(Value::Text(shorter.unwrap_or(text)))
+            }
+            pg_sys::TEXTOID | pg_sys::JSONOID => Canonical::Done(Value::Text(text)),
             pg_sys::TIMESTAMPTZOID if self.typmod < 0 && is_canonical_instant(&text) => {
                 Canonical::Done(Value::Text(text))
             }
@@ -435,7 +469,6 @@ impl ColumnType {
     /// SQL for a value of this type as a column that [`Decoder`] gives in the wire's form.
     pub fn to_wire(&self, expression: &str) -> String {
         match self.kind {
-            Kind::Array => format!("pg_catalog.array_to_json({expression})::pg_catalog.text"),
             // Text to a device, numbers to the engine's own statements.
             _ if matches!(self.base, pg_sys::XIDOID | pg_sys::XID8OID | pg_sys::REGCLASSOID) => {
                 format!("({expression})::pg_catalog.text")

@@ -53,7 +53,9 @@ impl SqlError {
 impl std::fmt::Display for SqlError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "{}", self.message)?;
-        if let Some(detail) = &self.detail {
+        // A row that breaks a CHECK or a NOT NULL is shown as the hub stores it, with columns that are nobody's business.
+        let is_row = matches!(self.sqlstate.as_str(), "23502" | "23514");
+        if let Some(detail) = self.detail.as_ref().filter(|_| !is_row) {
             write!(out, " ({detail})")?;
         }
         Ok(())

@@ -5,6 +5,7 @@ table, settled by each word, and both databases compared.
 """
 
 import json
+import sqlite3
 
 import pytest
 
@@ -150,3 +151,41 @@ class TestSettledByTheRule:
         assert one.pending == pending, "the row shows it already"
         sync(one, hub), sync(one, hub)
         assert hub.one("SELECT a FROM t") == "mine" and one.conflicts("open") == [] == hub.conflicts("open")
+
+
+class TestColumnsOfOneSide:
+    """A conflict tells of columns that this database never had, or has no more: what is left can be settled all the same."""
+
+    def test_the_hubs_row_has_a_column_more(self, hub, client, sync):
+        hub.sql("CREATE TABLE t (id text PRIMARY KEY, a text, hubs text)")
+        hub.enable("t")
+        hub.rule("t", on_delete="manual")
+        hub.sql("INSERT INTO t VALUES ('r', 'a', 'kept')")
+        one = client("one", "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT)", "t")
+        sync(one, hub)
+        hub.sql("UPDATE t SET a = 'theirs'")
+        one.shell("DELETE FROM t;")
+        sync(one, hub)
+        entry = one.conflicts("open")[0]
+        assert entry["theirs"] == {"a": "theirs", "hubs": "kept"}
+        one.resolve(entry["conflict_id"], "theirs")
+        sync(one, hub), sync(one, hub)
+        assert one.sql("SELECT * FROM t") == [("r", "theirs")] and hub.sql("SELECT id, a, hubs FROM t") == [("r", "theirs", "kept")]
+        assert one.conflicts("open") == [] == hub.conflicts("open")
+
+    def test_a_column_dropped_since(self, pair, sync):
+        hub, one = pair(strategy="manual")
+        hub.sql("UPDATE t SET b = 'theirs'")
+        one.shell("UPDATE t SET b = 'mine';")
+        sync(one, hub)
+        number = one.conflicts("open")[0]["conflict_id"]
+        one.sql("SELECT fs_untrack('t')")
+        one.sql("ALTER TABLE t DROP COLUMN b")
+        one.track("t", {"existing": "ignore"})
+        with pytest.raises(sqlite3.Error, match="^fs_resolve: .*column 'b'.*'t'"):
+            one.resolve(number, "mine")
+        with pytest.raises(sqlite3.Error, match="^fs_resolve: .*'t' has no column 'b'"):
+            one.resolve(number, {"b": "typed"})
+        one.resolve(number, "theirs")
+        sync(one, hub)
+        assert one.conflicts("open") == [] == hub.conflicts("open") and hub.one("SELECT b FROM t") == "theirs"

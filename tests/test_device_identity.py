@@ -291,6 +291,36 @@ class TestCopies:
         sync(north, programme)
         assert programme.sql("SELECT note, age FROM programme.members") == [("mine", 12)]
 
+    @pytest.mark.parametrize("how", ["edit", "mine", "rejected again"])
+    def test_a_copy_settles_what_was_rejected_before_it_was_made(self, programme, north, sync, tmp_path, how):
+        programme.sql("ALTER TABLE programme.members ADD CONSTRAINT of_age CHECK (age < 100)")
+        north.shell("INSERT INTO members VALUES ('m7', 'h1', 'new', 200, 0, NULL, NULL); UPDATE members SET age = 300 WHERE id = 'm1';")
+        sync(north, programme)
+        sync(north, programme)
+        copy = north.copy(tmp_path / "copy.db")
+        sync(north, programme), sync(copy, programme)
+        assert copy.client != north.client and len(copy.conflicts("open")) == len(north.conflicts("open")) == 2
+        if how == "mine":
+            programme.sql("ALTER TABLE programme.members DROP CONSTRAINT of_age")
+            copy.sql("SELECT fs_resolve(conflict_id, 'mine') FROM fs_conflicts WHERE status = 'open'")
+        else:
+            copy.shell("UPDATE members SET age = age / 10;" if how == "edit" else "UPDATE members SET age = age + 1;")
+        sync(copy, programme), sync(copy, programme)
+        if how == "rejected again":
+            entries = copy.conflicts("open")
+            assert sorted((entry["row_id"], entry["mine"]["age"]) for entry in entries) == [("m1", 301), ("m7", 201)]
+            copy.sql("UPDATE members SET age = 5")
+            sync(copy, programme), sync(copy, programme)
+        assert copy.conflicts("open") == [] and copy.sql("SELECT * FROM fs_row_status") == []
+        assert programme.sql("SELECT id, name, age FROM programme.members ORDER BY id") == copy.sql("SELECT id, name, age FROM members ORDER BY id")
+        # The original has its own decision to make.
+        assert len(north.conflicts("open")) == 2
+        north.sql("UPDATE members SET age = 50")
+        sync(north, programme), sync(copy, programme)
+        assert north.conflicts("open") == [] == programme.conflicts("open")
+        assert north.sql("SELECT id, age FROM members ORDER BY id") == copy.sql("SELECT id, age FROM members ORDER BY id") == [("m1", 50), ("m7", 50)]
+        copy.close()
+
     def test_the_new_identity_is_told_in_words(self, programme, north, sync, tmp_path):
         clone = north.copy(tmp_path / "clone.db")
         sync(north, programme)

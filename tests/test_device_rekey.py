@@ -60,3 +60,21 @@ def test_rows_that_swap_one_half_of_a_unique_pair(hub, client, sync):
     sync(two, hub)
     for side in (hub, one, two):
         assert side.sql("SELECT id, a, b FROM p ORDER BY id") == [("1", "x", "right"), ("2", "x", "left")]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the hub knows it", "new"])
+def test_a_record_that_refers_to_itself(hub, client, sync, known):
+    """The cascade changes the row before its new key is logged."""
+    hub.sql("CREATE TABLE t (id text PRIMARY KEY, p text REFERENCES t ON UPDATE CASCADE)")
+    hub.enable("t")
+    schema = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, p TEXT REFERENCES t ON UPDATE CASCADE)"
+    one, two = client("one", schema, "t"), client("two", schema, "t")
+    one.shell("INSERT INTO t VALUES ('s', 's'), ('child', 's');")
+    if known:
+        sync(one, hub), sync(two, hub)
+    one.shell("PRAGMA foreign_keys = ON; UPDATE t SET id = 'moved' WHERE id = 's';")
+    report = sync(one, hub)
+    assert (report["conflicts"], report["rejected"]) == (0, 0), one.conflicts("open")
+    sync(two, hub)
+    for side in (hub, one, two):
+        assert side.sql("SELECT id, p FROM t ORDER BY id") == [("child", "moved"), ("moved", "moved")]

@@ -210,6 +210,31 @@ class TestTheDeviceIsAhead:
         assert one.pending == 0
 
 
+    @pytest.mark.parametrize("column", ["v", "n"])
+    def test_a_row_made_while_no_trigger_stood_and_edited_since(self, pair, sync, column):
+        """Of such a row the log knows the edits and not the making: the hub gets it whole, without a person."""
+        hub, one, two = pair
+        one.shell("""
+            PRAGMA foreign_keys = OFF;
+            BEGIN; CREATE TABLE new_p (id TEXT NOT NULL PRIMARY KEY, v TEXT, n INTEGER); INSERT INTO new_p SELECT * FROM p;
+            DROP TABLE p; ALTER TABLE new_p RENAME TO p; COMMIT;
+            INSERT INTO p VALUES ('m1', '5', 5), ('m2', '5', 5), ('m3', '5', 5);
+        """)
+        one.status()
+        one.shell(f"UPDATE p SET {column} = 6 WHERE id < 'm3' AND id >= 'm1';")
+        reply = hub.sync(one.export())
+        one.shell(f"UPDATE p SET {column} = 7 WHERE id IN ('m2', 'm3');")
+        one.apply(reply)
+        sync(one, hub), sync(two, hub)
+        assert one.conflicts("open") == [] == hub.conflicts("open") and one.pending == 0
+        edited = "CAST(v AS integer)" if column == "v" else "n"
+        for side in (hub, one, two):
+            assert side.sql(f"SELECT id, {edited} FROM p WHERE id > 'm' ORDER BY id") == [("m1", 6), ("m2", 7), ("m3", 7)]
+            assert side.one("SELECT count(*) FROM p") == 6
+        ledger = hub.ledger("one")
+        assert ledger["acknowledged"] == sum(ledger[word] for word in ("applied", "merged", "superseded", "conflict", "rejected"))
+
+
 class TestTrackAndUntrack:
     def test_twice_is_harmless(self, pair):
         hub, one, two = pair
@@ -246,6 +271,18 @@ class TestTrackAndUntrack:
         assert hub.sql("SELECT id, v, n FROM p ORDER BY id") == one.sql("SELECT * FROM p ORDER BY id") == two.sql("SELECT * FROM p ORDER BY id")
         assert hub.one("SELECT v FROM p WHERE id = 'b'") == "meanwhile" and hub.one("SELECT count(*) FROM p") == 4
 
+    def test_what_was_deleted_while_untracked_comes_back(self, pair, sync):
+        """Nobody has seen that it was deleted here, and hub and device are to hold the same."""
+        hub, one, two = pair
+        one.sql("SELECT fs_untrack('p')")
+        one.shell("DELETE FROM q; DELETE FROM p WHERE id = 'a'; UPDATE p SET v = 'meanwhile' WHERE id = 'b';")
+        one.track("p")
+        sync(one, hub), sync(two, hub)
+        for side in (hub, one, two):
+            assert side.sql("SELECT id, v FROM p ORDER BY id") == [("a", "1"), ("b", "meanwhile"), ("c", "3")]
+            assert side.sql("SELECT * FROM q") == []
+        assert one.apply(hub.sync(one.export()))["applied"] == 0
+
     def test_integer_keys_tracked_again_with_capture(self, hub, client, sync):
         hub.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text)")
         hub.enable("t")
@@ -269,6 +306,25 @@ class TestTrackAndUntrack:
         assert one.sql("SELECT * FROM t") == [("old", "v", "edited")]
         on_hub = hub.sql("SELECT id, v, w FROM t")
         assert on_hub == [("old", "v", "edited")] or (on_hub == [] and len(one.conflicts("open")) == 1)
+
+    @pytest.mark.parametrize("how", ["mine", "edit"])
+    def test_a_person_can_give_the_hub_a_row_that_it_lacks(self, hub, client, sync, how):
+        """Its edit alone would be rejected for ever: offered again, it travels as the whole row."""
+        hub.sql("CREATE TABLE t (id text PRIMARY KEY, v text NOT NULL, w text)")
+        hub.enable("t")
+        one = client("one", "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, v TEXT NOT NULL, w TEXT); INSERT INTO t VALUES ('old', 'v', 'w')")
+        one.track("t", {"existing": "ignore"})
+        one.shell("UPDATE t SET w = 'edited';")
+        sync(one, hub)
+        entry = one.conflicts("open")[0]
+        assert (entry["row_id"], entry["rule"], entry["mine"]) == ("old", "02000", {"w": "edited"})
+        if how == "mine":
+            one.resolve(entry["conflict_id"], "mine")
+        else:
+            one.shell("UPDATE t SET w = 'edited', v = 'more';")
+        sync(one, hub), sync(one, hub)
+        assert hub.sql("SELECT id, v, w FROM t") == one.sql("SELECT * FROM t") == [("old", "v" if how == "mine" else "more", "edited")]
+        assert one.conflicts("open") == [] == hub.conflicts("open")
 
     def test_untracking_what_is_not_tracked_is_an_error_by_name(self, pair):
         hub, one, two = pair

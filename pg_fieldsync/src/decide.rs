@@ -166,6 +166,11 @@ fn row(
             merged.whole = true;
             continue;
         }
+        // Fields of a row that the hub does not have, and that the device gives whole later in this delta.
+        if change.op == Op::Update && matches!(current, HubState::Absent) && is_told_later(&item.changes[place + 1..]) {
+            merged.outcomes.push(Outcome::Applied);
+            continue;
+        }
         // Where a history was lost there is no cursor to tell what the device had seen. Fields that still hold what it started
         // from were changed by nobody, in effect.
         let all_seen = Snapshot { xmin: u64::MAX, xmax: u64::MAX, xip: Vec::new() };
@@ -202,6 +207,12 @@ fn row(
     merged.after = Some(current.into_owned());
     merged.before = Some(before);
     item.merged = merged;
+}
+
+/// Whether the row is given whole, before it is deleted.
+fn is_told_later(changes: &[crate::work::Prepared]) -> bool {
+    let next = changes.iter().find(|change| matches!(change.op, Op::Insert | Op::Delete));
+    next.is_some_and(|change| change.op == Op::Insert)
 }
 
 /// Whether an update starts from exactly what the hub has.

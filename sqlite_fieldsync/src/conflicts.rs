@@ -9,6 +9,7 @@ use crate::schema::{Affinity, Table};
 use crate::sql::bind;
 use crate::state;
 use fieldsync_core::coalesce::{take_along, Logged};
+use fieldsync_core::delta::Op;
 use fieldsync_core::inspect::fields_to_json;
 use fieldsync_core::reply::ConflictNotice;
 use fieldsync_core::value::hex;
@@ -47,13 +48,22 @@ pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// Rejected changes that wait for a person: first and last place in the log, by row.
-pub type Parked = HashMap<(u32, Key), (i64, i64)>;
+/// Rejected changes that wait for a person, by row.
+pub type Parked = HashMap<(u32, Key), ParkedRow>;
+
+/// What is known of a rejected change.
+pub struct ParkedRow {
+    /// Its first and last place in the log.
+    places: (i64, i64),
+    /// The hub does not have the row at all (it was here before anybody looked, or was written while no trigger was there): fields
+    /// alone would be rejected for ever.
+    is_unknown: bool,
+}
 
 /// Reads them.
 pub fn parked(db: &Connection) -> Result<Parked> {
     let mut statement = db.prepare_cached(
-        "SELECT t.table_no, c.row_key, min(c.first_clock), max(c.last_clock)
+        "SELECT t.table_no, c.row_key, min(c.first_clock), max(c.last_clock), max(c.rule = '02000')
          FROM main.fs_conflict c JOIN main.fs_table t ON t.name = c.table_name
          WHERE c.status = 'open' AND c.outcome = 'rejected' AND c.first_clock IS NOT NULL AND c.row_key IS NOT NULL
          GROUP BY t.table_no, c.row_key",
@@ -62,20 +72,34 @@ pub fn parked(db: &Connection) -> Result<Parked> {
     let mut parked = Parked::new();
     while let Some(row) = rows.next()? {
         let key = key_from_bytes(&row.get::<_, Vec<u8>>(1)?)?;
-        parked.insert((row.get::<_, i64>(0)? as u32, key), (row.get(2)?, row.get(3)?));
+        let row_is = ParkedRow { places: (row.get(2)?, row.get(3)?), is_unknown: row.get(4)? };
+        parked.insert((row.get::<_, i64>(0)? as u32, key), row_is);
     }
     Ok(parked)
 }
 
-/// Parked changes travel again with the first new edit of their row: see [`take_along`].
+/// Parked changes travel again with the first new edit of their row: see [`take_along`]. Where that edit tells the whole row, and of
+/// a row that the hub does not have, the row itself travels instead: it shows what was parked.
 pub fn offer_parked_again(
     db: &Connection,
     tables: &HashMap<i64, LogTable>,
     parked: &Parked,
     entries: &mut Vec<Logged>,
 ) -> Result<HashMap<(u32, Key), Hlc>> {
-    let edited: HashSet<(u32, &Key)> = entries.iter().map(|entry| (entry.table, &entry.key)).collect();
-    let spans = parked.iter().filter(|((table, key), _)| edited.contains(&(*table, key))).map(|(_, span)| *span);
+    let mut edited: HashMap<(u32, &Key), bool> = HashMap::new();
+    for entry in entries.iter_mut() {
+        let Some(((table, key), row)) = parked.get_key_value(&(entry.table, entry.key.clone())) else { continue };
+        if edited.contains_key(&(*table, key)) {
+            continue;
+        }
+        if row.is_unknown && entry.op == Op::Update {
+            entry.op = Op::Insert;
+            entry.fields.clear();
+        }
+        edited.insert((*table, key), entry.op != Op::Insert);
+    }
+    edited.retain(|_, takes_along| *takes_along);
+    let spans = edited.keys().filter_map(|(table, key)| Some(parked.get(&(*table, (*key).clone()))?.places));
     let Some((first, last)) = spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
         return Ok(HashMap::new());
     };
@@ -83,8 +107,11 @@ pub fn offer_parked_again(
     log::Scan::new(db, tables).run(log::before(db, first)?, last, |entry| {
         let place = entry.position.place;
         for logged in entry.logged()?.into_iter().flatten() {
-            let row = (logged.table, logged.key.clone());
-            if parked.get(&row).is_some_and(|(first, last)| *first <= place && place <= *last) {
+            if !edited.contains_key(&(logged.table, &logged.key)) {
+                continue;
+            }
+            let row = parked.get(&(logged.table, logged.key.clone()));
+            if row.is_some_and(|row| row.places.0 <= place && place <= row.places.1) {
                 again.push(logged);
             }
         }
@@ -256,15 +283,46 @@ pub fn came_back(db: &Connection, table: &str, row_id: &str) -> Result<()> {
     Ok(())
 }
 
+/// A copy takes over what was rejected for its original: the hub's entries are the original's, and nobody will tell the copy
+/// what becomes of them.
+pub fn inherit(db: &Connection) -> Result<()> {
+    db.execute(
+        "UPDATE main.fs_conflict SET hub_id = NULL WHERE status = 'open' AND outcome = 'rejected' AND hub_id IS NOT NULL",
+        [],
+    )?;
+    Ok(())
+}
+
+/// What a copy has taken over and the hub has no entry for.
+const INHERITED: &str = "status = 'open' AND outcome = 'rejected' AND hub_id IS NULL AND row_key IS NOT NULL";
+
+/// Whether there is any such entry.
+pub fn has_inherited(db: &Connection) -> Result<bool> {
+    Ok(db
+        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM main.fs_conflict WHERE {INHERITED})"))?
+        .query_row([], |row| row.get(0))?)
+}
+
+/// The hub has answered a later change of the row, which took the rejected one along, and has said nothing against it.
+pub fn close_inherited(db: &Connection, table: &str, key: &Key) -> Result<()> {
+    db.prepare_cached(&format!(
+        "UPDATE main.fs_conflict SET status = 'resolved', resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         WHERE table_name = ?1 AND row_id = ?2 AND {INHERITED}"
+    ))?
+    .execute((table, key.row_id()))?;
+    Ok(())
+}
+
 /// Records what the hub says of a conflict or a rejection, in its latest state.
 pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>) -> Result<()> {
     let row_id = notice.key.row_id();
     let resolved = notice.status == "resolved";
-    // A row that made room before the hub had judged it has a record of this device's own: the hub's takes it over.
+    // A row that made room before the hub had judged it, and what was rejected for the original of this copy, has a record of this
+    // device's own: the hub's takes it over.
     db.prepare_cached(
         "UPDATE main.fs_conflict SET hub_id = ?1 WHERE conflict_id =
            (SELECT conflict_id FROM main.fs_conflict WHERE hub_id IS NULL AND table_name = ?2 AND row_id = ?3
-            AND status = 'open' AND outcome = 'in_the_way' LIMIT 1)
+            AND status = 'open' AND outcome IN ('in_the_way', 'rejected') AND row_key IS NOT NULL LIMIT 1)
          AND NOT EXISTS (SELECT 1 FROM main.fs_conflict WHERE hub_id = ?1)",
     )?
     .execute((notice.conflict_id as i64, &notice.table, &row_id))?;

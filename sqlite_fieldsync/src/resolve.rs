@@ -125,7 +125,13 @@ fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
     if conflict.operation == "delete" {
         return delete_row(db, conflict).and_then(|deleted| if deleted { Ok(true) } else { touch(db, conflict) });
     }
-    let fields = conflict.mine.as_object().cloned().unwrap_or_default();
+    let (fields, gone) = still_here(db, conflict, &conflict.mine)?;
+    if let (true, Some(gone)) = (fields.is_empty(), gone) {
+        return Err(Error::argument(format!(
+            "the change was about column '{gone}', which table '{}' does not have any more; settle it with 'theirs' or with a JSON object of fields",
+            conflict.table
+        )));
+    }
     let changed = write_fields(db, conflict, &fields)?;
     if !changed && conflict.outcome == "rejected" {
         return touch(db, conflict); // the row shows it already: offer it again
@@ -202,6 +208,23 @@ fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>,
     Ok(true)
 }
 
+/// The fields of one side that the table has, and the name of one that it does not have (only the hub does, or it was dropped).
+fn still_here(db: &Connection, conflict: &Conflict, side: &Json) -> Result<(Map<String, Json>, Option<String>)> {
+    let mut fields = side.as_object().cloned().unwrap_or_default();
+    let mut gone = None;
+    if !fields.is_empty() {
+        let table = row(db, conflict)?.table;
+        fields.retain(|name, _| {
+            let here = table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+            if !here {
+                gone = Some(name.clone());
+            }
+            here
+        });
+    }
+    Ok((fields, gone))
+}
+
 fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
     if conflict.kept.is_some() || conflict.outcome == "refused_here" {
         return Ok(false); // the row that made room stays away
@@ -210,7 +233,7 @@ fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
         // The person drops the change: the row becomes what the hub has. What that is, the hub tells.
         return drop_rejected(db, conflict);
     }
-    let fields = conflict.theirs.as_object().cloned().unwrap_or_default();
+    let (fields, _) = still_here(db, conflict, &conflict.theirs)?;
     if fields.is_empty() && conflict.operation != "insert" {
         return Ok(false);
     }

@@ -58,6 +58,10 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             install(db, &table, table_no, &plan)?;
             if options["existing"] != "ignore" {
                 captured = capture_existing(db, &table, table_no)?;
+                if known.is_some() {
+                    // What was deleted meanwhile nobody has seen: it comes back, so that hub and device hold the same.
+                    pull_again(db)?;
+                }
             }
             views::refresh(db)?;
             apply::deliver_kept(db, &table.name)?;
@@ -359,10 +363,15 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bo
             ),
         )?;
         db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE table_no = ?1", [known.table_no])?;
-        state::set_integer(db, "repull", 1)?;
-        state::set_integer(db, "repull_sequence", 0)?;
+        pull_again(db)?;
     }
     apply::deliver_kept(db, &table.name)
+}
+
+/// The next export asks for all of the hub's rows.
+fn pull_again(db: &Connection) -> Result<()> {
+    state::set_integer(db, "repull", 1)?;
+    state::set_integer(db, "repull_sequence", 0)
 }
 
 /// Remembers the schema that everything fits now.

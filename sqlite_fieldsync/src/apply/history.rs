@@ -5,7 +5,7 @@
 use super::kept;
 use super::unanswered::Unanswered;
 use super::Report;
-use crate::conflicts::{key_from_bytes, key_to_bytes};
+use crate::conflicts::{self, key_from_bytes, key_to_bytes};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
 use crate::shapes;
@@ -35,6 +35,7 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             // The original may have delivered any of these; the hub knows each by its clock, so none may fold into another.
             state::set_integer(db, "copied_until", last)?;
             state::set_integer(db, "history", i64::from(reply.history))?;
+            conflicts::inherit(db)?;
             format!(
                 "this database is a copy of client '{}' and is now client '{client_id}': {reason}",
                 standing.client_id
@@ -176,7 +177,8 @@ pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
     Key(table.columns[..table.key_len].iter().map(|column| part(&column.name).unwrap_or_default()).collect())
 }
 
-/// Keys of rows that the hub has not sent and that are not pending anyway.
+/// Keys of rows that the hub has not sent and whose making is not pending anyway. (Fields alone, of a row that it does not
+/// have, the hub could not take.)
 fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
     let mut arrived = std::collections::HashSet::new();
     let mut statement = db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1")?;
@@ -199,7 +201,7 @@ fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Re
         let mut sorted = key.clone();
         sorted.0.sort_unstable();
         let named = !key.0.iter().any(Value::is_null);
-        if named && !arrived.contains(&sorted) && !unanswered.has(&table.name, &key) {
+        if named && !arrived.contains(&sorted) && !unanswered.of(&table.name, &key).is_some_and(|own| own.made) {
             found.push(key);
         }
     }

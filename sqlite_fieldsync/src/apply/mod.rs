@@ -226,7 +226,8 @@ impl<'a> Apply<'a> {
     /// Records what the hub says, and gives the changes that it has not answered.
     fn notices(&self, notices: &[Notice], answered: Position, report: &mut Report) -> Result<Vec<Entry>> {
         let rejections = notices.iter().any(|notice| matches!(notice, Notice::Conflict(_)));
-        let after = if rejections { state::told(self.db, &self.standing)? } else { answered };
+        let inherited = conflicts::has_inherited(self.db)?;
+        let after = if rejections || inherited { state::told(self.db, &self.standing)? } else { answered };
         let mut entries = log::read(self.db, &self.tables, after)?;
         for notice in notices {
             match notice {
@@ -244,6 +245,11 @@ impl<'a> Apply<'a> {
                     report.warnings.push(text.clone());
                 }
                 Notice::NewIdentity { .. } | Notice::NewHistory { .. } | Notice::NamesWanted => {}
+            }
+        }
+        for Entry { logged, .. } in entries.iter().filter(|entry| inherited && entry.place <= answered.place) {
+            if let Some(table) = self.tables.get(&i64::from(logged.table)) {
+                conflicts::close_inherited(self.db, &table.name, &logged.key)?;
             }
         }
         entries.retain(|entry| entry.place > answered.place);

@@ -60,11 +60,6 @@ impl Unanswered {
         self.rows.is_empty()
     }
 
-    /// Whether the hub has not answered a change of this row.
-    pub fn has(&self, table: &str, key: &Key) -> bool {
-        self.of(table, key).is_some()
-    }
-
     /// Whether the hub has not answered a change of this field of this row, or of the row as such.
     pub fn has_field(&self, table: &str, key: &Key, field: &str) -> bool {
         self.of(table, key).is_some_and(|own| {

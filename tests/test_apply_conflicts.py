@@ -189,3 +189,29 @@ class TestColumnsOfOneSide:
         one.resolve(number, "theirs")
         sync(one, hub)
         assert one.conflicts("open") == [] == hub.conflicts("open") and hub.one("SELECT b FROM t") == "theirs"
+
+
+@pytest.mark.parametrize("choice", ["mine", "theirs", "typed"])
+def test_a_resolution_keeps_every_digit(hub, client, sync, choice):
+    """Decimals in JSON and in arrays are money and numbers of registers: none of them fits a float."""
+    hub.sql("CREATE TABLE t (id text PRIMARY KEY, n numeric, j jsonb, a numeric[], f float8, big bigint)")
+    hub.enable("t")
+    hub.rule("t", strategy="manual")
+    one = client("one", "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, n TEXT, j TEXT, a TEXT, f REAL, big INTEGER)", "t")
+    hub.sql("INSERT INTO t VALUES ('r', 0, '{}', '{}', 0, 0)")
+    sync(one, hub)
+    sides = {"mine": ("12345678901234567890.10", '{"id": 12345678901234567890123, "x": 1.10}', "[12345678901234567890.10]", float("inf"), 2**63 - 1),
+             "theirs": ("98765432109876543210.50", '{"id": 98765432109876543210987, "x": 1e400}', "[98765432109876543210.50]", 0.1 + 0.2, -2**63)}
+    hub.sql("UPDATE t SET n = %s, j = %s, a = ARRAY[98765432109876543210.50], f = %s, big = %s", *(sides["theirs"][at] for at in (0, 1, 3, 4)))
+    one.sql("UPDATE t SET n = ?, j = ?, a = ?, f = ?, big = ?", *sides["mine"])
+    sync(one, hub)
+    number = one.conflicts("open")[0]["conflict_id"]
+    if choice == "typed":
+        one.sql("SELECT fs_resolve(?, ?)", number, '{"n": 5555555555555555555555.50, "j": {"id": 12345678901234567890123}}')
+        expected = ("5555555555555555555555.50", '{"id": 12345678901234567890123}', *sides["theirs"][2:])
+    else:
+        one.resolve(number, choice)
+        expected = sides[choice]
+    sync(one, hub), sync(one, hub)
+    assert hub.sql("SELECT n::text, j = %s::jsonb, array_to_json(a)::text, f, big FROM t", expected[1]) == [(expected[0], True, *expected[2:])]
+    assert one.sql("SELECT n, a, f, big FROM t") == [(expected[0], *expected[2:])] and one.conflicts("open") == []

@@ -240,20 +240,19 @@ pub fn drop_deleted(db: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// A key as this database's own columns hold it: the hub writes a uuid as sixteen bytes.
-pub fn own_form(db: &Connection, table: &str, key: &mut Key) -> Result<()> {
-    if !key.0.iter().any(|part| matches!(part, Value::Blob(bytes) if bytes.len() == UUID_BYTES)) {
-        return Ok(());
-    }
-    let Some(table) = Table::read(db, table).ok().flatten() else { return Ok(()) };
+/// A key as this database's own columns hold it: the hub writes a uuid as sixteen bytes, and may hold numbers where this database
+/// holds text.
+pub fn own_form(db: &Connection, table: &Table, key: &mut Key) {
     for (part, column) in key.0.iter_mut().zip(table.key()) {
-        if let (Value::Blob(bytes), Affinity::Text) = (&*part, column.affinity()) {
-            if bytes.len() == UUID_BYTES {
-                *part = Value::Text(uuid_text(bytes));
+        match (&*part, column.affinity()) {
+            (Value::Blob(bytes), Affinity::Text) if bytes.len() == UUID_BYTES => *part = Value::Text(uuid_text(bytes)),
+            _ => {
+                if let Some(stored) = column.stored(db, part) {
+                    *part = stored;
+                }
             }
         }
     }
-    Ok(())
 }
 
 /// A uuid as text: lower case, with dashes.

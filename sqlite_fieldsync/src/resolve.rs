@@ -85,16 +85,12 @@ fn load(db: &Connection, id: i64) -> Result<Conflict> {
             "SELECT table_name, row_key, operation, mine, theirs, outcome, status, kept FROM main.fs_conflict WHERE conflict_id = ?1",
             [id],
             |row| {
-                let json = |at: usize| -> rusqlite::Result<Json> {
-                    let text: Option<String> = row.get(at)?;
-                    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
-                };
                 Ok((
                     row.get::<_, String>(0)?,
                     row.get::<_, Option<Vec<u8>>>(1)?,
                     row.get::<_, String>(2)?,
-                    json(3)?,
-                    json(4)?,
+                    row.get::<_, Option<String>>(3)?,
+                    row.get::<_, Option<String>>(4)?,
                     row.get::<_, String>(5)?,
                     row.get::<_, String>(6)?,
                     row.get::<_, Option<Vec<u8>>>(7)?,
@@ -110,12 +106,18 @@ fn load(db: &Connection, id: i64) -> Result<Conflict> {
         table,
         key: key.map(|bytes| conflicts::key_from_bytes(&bytes)).transpose()?,
         operation,
-        mine,
-        theirs,
+        mine: side(mine)?,
+        theirs: side(theirs)?,
         outcome,
         status,
         kept: kept.map(|bytes| conflicts::kept_from_bytes(&bytes)).transpose()?,
     })
+}
+
+/// One side of a conflict. Numbers stay as they are written: money has more digits than a float.
+fn side(text: Option<String>) -> Result<Json> {
+    let parsed = text.map(|text| serde_json::from_str(&text).map_err(|error| Error::OwnData(error.to_string())));
+    Ok(parsed.transpose()?.unwrap_or_default())
 }
 
 fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
@@ -294,8 +296,12 @@ fn value_of(json: &Json, column: &Column) -> Value {
                 .map(|at| digits.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
                 .collect::<Option<Vec<u8>>>()
                 .map_or_else(|| Value::Text(text.clone()), Value::Blob),
-            None => Value::Text(text.clone()),
+            None => match text.parse::<f64>() {
+                Ok(number) if number.is_infinite() && column.affinity() == Affinity::Real => Value::Real(number),
+                _ => Value::Text(text.clone()),
+            },
         },
+        Json::Number(number) if column.affinity() == Affinity::Text => Value::Text(number.to_string()),
         other => Value::from_json(other),
     }
 }

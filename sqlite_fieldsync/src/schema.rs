@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::sql::{quote, still_whole};
+use fieldsync_core::Value;
 use rusqlite::{Connection, OptionalExtension};
 
 /// How SQLite's own modules (FTS3 to FTS5, R-tree) end the names of the tables behind a virtual table.
@@ -102,6 +103,41 @@ impl Column {
             Affinity::Numeric
         }
     }
+}
+
+impl Column {
+    /// The value as the column holds it, if that is another one: SQLite makes numbers of text, and text of numbers, as it stores.
+    pub fn stored(&self, db: &Connection, value: &Value) -> Option<Value> {
+        if self.declared == "ANY" {
+            return None;
+        }
+        match (self.affinity(), value) {
+            (Affinity::Text, Value::Int(number)) => Some(Value::Text(number.to_string())),
+            (Affinity::Text, Value::Real(number)) => {
+                db.query_row("SELECT CAST(?1 AS TEXT)", [number], |row| row.get(0)).ok().map(Value::Text)
+            }
+            (Affinity::Real, Value::Int(number)) => Some(Value::Real(*number as f64)),
+            (affinity @ (Affinity::Integer | Affinity::Numeric | Affinity::Real), Value::Text(text)) => {
+                let plain = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
+                let text = text.trim_matches(|c: char| c.is_ascii_whitespace());
+                match (text.parse::<i64>(), text.parse::<f64>()) {
+                    (Ok(number), _) if affinity != Affinity::Real => Some(Value::Int(number)),
+                    (_, Ok(number)) if text.chars().all(plain) && affinity == Affinity::Real => {
+                        Some(Value::Real(number))
+                    }
+                    (_, Ok(number)) if text.chars().all(plain) => Some(whole(number).unwrap_or(Value::Real(number))),
+                    _ => None,
+                }
+            }
+            (Affinity::Integer | Affinity::Numeric, Value::Real(number)) => whole(*number),
+            _ => None,
+        }
+    }
+}
+
+/// A number without a fraction, as an integer.
+fn whole(number: f64) -> Option<Value> {
+    (number.fract() == 0.0 && number.abs() < 9.0e15).then_some(Value::Int(number as i64))
 }
 
 impl Table {
@@ -406,6 +442,31 @@ mod tests {
         );
         assert_eq!(terms, ["lower(a || ',') COLLATE NOCASE", "b", "[c d]"]);
         assert_eq!(condition.as_deref(), Some("(a > 1) -- x\n AND b IS NOT ')'"));
+    }
+
+    #[test]
+    fn values_are_known_as_sqlite_stores_them() {
+        let db = Connection::open_in_memory().unwrap();
+        let values = ["1", " -2 ", "1.50", "1e3", "inf", "0x10", "x", ""].map(|text| Value::Text(text.into()));
+        let numbers = [
+            Value::Int(1),
+            Value::Int(-7),
+            Value::Real(2.0),
+            Value::Real(0.1),
+            Value::Real(1e20),
+            Value::Blob(vec![49]),
+        ];
+        for declared in ["INTEGER", "TEXT", "REAL", "NUMERIC", "BLOB", ""] {
+            db.execute_batch(&format!("DROP TABLE IF EXISTS t; CREATE TABLE t(v {declared}, k INTEGER PRIMARY KEY)"))
+                .unwrap();
+            let column = Table::read(&db, "t").unwrap().unwrap().columns.remove(0);
+            for value in values.iter().chain(&numbers) {
+                db.execute("DELETE FROM t", []).unwrap();
+                db.execute("INSERT INTO t(v) VALUES (?1)", [crate::sql::Bound(value)]).unwrap();
+                let held = db.query_row("SELECT v FROM t", [], |row| Ok(crate::sql::column(row, 0).unwrap())).unwrap();
+                assert_eq!(column.stored(&db, value).unwrap_or_else(|| value.clone()), held, "{value:?} in {declared}");
+            }
+        }
     }
 
     #[test]

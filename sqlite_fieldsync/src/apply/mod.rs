@@ -22,6 +22,7 @@ use crate::call::{self, Function};
 use crate::conflicts::{self, Pinned};
 use crate::error::{Error, Result};
 use crate::log::{self, Entry, LogTable, Position, Scan};
+use crate::schema::Table;
 use crate::shapes::{self, Direction};
 use crate::sql::atomically;
 use crate::state::{self, Standing};
@@ -229,11 +230,17 @@ impl<'a> Apply<'a> {
         let inherited = conflicts::has_inherited(self.db)?;
         let after = if rejections || inherited { state::told(self.db, &self.standing)? } else { answered };
         let mut entries = log::read(self.db, &self.tables, after)?;
+        let mut schemas: HashMap<String, Option<Table>> = HashMap::new();
         for notice in notices {
             match notice {
                 Notice::Conflict(conflict) => {
                     let mut conflict = conflict.clone();
-                    conflicts::own_form(self.db, &conflict.table, &mut conflict.key)?;
+                    let table = schemas
+                        .entry(conflict.table.clone())
+                        .or_insert_with(|| Table::read(self.db, &conflict.table).ok().flatten());
+                    if let Some(table) = table {
+                        conflicts::own_form(self.db, table, &mut conflict.key);
+                    }
                     let conflict = &conflict;
                     let span = self.table_no(conflict).and_then(|table_no| {
                         conflicts::span_of(&entries, table_no, &conflict.key, conflict.clock.max(answered.clock))

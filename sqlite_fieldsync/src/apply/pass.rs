@@ -73,6 +73,9 @@ pub struct Done {
     /// Rows that had stepped aside and came from the hub.
     pub back: Vec<(String, String)>,
     pub refused: Vec<(Place, String)>,
+    /// Rows whose key the hub spells otherwise, but not for this database: they have arrived, and the deletion of the former
+    /// spelling is none of theirs.
+    respelled: HashSet<(usize, Key)>,
     /// The rows that the places above, and the excluded ones, name.
     pub held: HashMap<Place, Rc<RowChange>>,
 }
@@ -125,7 +128,11 @@ impl<'a, 'p> Pass<'a, 'p> {
             }
             return Ok(());
         };
-        rows.iter_mut().for_each(|row| writer.fit(&mut row.key, &mut row.fields));
+        for row in rows.iter_mut() {
+            if writer.fit(&mut row.key, &mut row.fields) && row.op != Op::Delete {
+                self.done.respelled.insert((number, row.key.clone()));
+            }
+        }
         let written = self.done.written.len();
         for (at, row) in rows.iter().enumerate() {
             self.row((number, begin + at), row)?;
@@ -314,6 +321,9 @@ impl<'a, 'p> Pass<'a, 'p> {
 
     fn delete(&mut self, place: Place) -> Result<()> {
         let Some(row) = self.held(place) else { return Ok(()) };
+        if self.done.respelled.contains(&(place.0, row.key.clone())) {
+            return Ok(());
+        }
         let Some(writer) = &mut self.tables[place.0].writer else { return Ok(()) };
         let referenced = !self.references.of_parent(&writer.table.name).is_empty();
         let before = if referenced || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };

@@ -71,6 +71,65 @@ class TestUuidKeys:
         assert hub.one("SELECT count(*) FROM t") == 2 and one.conflicts("open") == []
 
 
+class TestCompositeKeysInAnotherOrder:
+    """The device orders the parts of its key otherwise than the hub: its conflicts name its own rows."""
+
+    @pytest.fixture
+    def crossed(self, hub, client, sync):
+        hub.sql("CREATE TABLE t (n integer, day date, who text, v text CHECK (v <> 'bad'), u text UNIQUE, PRIMARY KEY (day, who, n))")
+        hub.enable("t")
+        schema = "CREATE TABLE t (who TEXT NOT NULL, n INTEGER NOT NULL, day TEXT NOT NULL, v TEXT, u TEXT UNIQUE, PRIMARY KEY (who, n, day))"
+        one = client("one", schema, "t")
+        one.shell("INSERT INTO t VALUES ('a', 1, '2026-01-01', 'x', NULL), ('b', 2, '2026-01-02', 'x', NULL);")
+        sync(one, hub)
+        return hub, one
+
+    def keys(self, side):
+        return side.sql("SELECT who, n, CAST(day AS text), v FROM t ORDER BY who")
+
+    @pytest.mark.parametrize("choice", ["mine", "theirs", "json", "edit"])
+    @pytest.mark.parametrize("kind", ["manual", "rejected"])
+    def test_every_way_to_settle(self, crossed, sync, kind, choice):
+        hub, one = crossed
+        if kind == "manual":
+            hub.rule("t", strategy="manual")
+            hub.sql("UPDATE t SET v = 'theirs'")
+        one.shell(f"UPDATE t SET v = '{'mine' if kind == 'manual' else 'bad'}';")
+        sync(one, hub)
+        entries = one.conflicts("open")
+        assert sorted(entry["row_id"] for entry in entries) == ['["a",1,"2026-01-01"]', '["b",2,"2026-01-02"]']
+        assert one.sql("SELECT DISTINCT status FROM fs_row_status") == [("conflict",)] and one.one("SELECT count(*) FROM fs_row_status") == 2
+        expected = {"manual": {"mine": "mine", "theirs": "theirs"}, "rejected": {"mine": "bad", "theirs": "x"}}[kind].get(choice, "typed")
+        if kind == "rejected":
+            hub.sql("UPDATE t SET u = who")
+            sync(one, hub)
+            assert [row[3] for row in self.keys(one)] == ["bad", "bad"], "what was rejected stays"
+            if choice == "mine":
+                hub.sql("ALTER TABLE t DROP CONSTRAINT t_v_check")
+        for entry in entries:
+            if choice == "edit":
+                one.sql("UPDATE t SET v = 'typed' WHERE who = ?", json.loads(entry["row_id"])[0])
+                if kind == "manual":
+                    one.resolve(entry["conflict_id"], "mine"), one.sql("UPDATE t SET v = 'typed'")
+            else:
+                one.resolve(entry["conflict_id"], {"v": "typed"} if choice == "json" else choice)
+        sync(one, hub), sync(one, hub)
+        assert self.keys(hub) == self.keys(one) == [("a", 1, "2026-01-01", expected), ("b", 2, "2026-01-02", expected)]
+        assert one.conflicts("open") == [] == hub.conflicts("open")
+
+    def test_a_row_in_the_way(self, crossed, sync):
+        hub, one = crossed
+        hub.sql("INSERT INTO t VALUES (9, '2026-09-09', 'h', 'hub', 'taken')")
+        one.shell("INSERT INTO t VALUES ('mine', 3, '2026-03-03', 'x', 'taken');")
+        sync(one, hub)
+        entry = one.conflicts("open")[0]
+        assert entry["row_id"] == '["mine",3,"2026-03-03"]' and len(one.conflicts("open")) == 1
+        one.resolve(entry["conflict_id"], {"u": "free"})
+        sync(one, hub), sync(one, hub)
+        assert self.keys(hub) == self.keys(one) and ("mine", 3, "2026-03-03", "x") in self.keys(hub)
+        assert one.conflicts("open") == [] == hub.conflicts("open")
+
+
 class TestDeletedOnTheHub:
     """The hub deleted what the device edited, and a person decides for the device: the record comes back whole."""
 

@@ -235,6 +235,21 @@ class TestTheDeviceIsAhead:
         assert ledger["acknowledged"] == sum(ledger[word] for word in ("applied", "merged", "superseded", "conflict", "rejected"))
 
 
+    @pytest.mark.parametrize("which", ["fs_1_insert", "fs_1_update_1", "fs_1_delete", "%"])
+    def test_a_program_that_drops_triggers(self, pair, sync, which):
+        """Some migrations drop every trigger that they find: capture stands again, and what it missed is found."""
+        hub, one, two = pair
+        for (name,) in one.sql("SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'fs\\_1\\_%' ESCAPE '\\' AND name LIKE ?", which):
+            one.sql('DROP TRIGGER "{}"'.format(name.replace('"', '""')))
+        one.shell("UPDATE p SET v = 'missed' WHERE id = 'b'; INSERT INTO p VALUES ('m', 'missed', 1);")
+        sync(one, hub), sync(one, hub)
+        one.shell("UPDATE p SET n = 9 WHERE id = 'b'; INSERT INTO p VALUES ('n', 'seen', 1); DELETE FROM q; DELETE FROM p WHERE id = 'a';")
+        sync(one, hub), sync(two, hub)
+        for side in (hub, one, two):
+            assert side.sql("SELECT id, v, n FROM p ORDER BY id") == [("b", "missed", 9), ("c", "3", 3), ("m", "missed", 1), ("n", "seen", 1)]
+        assert one.pending == 0 and one.conflicts("open") == []
+
+
 class TestTrackAndUntrack:
     def test_twice_is_harmless(self, pair):
         hub, one, two = pair

@@ -14,7 +14,7 @@ use crate::log;
 use crate::notices;
 use crate::pull::{self, Asked, Pulled, Reading};
 use crate::receive::Received;
-use crate::schema::Schema;
+use crate::schema::{KeyOrders, Schema};
 use crate::shapes;
 use crate::trigger::now_ms;
 use crate::withheld;
@@ -22,7 +22,7 @@ use crate::work::Work;
 use fieldsync_core::delta::Want;
 use fieldsync_core::reply::{Notice, Outcomes, Reply, ReplyBody};
 use fieldsync_core::rules::TableRules;
-use fieldsync_core::{wire, Hlc, Key, Snapshot};
+use fieldsync_core::{wire, Hlc, Key, Snapshot, Value};
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -46,8 +46,9 @@ pub fn answer(
     // A device whose cursor is older than the deletions that are still known must compare everything.
     let asked_cursor = body.cursor.as_ref().filter(|cursor| cursor.xmin >= hub.tombstone_floor);
     let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
-    let news = notices::conflicts(&received.client, &known, body.cursor.as_ref(), version)?;
-    let (wants, unreadable) = wants(schema, &body.wants)?;
+    let orders = schema.key_orders(received.known.shapes.iter().chain(&received.shapes));
+    let news = notices::conflicts(&received.client, &known, &orders, body.cursor.as_ref(), version)?;
+    let (wants, unreadable) = wants(schema, &orders, &body.wants)?;
     let given = withheld::given(&tables, received.client.number, body.cursor.as_ref(), version, &no_pull)?;
     let asked = Asked {
         own: version,
@@ -116,12 +117,19 @@ fn without_rows(
 type Wanted = Vec<(i32, Key)>;
 
 /// Rows that the device asks for, by table number and key in the hub's form. What can be no row of the hub's is not looked for.
-fn wants(schema: &Schema, wants: &[Want]) -> Result<(Wanted, Vec<Notice>), SqlError> {
+fn wants(schema: &Schema, orders: &KeyOrders, wants: &[Want]) -> Result<(Wanted, Vec<Notice>), SqlError> {
     let mut found = Vec::new();
     let mut notices = Vec::new();
     for want in wants {
         let Some((table, _, _)) = schema.find(&want.table) else { continue };
-        match convert::key(&table, &want.key)? {
+        let in_hub_order = orders.get(&table.table_id).filter(|order| order.len() == want.key.0.len()).map(|order| {
+            let mut parts = vec![Value::Null; order.len()];
+            for (at, part) in order.iter().zip(&want.key.0) {
+                parts[*at] = part.clone();
+            }
+            Key(parts)
+        });
+        match convert::key(&table, in_hub_order.as_ref().unwrap_or(&want.key))? {
             Some(key) => found.push((table.table_id, key)),
             None => notices.push(Notice::Warning(format!(
                 "the hub's table \"{}\" can have no row \"{}\"",

@@ -167,7 +167,8 @@ fn row(
             continue;
         }
         // Fields of a row that the hub does not have, and that the device gives whole later in this delta.
-        if change.op == Op::Update && matches!(current, HubState::Absent) && is_told_later(&item.changes[place + 1..]) {
+        if change.op == Op::Update && matches!(*current, HubState::Absent) && is_told_later(&item.changes[place + 1..])
+        {
             merged.outcomes.push(Outcome::Applied);
             continue;
         }

@@ -5,6 +5,7 @@ use crate::catch::SqlError;
 use crate::client::Client;
 use crate::guards::AsOwner;
 use crate::keys;
+use crate::schema::KeyOrders;
 use crate::sql::{self, Cells, Param};
 use fieldsync_core::reply::{ConflictNotice, Notice};
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
@@ -21,8 +22,14 @@ pub struct News {
 
 /// Conflicts of this client whose latest state its cursor has not seen. A device without a cursor hears of what is open, of what
 /// this transaction settled, and of what was settled after it was raised: the device may hold it for open (a first answer was lost,
-/// or the history is another one).
-pub fn conflicts(client: &Client, tables: &[Rc<Table>], cursor: Option<&Snapshot>, own: u64) -> Result<News, SqlError> {
+/// or the history is another one). Their keys are in the device's own order.
+pub fn conflicts(
+    client: &Client,
+    tables: &[Rc<Table>],
+    orders: &KeyOrders,
+    cursor: Option<&Snapshot>,
+    own: u64,
+) -> Result<News, SqlError> {
     let rows = {
         let _owner = AsOwner::new();
         sql::read_set(
@@ -52,6 +59,10 @@ pub fn conflicts(client: &Client, tables: &[Rc<Table>], cursor: Option<&Snapshot
         if row.text(12) == "resolved" && row.int(1) != row.int(14) {
             settled.push((row.int(2) as i32, key.clone()));
         }
+        let key = match orders.get(&(row.int(2) as i32)) {
+            Some(order) => Key(order.iter().filter_map(|at| key.0.get(*at).cloned()).collect()),
+            None => key,
+        };
         notices.push(Notice::Conflict(Box::new(ConflictNotice {
             conflict_id: row.int(0) as u64,
             table: row.text(3).to_owned(),

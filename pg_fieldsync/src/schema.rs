@@ -10,11 +10,15 @@ use crate::sql::{self, Cells, Param};
 use fieldsync_core::delta::TableChanges;
 use fieldsync_core::order::parents_first;
 use fieldsync_core::rules::TableRules;
-use std::collections::HashMap;
+use fieldsync_core::wire::Shape;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// A table, its rules, and its `priority_field`.
 pub type Ruled = (Rc<Table>, Rc<TableRules>, Option<String>);
+
+/// A device's order of key parts, by table number.
+pub type KeyOrders = HashMap<i32, Vec<usize>>;
 
 /// Rules and `priority_field` by table number.
 type RulesByTable = HashMap<i32, (Rc<TableRules>, Option<String>)>;
@@ -92,6 +96,25 @@ impl Schema {
                 }))
             })
             .cloned()
+    }
+
+    /// Where the device orders the parts of its keys otherwise than the hub: its order, as indexes into the hub's, by table number.
+    /// The last shape of a table counts.
+    pub fn key_orders<'s>(&self, shapes: impl Iterator<Item = &'s Shape>) -> KeyOrders {
+        let mut orders = KeyOrders::new();
+        for shape in shapes {
+            let Some((table, _, _)) = self.find(&shape.table) else { continue };
+            let parts = shape.columns.iter().take(usize::from(shape.key_len));
+            let place =
+                |name: &String| table.key.iter().position(|at| table.columns[*at].name.eq_ignore_ascii_case(name));
+            let order: Vec<usize> = parts.filter_map(place).collect();
+            let distinct: HashSet<&usize> = order.iter().collect();
+            orders.remove(&table.table_id);
+            if distinct.len() == table.key.len() && order.len() == distinct.len() && !order.is_sorted() {
+                orders.insert(table.table_id, order);
+            }
+        }
+        orders
     }
 
     /// Spells the names of a device's table as the hub does.

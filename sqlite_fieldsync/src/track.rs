@@ -185,12 +185,23 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
     Ok(slots)
 }
 
-fn drop_triggers(db: &Connection, table_no: i64) -> Result<()> {
+/// The names of a table's capture triggers that are there.
+fn trigger_names(db: &Connection, table_no: i64) -> Result<Vec<String>> {
     let mut statement =
         db.prepare_cached("SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND name LIKE ?1 ESCAPE '\\'")?;
-    let names: Vec<String> =
-        statement.query_map([format!("fs\\_{table_no}\\_%")], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    for name in names {
+    let names = statement.query_map([format!("fs\\_{table_no}\\_%")], |row| row.get(0))?;
+    Ok(names.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Whether all of them are there.
+fn all_stand(db: &Connection, known: &Tracked, table: &Table) -> Result<bool> {
+    let plan = Plan::new(db, table, known.table_no, |_| 0)?.statements(db)?;
+    let wanted = plan.iter().filter(|statement| statement.starts_with("CREATE TRIGGER")).count();
+    Ok(trigger_names(db, known.table_no)?.len() == wanted)
+}
+
+fn drop_triggers(db: &Connection, table_no: i64) -> Result<()> {
+    for name in trigger_names(db, table_no)? {
         db.execute_batch(&format!("DROP TRIGGER IF EXISTS main.{}", quote(db, &name)?))?;
     }
     Ok(())
@@ -320,10 +331,13 @@ pub fn renew(db: &Connection) -> Result<()> {
                 }
             }
             Some(table) => {
-                if known.signature.as_deref() == Some(&table.signature) && on.is_some() {
+                let same = known.signature.as_deref() == Some(&table.signature);
+                // Some programs drop triggers that are not theirs.
+                let stand = on.is_some() && (!same || all_stand(db, &known, &table)?);
+                if same && stand {
                     continue;
                 }
-                renew_table(db, &known, &table, on.is_some())?;
+                renew_table(db, &known, &table, stand)?;
                 changed = true;
             }
         }

@@ -93,6 +93,11 @@ impl Shapes {
         self.0.get(&tag)
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Shape> {
+        self.0.values()
+    }
+
     /// Whether a shape is known.
     pub fn knows(&self, shape: &Shape) -> bool {
         self.get(shape.tag()) == Some(shape)

@@ -59,6 +59,20 @@ pub struct Arriving<'a> {
     seen: usize,
 }
 
+impl Arriving<'_> {
+    /// An arriving key in the order of the device's: the order of its own log and of its conflicts.
+    fn own_order(&self, key: &Key) -> Key {
+        in_order(self.key_order.as_deref(), key)
+    }
+}
+
+fn in_order(order: Option<&[usize]>, key: &Key) -> Key {
+    match order {
+        None => key.clone(),
+        Some(order) => Key(order.iter().map(|at| key.0[*at].clone()).collect()),
+    }
+}
+
 /// What one pass leaves behind, forgotten when it is rolled back.
 #[derive(Default)]
 pub struct Done {
@@ -224,11 +238,8 @@ impl<'a, 'p> Pass<'a, 'p> {
         self.done.held.get(&place).cloned()
     }
 
-    fn device_key(&self, number: usize, key: &Key) -> Key {
-        match &self.tables[number].key_order {
-            None => key.clone(),
-            Some(order) => Key(order.iter().map(|at| key.0[*at].clone()).collect()),
-        }
+    pub(super) fn device_key(&self, number: usize, key: &Key) -> Key {
+        self.tables[number].own_order(key)
     }
 
     /// Notes that a row has arrived, and whether this device holds other values of it, which then stay.
@@ -263,7 +274,10 @@ impl<'a, 'p> Pass<'a, 'p> {
             },
         };
         let action = overlay(row.op, &row.fields, &pending, &table.sums, &table.kinds);
-        let Some(pin) = self.pinned.of(&table.table, &row.key) else { return action };
+        if self.pinned.is_empty() {
+            return action;
+        }
+        let Some(pin) = self.pinned.of(&table.table, &self.device_key(number, &row.key)) else { return action };
         match action {
             // A rejected deletion waits for a person, and its row stays away.
             Action::Write(_) if pin.deleted => Action::Nothing,
@@ -297,7 +311,8 @@ impl<'a, 'p> Pass<'a, 'p> {
             Written::Yes => {
                 self.done.rows += 1;
                 if row.op == Op::Insert && !self.aside.is_empty() {
-                    let name = (table.head.table.to_lowercase(), row.key.row_id());
+                    let key = in_order(table.key_order.as_deref(), &row.key);
+                    let name = (table.head.table.to_lowercase(), key.row_id());
                     if self.aside.contains(&name) {
                         self.done.back.push(name);
                     }
@@ -306,7 +321,10 @@ impl<'a, 'p> Pass<'a, 'p> {
                     self.done.written.push((place, fields.to_vec()));
                 }
             }
-            Written::Missing => self.done.wants.push((writer.table.name.clone(), row.key.clone())),
+            Written::Missing => {
+                let key = in_order(table.key_order.as_deref(), &row.key);
+                self.done.wants.push((writer.table.name.clone(), key));
+            }
             Written::Refused { in_the_way, reason } => {
                 self.done.held.insert(place, Rc::new(row.clone()));
                 if in_the_way {
@@ -324,7 +342,8 @@ impl<'a, 'p> Pass<'a, 'p> {
         if self.done.respelled.contains(&(place.0, row.key.clone())) {
             return Ok(());
         }
-        let Some(writer) = &mut self.tables[place.0].writer else { return Ok(()) };
+        let table = &mut self.tables[place.0];
+        let Some(writer) = &mut table.writer else { return Ok(()) };
         let referenced = !self.references.of_parent(&writer.table.name).is_empty();
         let before = if referenced || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };
         let name = writer.table.name.clone();
@@ -332,7 +351,8 @@ impl<'a, 'p> Pass<'a, 'p> {
             Written::Yes => {
                 self.done.rows += 1;
                 if let Some(before) = &before {
-                    conflicts::keep_deleted(self.db, &name, &row.key, before)?;
+                    let key = in_order(table.key_order.as_deref(), &row.key);
+                    conflicts::keep_deleted(self.db, &name, &key, before)?;
                 }
                 if let Some(before) = before.filter(|_| referenced) {
                     self.done.removed.push((place, before));

@@ -50,10 +50,11 @@ impl Pass<'_, '_> {
         let mut waiting = Vec::new();
         for (place, fields) in blocked {
             let Some(row) = self.held(place) else { continue };
+            let own_key = self.device_key(place.0, &row.key);
             let Some(writer) = &mut self.tables[place.0].writer else { continue };
             let before = writer.read(&row.key)?;
             if before.is_none() && row.op == Op::Update {
-                self.done.wants.push((writer.table.name.clone(), row.key.clone()));
+                self.done.wants.push((writer.table.name.clone(), own_key));
                 continue;
             }
             let after = writer.over(before.clone(), &row.key, &fields);
@@ -86,20 +87,21 @@ impl Pass<'_, '_> {
 
     /// A row that holds a unique value of the hub's row `key` leaves its table and is kept whole.
     fn blocker_steps_aside(&mut self, table: usize, blocker: Key, key: &Key) -> Result<()> {
+        let own_key = self.device_key(table, &blocker);
         let Some(writer) = &mut self.tables[table].writer else { return Ok(()) };
         let Some(row) = writer.read(&blocker)? else { return Ok(()) };
         let name = writer.table.name.clone();
         // Before the row itself: deleting it would take them along, or leave them without a parent.
-        let mut leaving = HashSet::from([(name.to_lowercase(), blocker.clone())]);
+        let mut leaving = HashSet::from([(name.to_lowercase(), own_key.clone())]);
         self.dependents_step_aside(&name, &row, &mut leaving)?;
         let reason = format!("row {} of the hub has the same unique value", key.row_id());
-        conflicts::step_aside(self.db, &name, &blocker, &row, &reason)?;
+        conflicts::step_aside(self.db, &name, &own_key, &row, &reason)?;
         if let Some(writer) = &mut self.tables[table].writer {
             writer.delete(&blocker)?;
         }
         self.done.stepped_aside += 1;
         // The hub may have it, under another value by now; or takes it, and then would leave out of its answer what is as sent.
-        self.done.wants.push((name, blocker));
+        self.done.wants.push((name, own_key));
         Ok(())
     }
 

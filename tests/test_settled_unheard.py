@@ -135,3 +135,24 @@ def test_a_copy_of_a_device_that_has_not_heard_of_its_rejection(pair, sync, tmp_
     sync(phone, hub)
     assert_at_rest(hub, phone)
     copy.close()
+
+
+@pytest.mark.parametrize("known_before", [True, False], ids=["a copy that the hub knows", "a copy not heard of yet"])
+def test_settled_for_the_original_of_a_copy(pair, sync, tmp_path, known_before):
+    """Found by full history 5014: the copy took the open entry along, and nobody told it."""
+    hub, phone = pair
+    sync(phone, hub)
+    phone.sql("INSERT INTO place VALUES ('l1', 'refused', NULL)")
+    sync(phone, hub)
+    assert len(phone.conflicts("open")) == 1
+    copy = phone.copy(tmp_path / "copy.db")
+    phone.sql("INSERT INTO place VALUES ('l2', 'good', NULL)")
+    sync(phone, hub)
+    if known_before:
+        sync(copy, hub)
+        assert len(copy.conflicts("open")) == 1
+    drop(hub)
+    for device in (phone, copy, copy):
+        sync(device, hub)
+    assert_at_rest(hub, phone)
+    assert_at_rest(hub, copy)

@@ -22,7 +22,8 @@ pub struct News {
 
 /// Conflicts of this client whose latest state its cursor has not seen. A device without a cursor hears of what is open, of what
 /// this transaction settled, and of what was settled after it was raised: the device may hold it for open (a first answer was lost,
-/// or the history is another one). Their keys are in the device's own order.
+/// or the history is another one). A copy hears as well of what was settled for those that it was copied from: it took their open
+/// entries along. The keys are in the device's own order.
 pub fn conflicts(
     client: &Client,
     tables: &[Rc<Table>],
@@ -33,11 +34,18 @@ pub fn conflicts(
     let rows = {
         let _owner = AsOwner::new();
         sql::read_set(
-            "SELECT c.conflict_id, c.told, t.table_id, t.table_name::text, c.row_id, c.operation, c.base::text, c.client::text,
+            "WITH RECURSIVE line(client_no) AS (
+                 SELECT $1::integer
+                 UNION
+                 SELECT k.copied_from FROM line JOIN fieldsync.client k USING (client_no) WHERE k.copied_from IS NOT NULL)
+             SELECT c.conflict_id, c.told, t.table_id, t.table_name::text, c.row_id, c.operation, c.base::text, c.client::text,
                     c.server::text, c.rule, c.outcome, c.detail, c.status, c.client_clock,
-                    c.raised_version
+                    c.raised_version, c.client_no = $1
              FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
-             WHERE c.client_no = $1 AND (c.told >= $2 OR ($3 AND (c.status = 'open' OR c.told <> c.raised_version))) ORDER BY c.conflict_id",
+             WHERE c.client_no IN (SELECT client_no FROM line)
+               AND (c.client_no = $1 OR (c.status = 'resolved' AND c.told <> c.raised_version))
+               AND (c.told >= $2 OR ($3 AND (c.status = 'open' OR c.told <> c.raised_version)))
+             ORDER BY c.conflict_id",
             &[
                 Param::Int(i64::from(client.number)),
                 Param::Int(cursor.map_or(own, |cursor| cursor.xmin) as i64),
@@ -49,6 +57,10 @@ pub fn conflicts(
     let mut settled = Vec::new();
     for row in &rows.rows {
         if cursor.is_some_and(|cursor| cursor.visible(row.int(1) as u64)) {
+            continue;
+        }
+        // Of those before it, a copy knows what it had seen.
+        if row.int(15) == 0 && cursor.is_some_and(|cursor| !cursor.visible(row.int(14) as u64)) {
             continue;
         }
         let table = tables.iter().find(|table| i64::from(table.table_id) == row.int(2));

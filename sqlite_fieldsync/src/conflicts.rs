@@ -242,17 +242,18 @@ pub fn drop_deleted(db: &Connection) -> Result<()> {
 
 /// A key as this database's own columns hold it: the hub writes a uuid as sixteen bytes, and may hold numbers where this database
 /// holds text.
-pub fn own_form(db: &Connection, table: &Table, key: &mut Key) {
+pub fn own_form(db: &Connection, table: &Table, key: &mut Key) -> Result<()> {
     for (part, column) in key.0.iter_mut().zip(table.key()) {
         match (&*part, column.affinity()) {
             (Value::Blob(bytes), Affinity::Text) if bytes.len() == UUID_BYTES => *part = Value::Text(uuid_text(bytes)),
             _ => {
-                if let Some(stored) = column.stored(db, part) {
+                if let Some(stored) = column.stored(db, part)? {
                     *part = stored;
                 }
             }
         }
     }
+    Ok(())
 }
 
 /// A uuid as text: lower case, with dashes.

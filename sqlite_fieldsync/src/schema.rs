@@ -107,14 +107,14 @@ impl Column {
 
 impl Column {
     /// The value as the column holds it, if that is another one: SQLite makes numbers of text, and text of numbers, as it stores.
-    pub fn stored(&self, db: &Connection, value: &Value) -> Option<Value> {
+    pub fn stored(&self, db: &Connection, value: &Value) -> Result<Option<Value>> {
         if self.declared == "ANY" {
-            return None;
+            return Ok(None);
         }
-        match (self.affinity(), value) {
+        Ok(match (self.affinity(), value) {
             (Affinity::Text, Value::Int(number)) => Some(Value::Text(number.to_string())),
             (Affinity::Text, Value::Real(number)) => {
-                db.query_row("SELECT CAST(?1 AS TEXT)", [number], |row| row.get(0)).ok().map(Value::Text)
+                Some(Value::Text(db.query_row("SELECT CAST(?1 AS TEXT)", [number], |row| row.get(0))?))
             }
             (Affinity::Real, Value::Int(number)) => Some(Value::Real(*number as f64)),
             (affinity @ (Affinity::Integer | Affinity::Numeric | Affinity::Real), Value::Text(text)) => {
@@ -131,7 +131,7 @@ impl Column {
             }
             (Affinity::Integer | Affinity::Numeric, Value::Real(number)) => whole(*number),
             _ => None,
-        }
+        })
     }
 }
 
@@ -195,6 +195,15 @@ impl Table {
         table.read_uniques(db)?;
         still_whole(db)?;
         Ok(Some(table))
+    }
+
+    /// The same, where it does not matter why a table cannot be tracked: a view by that name, say, is no table. Other errors stay
+    /// errors: one that is passed over may have taken the transaction back ([`still_whole`]).
+    pub fn read_plain(db: &Connection, name: &str) -> Result<Option<Table>> {
+        match Table::read(db, name) {
+            Err(Error::Untrackable { .. }) => Ok(None),
+            read => read,
+        }
     }
 
     fn read_uniques(&mut self, db: &Connection) -> Result<()> {
@@ -464,7 +473,8 @@ mod tests {
                 db.execute("DELETE FROM t", []).unwrap();
                 db.execute("INSERT INTO t(v) VALUES (?1)", [crate::sql::Bound(value)]).unwrap();
                 let held = db.query_row("SELECT v FROM t", [], |row| Ok(crate::sql::column(row, 0).unwrap())).unwrap();
-                assert_eq!(column.stored(&db, value).unwrap_or_else(|| value.clone()), held, "{value:?} in {declared}");
+                let stored = column.stored(&db, value).unwrap();
+                assert_eq!(stored.unwrap_or_else(|| value.clone()), held, "{value:?} in {declared}");
             }
         }
     }

@@ -235,11 +235,11 @@ impl<'a> Apply<'a> {
             match notice {
                 Notice::Conflict(conflict) => {
                     let mut conflict = conflict.clone();
-                    let table = schemas
-                        .entry(conflict.table.clone())
-                        .or_insert_with(|| Table::read(self.db, &conflict.table).ok().flatten());
-                    if let Some(table) = table {
-                        conflicts::own_form(self.db, table, &mut conflict.key);
+                    if !schemas.contains_key(&conflict.table) {
+                        schemas.insert(conflict.table.clone(), Table::read_plain(self.db, &conflict.table)?);
+                    }
+                    if let Some(Some(table)) = schemas.get(&conflict.table) {
+                        conflicts::own_form(self.db, table, &mut conflict.key)?;
                     }
                     let conflict = &conflict;
                     let span = self.table_no(conflict).and_then(|table_no| {

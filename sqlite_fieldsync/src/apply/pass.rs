@@ -143,7 +143,7 @@ impl<'a, 'p> Pass<'a, 'p> {
             return Ok(());
         };
         for row in rows.iter_mut() {
-            if writer.fit(&mut row.key, &mut row.fields) && row.op != Op::Delete {
+            if writer.fit(&mut row.key, &mut row.fields)? && row.op != Op::Delete {
                 self.done.respelled.insert((number, row.key.clone()));
             }
         }

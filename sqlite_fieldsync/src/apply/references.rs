@@ -75,7 +75,7 @@ impl<'a> References<'a> {
         let mut checked = Vec::new();
         for mut key in keys {
             // A parent that does not exist refers to nothing that could be checked.
-            let Ok(Some(parent)) = Table::read(db, &key.parent) else { continue };
+            let Some(parent) = Table::read_plain(db, &key.parent)? else { continue };
             if key.to.is_empty() {
                 key.to = parent.key().iter().map(|column| column.name.clone()).collect();
             }

@@ -141,17 +141,17 @@ impl<'a> Writer<'a> {
 
     /// Brings a whole row into the device's own forms, in place. Gives whether the key's columns hold numbers where the hub's
     /// hold text, or the other way round.
-    pub fn fit(&self, key: &mut Key, fields: &mut [(u16, Value)]) -> bool {
+    pub fn fit(&self, key: &mut Key, fields: &mut [(u16, Value)]) -> Result<bool> {
         let mut respelled = false;
         for (part, column) in key.0.iter_mut().zip(&self.columns) {
-            let stored = self.table.columns.get(column.position).and_then(|column| column.stored(self.db, part));
-            if let Some(stored) = stored {
+            let Some(column) = self.table.columns.get(column.position) else { continue };
+            if let Some(stored) = column.stored(self.db, part)? {
                 *part = stored;
                 respelled = true;
             }
         }
         if self.columns.iter().all(|column| column.uuid_as_bytes.is_none()) {
-            return respelled;
+            return Ok(respelled);
         }
         for (at, part) in key.0.iter_mut().enumerate() {
             if let Some(value) = self.fitted(at, part) {
@@ -163,7 +163,7 @@ impl<'a> Writer<'a> {
                 *value = fitted;
             }
         }
-        respelled
+        Ok(respelled)
     }
 
     fn quoted(&self, column: u16) -> &str {

@@ -93,6 +93,7 @@ class World:
         self.stock = {"flour": 100, "oil": 100}
         self.stock_exact = True
         self.last_edits = {}
+        self.origin = {}  # of which device a file is a copy, at first hand or not
         self.devices, self.network, self.archive, self.writers = [], [], [], []
         self.edits = self.syncs = 0
         self.set_up()
@@ -226,8 +227,13 @@ class World:
                            for (child, column), parent in PARENTS.items()
                            if parent == table and not (self.cascades and child == "attendance")):
                         continue
+                    known = self.edits_of_copies(number, table, key, COLUMNS[table])
+                    if self.cascades and table == "person":
+                        for day in (1, 2):
+                            known += self.edits_of_copies(number, "attendance", (key, day), COLUMNS["attendance"])
                     self.say(f"phone {number}: delete {table}/{key}")
                     device.sql(f"DELETE FROM {table} WHERE {named}", *parts(key))
+                    self.forget(known)
                     gone = lambda name: name[:3] == (number, table, key) or (
                         self.cascades and table == "person" and name[:2] == (number, "attendance") and name[2][0] == key)
                     self.last_edits = {name: value for name, value in self.last_edits.items() if not gone(name)}
@@ -237,16 +243,34 @@ class World:
                     continue
                 before = dict(zip(fields, device.sql(f"SELECT {', '.join(fields)} FROM {table} WHERE {named}", *parts(key))[0])) if there else {}
                 self.say(f"phone {number}: {'update' if there else 'insert'} {table}/{key} {fields}")
+                changed = [name for name, value in fields.items() if before.get(name) != value]
+                known = self.edits_of_copies(number, table, key, changed)
                 if there:
                     device.sql(f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in fields)} WHERE {named}",
                                *fields.values(), *parts(key))
                 else:
                     self.insert(device.sql, "?", table, key, fields)
-                for name, value in fields.items():
-                    if before.get(name) != value:
-                        self.last_edits[(number, table, key, name)] = value
+                self.forget(known)
+                for name in changed:
+                    self.last_edits[(number, table, key, name)] = fields[name]
             except sqlite3.IntegrityError as error:
                 self.say(f"phone {number}: {error}")
+
+    def edits_of_copies(self, number, table, key, columns):
+        """Edits of copies of this file that it holds itself, as they stand in it: who replaces such a value replaces his own,
+        perhaps before either file has sent it, and nobody has lost anything."""
+        device, root = self.devices[number], self.origin.get(number, number)
+        named = " AND ".join(f"{name} = ?" for name in key_columns(table))
+        columns = [name for name in columns if name in self.columns_of(device, table)]
+        rows = device.sql(f"SELECT {', '.join(columns)} FROM {table} WHERE {named}", *parts(key)) if columns else []
+        shown = [pair for row in rows for pair in zip(columns, row) if pair[1] is not None]
+        copies = [other for other in range(len(self.devices)) if other != number and self.origin.get(other, other) == root]
+        edits = [((other, table, key, column), value) for column, value in shown for other in copies]
+        return [edit for edit, value in edits if self.last_edits.get(edit) == value]
+
+    def forget(self, edits):
+        for edit in edits:
+            self.last_edits.pop(edit, None)
 
     @staticmethod
     def insert(run, mark, table, key, fields):
@@ -380,6 +404,7 @@ class World:
         made = self.make_device(f"copy{len(self.devices)}")
         self.devices[number].copy(made.path)
         self.devices.append(made)
+        self.origin[len(self.devices) - 1] = self.origin.get(number, number)
         if number in self.wide:
             self.wide.add(len(self.devices) - 1)
         made.sql(f"PRAGMA foreign_keys = {'ON' if self.cascades else 'OFF'}")

@@ -402,12 +402,14 @@ class World:
     def copy(self, number):
         self.stock_exact &= self.devices[number].pending == 0
         made = self.make_device(f"copy{len(self.devices)}")
-        self.devices[number].copy(made.path)
+        enforced = self.devices[number].one("PRAGMA foreign_keys")
+        self.devices[number].copy(made.path)  # closes the connection, and with it goes the setting
+        for device in (self.devices[number], made):
+            device.sql(f"PRAGMA foreign_keys = {enforced}")
         self.devices.append(made)
         self.origin[len(self.devices) - 1] = self.origin.get(number, number)
         if number in self.wide:
             self.wide.add(len(self.devices) - 1)
-        made.sql(f"PRAGMA foreign_keys = {'ON' if self.cascades else 'OFF'}")
         self.say(f"phone {number} is copied to {len(self.devices) - 1}")
 
     # -- what holds at every step

@@ -347,25 +347,3 @@ class TestTrackAndUntrack:
             with pytest.raises(sqlite3.Error, match=f"^fs_untrack: .*{table}"):
                 one.sql("SELECT fs_untrack(?)", table)
         one.sql("SELECT fs_untrack('p')"), one.sql("SELECT fs_untrack('p')")
-
-
-class TestValuesThatNobodyWrote:
-    """What ALTER TABLE itself puts into rows: README, Limits."""
-
-    @pytest.mark.parametrize("alter, on_device, column, expected", [
-        ("ADD COLUMN c text DEFAULT 'x'", "ALTER TABLE p ADD COLUMN c TEXT", "c", "x"),
-        ("ALTER COLUMN n TYPE bigint USING n * 10", "", "n", 10),
-    ])
-    def test_they_come_when_the_table_is_pulled_again(self, pair, sync, alter, on_device, column, expected):
-        hub, one, two = pair
-        hub.sql(f"ALTER TABLE p {alter}")
-        hub.enable("p")
-        one.shell(on_device)
-        sync(one, hub)
-        one.shell("UPDATE p SET v = 'pending' WHERE id = 'b'")
-        one.sql("UPDATE sync_state SET last_synced_version = 0 WHERE table_name = 'p'")
-        sync(one, hub)
-        assert one.one(f"SELECT {column} FROM p WHERE id = 'a'") == expected
-        assert one.one("SELECT v FROM p WHERE id = 'b'") == hub.one("SELECT v FROM p WHERE id = 'b'") == "pending"
-        rows = f"SELECT id, v, {column} FROM p ORDER BY id"
-        assert one.sql(rows) == hub.sql(rows)

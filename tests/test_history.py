@@ -26,14 +26,6 @@ def settle(device, hub):
     return report
 
 
-def dump(hub, *arguments):
-    environment = hub.server.environment()
-    done = subprocess.run([str(hub.server.bin / "pg_dump"), *arguments, hub.database],
-                          env={**environment, "PATH": environment["PATH"]}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def restore(hub, script):
     hub.psql(script)
     return hub
@@ -53,7 +45,7 @@ class TestHubRestored:
         sync(north, programme)
         programme.rule("members", "field_compare", "manual")
         programme.field_rule("members", "visits", "sum")
-        script = dump(programme)
+        script = programme.dump()
         north.sql("UPDATE members SET age = 77 WHERE id = 'm1'")
         restored = restore(make_hub(extension=False), script)
         for relation in ("conflict_rules", "field_rules", "client_state"):
@@ -70,7 +62,7 @@ class TestHubRestored:
         """Before anything else was done with it: its registry still has the tables' old OIDs."""
         north.sql("UPDATE members SET note = 'before' WHERE id = 'm1'")
         sync(north, programme)
-        restored = restore(make_hub(extension=False), dump(programme))
+        restored = restore(make_hub(extension=False), programme.dump())
         ((enabled,),) = restored.enable("programme.members")
         assert enabled["refreshed"] is True and enabled["added_columns"] == []
         assert restored.sql("SELECT fieldsync_clocks, sync_origin_client FROM programme.members") == \
@@ -83,7 +75,7 @@ class TestHubRestored:
     def test_what_the_backup_lost_comes_back_from_the_devices(self, programme, north, team, make_hub, sync):
         south = team("south")
         sync(south, programme)
-        script = dump(programme)
+        script = programme.dump()
         # Lost with the hub: an insert and an update of north's, which south has seen too, and a write of the hub's own.
         north.sql("INSERT INTO households VALUES ('lost', 'L-1', 'Gao')")
         north.sql("INSERT INTO members (id, household_id, name) VALUES ('lost', 'lost', 'of the lost history')")
@@ -107,7 +99,7 @@ class TestHubRestored:
         programme.field_rule("members", "visits", "sum")
         north.sql("UPDATE members SET visits = visits + 1")
         sync(north, programme)
-        script = dump(programme)
+        script = programme.dump()
         north.sql("UPDATE members SET visits = visits + 10")
         sync(north, programme)
         north.sql("UPDATE members SET visits = visits + 100")
@@ -165,7 +157,7 @@ class TestHubRestored:
 
     def test_clients_that_the_backup_does_not_know(self, programme, north, team, make_hub, sync, refused, tmp_path):
         """A client that was added since, and an identity that was split off since: named by the error, and back with all they have."""
-        script = dump(programme)
+        script = programme.dump()
         south = team("south")
         sync(south, programme)
         south.sql("INSERT INTO households VALUES ('s1', 'S-1', 'from the south')")

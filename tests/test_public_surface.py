@@ -40,6 +40,7 @@ FUNCTIONS = [
     "register(client_id text, client_name text DEFAULT NULL::text, role_name name DEFAULT NULL::name) -> text",
     "resolve(conflict_id bigint, choice jsonb) -> text",
     "resolve(conflict_id bigint, choice text) -> text",
+    "send_again(table_name regclass) -> void",
     "sync(delta bytea) -> bytea",
 ]
 VIEWS = {"sync_health", "sync_metrics", "sync_queue", "conflict_notifications", "conflicts", "ledger", "field_rules"}

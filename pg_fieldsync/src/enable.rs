@@ -311,10 +311,11 @@ fn register(
     let (version, clock) = baseline.unwrap_or_default();
     let rows = sql::run(
         "INSERT INTO fieldsync.tracked_table AS t
-                (relid, schema_name, table_name, soft_delete, baseline_version, baseline_clock, enabled)
-         VALUES ($1::oid, $2, $3, $4, $5, $6, true)
+                (relid, schema_name, table_name, soft_delete, baseline_version, baseline_clock, enabled, last_column)
+         VALUES ($1::oid, $2, $3, $4, $5, $6, true,
+                 (SELECT max(attnum) FROM pg_catalog.pg_attribute WHERE attrelid = $1::oid))
          ON CONFLICT (schema_name, table_name) DO UPDATE SET relid = EXCLUDED.relid, soft_delete = EXCLUDED.soft_delete,
-             enabled = true,
+             enabled = true, last_column = EXCLUDED.last_column,
              baseline_version = CASE WHEN $7 THEN EXCLUDED.baseline_version ELSE t.baseline_version END,
              baseline_clock = CASE WHEN $7 THEN EXCLUDED.baseline_clock ELSE t.baseline_clock END
          RETURNING table_id",
@@ -382,6 +383,31 @@ pub fn disable(relation: pg_sys::Oid) -> Result<(), HubError> {
     Ok(())
 }
 
+/// Every device gets all rows of a table with its next sync: values were made there that no row trigger saw. Exact however many
+/// syncs run meanwhile, because the cursors tell who has seen this transaction.
+pub fn send_again(relation: pg_sys::Oid) -> Result<(), HubError> {
+    let version = feed::own_version();
+    let mut table_id = remade(relation, version)?;
+    if table_id.is_none() && adopt_restored(relation)?.is_some() {
+        table_id = remade(relation, version)?;
+    }
+    let Some(table_id) = table_id else {
+        let name = sql::run("SELECT $1::oid::pg_catalog.regclass::text", &[oid_param(relation)])?;
+        return Err(HubError::NotTracked(name.rows.first().map_or_else(String::new, |row| row.text(0).to_owned())));
+    };
+    feed::note_whole_table(table_id);
+    Ok(())
+}
+
+fn remade(relation: pg_sys::Oid, version: u64) -> Result<Option<i32>, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "UPDATE fieldsync.tracked_table SET remade_version = $2 WHERE relid = $1::oid AND enabled RETURNING table_id",
+        &[oid_param(relation), Param::Int(version as i64)],
+    )?;
+    Ok(rows.rows.first().map(|row| row.int(0) as i32))
+}
+
 /// Takes a table out of the registry: tombstones and feed entries go, conflicts stay as a record.
 fn forget(relation: pg_sys::Oid) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
@@ -400,7 +426,8 @@ pub fn adopt_restored(relation: pg_sys::Oid) -> Result<Option<Rc<Table>>, SqlErr
     let adopted = {
         let _owner = AsOwner::new();
         sql::run(
-            "UPDATE fieldsync.tracked_table t SET relid = c.oid
+            "UPDATE fieldsync.tracked_table t
+             SET relid = c.oid, last_column = (SELECT max(attnum) FROM pg_catalog.pg_attribute WHERE attrelid = c.oid)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = $1::oid AND t.enabled AND t.schema_name = n.nspname AND t.table_name = c.relname
                AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class old WHERE old.oid = t.relid AND old.relname = t.table_name)",

@@ -22,6 +22,12 @@ fn fieldsync_disable(table: pg_sys::Oid) -> Result<(), ErrorReport> {
     raised(enable::disable(table))
 }
 
+/// `sync_control.send_again(regclass)`
+#[pg_extern(sql = false)]
+fn fieldsync_send_again(table: pg_sys::Oid) -> Result<(), ErrorReport> {
+    raised(enable::send_again(table))
+}
+
 /// `fieldsync.client_tag(text)`
 #[pg_extern(sql = false)]
 fn fieldsync_client_tag(client_id: &str) -> i64 {

@@ -1,7 +1,8 @@
-//! Tables that a client does not get, for the time being.
+//! Tables that a client does not get for the time being, and those that it gets whole.
 //!
 //! A login has its grants as ever, and an operator may set a direction: what a client may not read is left out of its answers,
-//! and the rest travels.
+//! and the rest travels. A table whose rows got values that no row trigger saw (ALTER TABLE ... DEFAULT, ... USING) goes
+//! whole to every device that has not seen the transaction which did that.
 //!
 //! Invariant: nothing is skipped for good. The cursor of an answer calls everything seen, also what was left out; so what was
 //! left out is on record, and the table travels whole from the first answer that may hold it until the device has applied one
@@ -36,6 +37,11 @@ pub fn given(
     no_pull: &dyn Fn(&str) -> bool,
 ) -> Result<HashMap<i32, Given>, SqlError> {
     let mut known = on_record(client)?;
+    let remade = remade()?;
+    let news = |table_id: i32| match cursor {
+        Some(cursor) if remade.get(&table_id).is_some_and(|version| !cursor.visible(*version)) => Given::Everything,
+        _ => Given::News,
+    };
     let mut all = HashMap::new();
     for (table, _) in tables {
         let before = known.remove(&table.table_id);
@@ -46,10 +52,10 @@ pub fn given(
             Given::Nothing
         } else {
             match (before, cursor) {
-                (None, _) => Given::News,
+                (None, _) => news(table.table_id),
                 (Some(Some(since)), Some(cursor)) if cursor.visible(since) => {
                     forget(client, table.table_id)?;
-                    Given::News
+                    news(table.table_id)
                 }
                 (Some(Some(_)), Some(_)) => Given::Everything,
                 (Some(_), _) => {
@@ -85,6 +91,16 @@ fn on_record(client: u32) -> Result<HashMap<i32, Option<u64>>, SqlError> {
         &[Param::Int(i64::from(client))],
     )?;
     Ok(rows.rows.iter().map(|row| (row.int(0) as i32, (!row.is_null(1)).then(|| row.int(1) as u64))).collect())
+}
+
+/// Tables whose rows got values that no row trigger saw, each with the version of the last transaction that did that.
+fn remade() -> Result<HashMap<i32, u64>, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT table_id, remade_version FROM fieldsync.tracked_table WHERE enabled AND remade_version > 0",
+        &[],
+    )?;
+    Ok(rows.rows.iter().map(|row| (row.int(0) as i32, row.int(1).max(0) as u64)).collect())
 }
 
 fn note(client: u32, table_id: i32, since: Option<u64>) -> Result<(), SqlError> {

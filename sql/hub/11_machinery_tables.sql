@@ -27,6 +27,9 @@ CREATE TABLE fieldsync.tracked_table (
     -- Rows without field clocks were there before tracking began: they count as written by the hub then.
     baseline_version bigint NOT NULL DEFAULT 0,
     baseline_clock   bigint NOT NULL DEFAULT 0,
+    -- The last transaction that gave rows values which no row trigger saw (ALTER TABLE). Whoever has not seen it gets all rows.
+    remade_version bigint NOT NULL DEFAULT 0,
+    last_column    smallint NOT NULL DEFAULT 0,  -- the greatest column number so far: those above it are new
     enabled_at  timestamptz NOT NULL DEFAULT now(),
     UNIQUE (schema_name, table_name)
 );

@@ -22,6 +22,11 @@ CREATE FUNCTION sync_control.disable(table_name regclass) RETURNS void
     AS 'MODULE_PATHNAME', 'fieldsync_disable_wrapper';
 COMMENT ON FUNCTION sync_control.disable(regclass) IS 'stops tracking a table; its sync_* columns stay';
 
+CREATE FUNCTION sync_control.send_again(table_name regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_send_again_wrapper';
+COMMENT ON FUNCTION sync_control.send_again(regclass) IS 'every device gets all rows of the table with its next sync';
+
 CREATE FUNCTION fieldsync.client_tag(client_id text) RETURNS bigint
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'fieldsync_client_tag_wrapper';

@@ -26,6 +26,49 @@ END
 $$;
 CREATE EVENT TRIGGER fieldsync_table_dropped ON sql_drop EXECUTE FUNCTION fieldsync.table_dropped();
 
+-- What ALTER TABLE itself puts into rows, no row trigger sees. It rewrites them for a column's new type and for a default that is
+-- no constant; this is said before the rewriting begins, and for whatever else tables are rewritten, values stay.
+CREATE FUNCTION fieldsync.table_rewritten() RETURNS event_trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    relation CONSTANT regclass := pg_event_trigger_table_rewrite_oid();
+    for_default CONSTANT integer := 2;          -- AT_REWRITE_DEFAULT_VAL
+    for_type CONSTANT integer := 4;             -- AT_REWRITE_COLUMN_REWRITE
+    reason CONSTANT integer := pg_event_trigger_table_rewrite_reason();
+BEGIN
+    IF NOT fieldsync.restoring()
+       AND EXISTS (SELECT FROM fieldsync.tracked_table AS t WHERE t.relid = relation AND t.enabled)
+       AND (reason & for_type <> 0 OR reason & for_default <> 0 AND fieldsync.has_new_values(relation)) THEN
+        PERFORM fieldsync.send_remade(relation);
+    END IF;
+END
+$$;
+CREATE EVENT TRIGGER fieldsync_table_rewritten ON table_rewrite EXECUTE FUNCTION fieldsync.table_rewritten();
+
+-- Whether a column that was not there before gives rows a value. Generated ones never travel.
+CREATE FUNCTION fieldsync.has_new_values(relation regclass) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_attribute AS a JOIN fieldsync.tracked_table AS t ON t.relid = a.attrelid
+        JOIN pg_type AS y ON y.oid = a.atttypid
+        WHERE a.attrelid = relation AND a.attnum > t.last_column AND NOT a.attisdropped AND a.attgenerated = ''
+          AND (a.atthasdef OR a.attidentity <> '' OR y.typdefault IS NOT NULL) AND NOT fieldsync.is_own_column(a.attname))
+$$;
+
+CREATE FUNCTION fieldsync.send_remade(relation regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM sync_control.send_again(relation);
+    RAISE NOTICE 'rows of table % got values from ALTER TABLE itself: every device gets all of them with its next sync', relation;
+END
+$$;
+
 -- A renamed table (or schema) takes its rules with it; a rule about a field that is gone or has another name now is said at
 -- once, to whoever changes the table.
 CREATE FUNCTION fieldsync.table_altered() RETURNS event_trigger
@@ -40,7 +83,7 @@ BEGIN
         RETURN;
     END IF;
     FOR altered IN
-        SELECT DISTINCT t.table_id, t.relid, t.schema_name AS old_schema, t.table_name AS old_name, n.nspname AS schema, c.relname AS name
+        SELECT DISTINCT t.table_id, t.relid, t.last_column, t.schema_name AS old_schema, t.table_name AS old_name, n.nspname AS schema, c.relname AS name
         FROM pg_event_trigger_ddl_commands() AS d
         JOIN pg_class AS c ON (d.classid = 'pg_class'::regclass AND c.oid = d.objid)
                            OR (d.classid = 'pg_namespace'::regclass AND c.relnamespace = d.objid)
@@ -63,6 +106,16 @@ BEGIN
             UPDATE sync_control.table_sync_state SET table_name = altered.name
             WHERE table_name IN (altered.old_name, altered.old_schema || '.' || altered.old_name);
         END IF;
+
+        -- A default that is a constant is kept beside the rows, which are not rewritten.
+        IF EXISTS (SELECT FROM pg_attribute AS a
+                   WHERE a.attrelid = altered.relid AND a.attnum > altered.last_column AND a.atthasmissing
+                     AND NOT fieldsync.is_own_column(a.attname)) THEN
+            PERFORM fieldsync.send_remade(altered.relid);
+        END IF;
+        UPDATE fieldsync.tracked_table AS t SET last_column = a.latest
+        FROM (SELECT max(attnum) AS latest FROM pg_attribute WHERE attrelid = altered.relid) AS a
+        WHERE t.table_id = altered.table_id AND t.last_column <> a.latest;
 
         FOR field IN
             SELECT r.priority_field FROM fieldsync.table_rule AS r WHERE r.table_id = altered.table_id

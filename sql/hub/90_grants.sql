@@ -49,7 +49,7 @@ GRANT INSERT, UPDATE, DELETE ON sync_control.client_state, sync_control.table_sy
 GRANT EXECUTE ON FUNCTION sync_control.register(text, text, name), sync_control.reenroll(text, name),
     sync_control.device_schema(text), sync_control.check_sync_alerts(), sync_control.purge(interval),
     sync_control.resolve(bigint, text), sync_control.resolve(bigint, jsonb), sync_control.enable(regclass, jsonb),
-    sync_control.disable(regclass)
+    sync_control.disable(regclass), sync_control.send_again(regclass)
     TO fieldsync_operator;
 -- A view reads tables as its owner but calls functions as its reader. These give counts and keys, as the views show them.
 GRANT EXECUTE ON FUNCTION fieldsync.live_rows(integer), fieldsync.count_waiting_down(),

@@ -68,6 +68,14 @@ class Hub:
             raise PsqlError(done.stderr)
         return done.stdout
 
+    def dump(self, *arguments):
+        """The real pg_dump's script of this database."""
+        environment = {**os.environ, **self.server.environment()}
+        done = subprocess.run([str(self.server.bin / "pg_dump"), *arguments, self.database], env=environment, capture_output=True,
+                              text=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     # -- fieldsync
 
     def enable(self, table, options=None):

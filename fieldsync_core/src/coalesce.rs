@@ -67,7 +67,8 @@ struct Entry {
 }
 
 /// Folds logged changes, which must come in the order of their clocks. `boundaries` are the last clocks of
-/// earlier unanswered exports. `row` gives a row's current non-key values by column (`None`: the row is gone).
+/// earlier unanswered exports. `row` gives a row's current non-key values by column. `None`: the row is gone; where the log does not
+/// say so (its table was dropped, say), it came and went.
 pub fn coalesce<E>(
     log: impl IntoIterator<Item = Logged>,
     boundaries: &[Hlc],
@@ -322,6 +323,7 @@ fn tell_open_inserts<E>(
         // Later entries tell first; a delete among them tells all that is left.
         let mut told: Vec<FieldChange> = Vec::new();
         let mut gone = false;
+        let mut vanished = false;
         for &later in &history[place + 1..] {
             let later = &entries[later];
             for field in &later.change.fields {
@@ -338,11 +340,21 @@ fn tell_open_inserts<E>(
         }
         if !gone {
             let now = row(entries[at].table, &entries[at].change.key)?;
+            vanished = now.is_none();
             for (column, value) in now.unwrap_or_default() {
                 put(&mut told, column, |slot| {
                     slot.get_or_insert_with(|| FieldChange::made(column, value));
                 });
             }
+        }
+        if vanished {
+            // Nobody knows its values any more, and a row without them was made by nobody.
+            for &at in &history[place..] {
+                entries[at].change.op = Op::Cancelled;
+                entries[at].change.fields.clear();
+                entries[at].open = false;
+            }
+            break;
         }
         let entry = &mut entries[at];
         let remade = entry.change.op == Op::Update;

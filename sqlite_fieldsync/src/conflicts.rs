@@ -188,6 +188,24 @@ pub fn keep_deleted(db: &Connection, table: &str, key: &Key, row: &KeptRow) -> R
     Ok(())
 }
 
+/// A field by name, what it held, and what it holds now; none: the row is gone.
+pub type Replaced = (String, Value, Option<Value>);
+
+/// Records what the hub's values have replaced in a table that a program had made anew: whether it had been written there, nobody
+/// saw. It is settled, the hub's way; whoever knows better takes it back.
+pub fn replaced_unseen(db: &Connection, table: &str, key: &Key, fields: &[Replaced]) -> Result<()> {
+    let mine = fields_to_json(fields.iter().map(|(name, before, _)| (name.as_str(), before)));
+    let theirs = fields_to_json(fields.iter().filter_map(|(name, _, now)| Some((name.as_str(), now.as_ref()?))));
+    db.prepare_cached(
+        "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, theirs, rule, outcome, status, detail, resolved_at)
+         VALUES (?1, ?2, ?3, 'update', ?4, ?5, 'made anew', 'server', 'resolved',
+                 'a program had made the table anew, so that nobody saw whether this was written there or only old',
+                 strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
+    )?
+    .execute((table, key.row_id(), key_to_bytes(key)?, mine.to_string(), theirs.to_string()))?;
+    Ok(())
+}
+
 /// Whether anything is recorded at all: only then a row has to be looked up.
 pub fn any(db: &Connection) -> Result<bool> {
     Ok(db.prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_conflict)")?.query_row([], |row| row.get(0))?)

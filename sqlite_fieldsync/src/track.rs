@@ -3,13 +3,14 @@
 //! Invariant: after [`renew`] the triggers of every tracked table fit its present schema, and what was written since
 //! the schema changed is in the log. It costs one PRAGMA while nothing has changed.
 
+use crate::apply::kept;
 use crate::call::{self, Function};
 use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
-use crate::sql::{atomically, quote, still_whole};
+use crate::sql::{atomically, quote, still_whole, Bound};
 use crate::triggers::{what, Plan};
 use crate::{apply, log, state, views};
-use fieldsync_core::Value;
+use fieldsync_core::{Hlc, Value};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
 use std::collections::HashMap;
@@ -57,14 +58,15 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             let plan = Plan::new(db, &table, table_no, |column| columns.slot(column))?;
             install(db, &table, table_no, &plan)?;
             if options["existing"] != "ignore" {
-                captured = capture_existing(db, &table, table_no)?;
+                let seen = kept::seen_before(db, &table.name, None)?;
+                captured = unseen(db, seen, || capture_existing(db, &table, table_no))?;
                 if known.is_some() {
                     // What was deleted meanwhile nobody has seen: it comes back, so that hub and device hold the same.
                     pull_again(db)?;
                 }
             }
             views::refresh(db)?;
-            apply::deliver_kept(db, &table.name)?;
+            apply::deliver_kept(db, &table)?;
         }
         settle(db)?;
         Ok(Value::Text(
@@ -292,8 +294,26 @@ fn capture_new_column(db: &Connection, table: &Table, table_no: i64, column: &st
     let default = found.default.clone().unwrap_or_else(|| "NULL".into());
     let values = [slot.to_string(), format!("({default})"), quoted.clone()];
     let condition = format!("{quoted} COLLATE BINARY IS NOT ({default})");
-    log_rows(db, table, table_no, what::UPDATE, &["field", "old", "new"], &values, &key, &names, &condition)?;
+    unseen(db, kept::seen_before(db, &table.name, Some(column))?, || {
+        log_rows(db, table, table_no, what::UPDATE, &["field", "old", "new"], &values, &key, &names, &condition)
+    })?;
     Ok(())
+}
+
+/// Logs what was written here before the hub's rows or values, which are kept, could be in their place: what had been `seen` of
+/// them is not what the cursor says.
+fn unseen(db: &Connection, seen: Option<Option<String>>, log: impl FnOnce() -> Result<i64>) -> Result<i64> {
+    let Some(seen) = seen else { return log() };
+    let base = |snapshot: Value| -> Result<()> {
+        let until = log::mark(db, log::last(db)?, Hlc::default())?;
+        db.prepare_cached("INSERT OR IGNORE INTO main.fs_base(until, snapshot) VALUES (?1, ?2)")?
+            .execute((until, Bound(&snapshot)))?;
+        Ok(())
+    };
+    base(state::get(db, "cursor")?)?; // of what is pending already
+    let logged = log()?;
+    base(seen.map_or(Value::Null, Value::Text))?;
+    Ok(logged)
 }
 
 /// Compares the schema with what the triggers were made for, and makes them again where it changed.
@@ -325,7 +345,7 @@ pub fn renew(db: &Connection) -> Result<()> {
         match found {
             None => {
                 if known.state == "tracked" {
-                    state::note(db, &format!("table '{}' is gone; its unsent changes still travel", known.name))?;
+                    state::note(db, &format!("table '{}' is gone; its unsent changes still travel, but rows made since the last sync went with it", known.name))?;
                     db.execute("UPDATE main.fs_table SET state = 'missing' WHERE table_no = ?1", [known.table_no])?;
                     changed = true;
                 }
@@ -377,9 +397,24 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bo
             ),
         )?;
         db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE table_no = ?1", [known.table_no])?;
+    }
+    apply::deliver_kept(db, table)
+}
+
+/// Whether a program made a table anew, and what the hub has changed meanwhile has not come yet.
+pub fn is_made_anew(db: &Connection, table: &str) -> Result<bool> {
+    Ok(db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE name = ?1 AND rebuilt = 1)")?
+        .query_row([table], |row| row.get(0))?)
+}
+
+/// What the hub had changed has come. Where a program made a table anew, whatever differs from the hub's rows from here on is this
+/// device's own: they are asked for, all of them.
+pub fn up_to_date(db: &Connection) -> Result<()> {
+    if db.execute("UPDATE main.fs_table SET rebuilt = 2 WHERE rebuilt = 1", [])? > 0 {
         pull_again(db)?;
     }
-    apply::deliver_kept(db, &table.name)
+    Ok(())
 }
 
 /// The next export asks for all of the hub's rows.

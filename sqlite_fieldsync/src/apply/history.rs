@@ -58,6 +58,7 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             // Whatever is pending from here on was written without having seen the new history.
             db.execute("DELETE FROM main.fs_base", [])?;
             db.execute("INSERT INTO main.fs_base(until, snapshot) VALUES (?1, NULL)", [last])?;
+            kept::forget_history(db)?;
             state::set_integer(db, "recovery_as_of", Hlc::from_ms(state::integer(db, "hub_now_ms")? as u64).as_i64())?;
             state::set_integer(db, "reconciling", 1)?;
             // Rows may show what became of these changes in the lost history: exports ask for them along with the changes.
@@ -102,7 +103,7 @@ pub(super) fn arrived(db: &Connection, table: &TableRows, row: &RowChange, diffe
 pub(super) fn reconciling(db: &Connection, repulled: bool) -> Result<HashSet<String>> {
     let all = state::integer(db, "reconciling")? != 0;
     let mut statement = db.prepare_cached(
-        "SELECT lower(name) FROM main.fs_table WHERE state = 'tracked' AND (?1 OR (?2 AND rebuilt = 2))",
+        "SELECT lower(name) FROM main.fs_table WHERE state = 'tracked' AND (?1 OR (?2 AND rebuilt = 3))",
     )?;
     let names = statement.query_map([all, repulled], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     Ok(names)
@@ -164,7 +165,10 @@ pub(super) fn offer_what_differs(
         state::set_integer(db, "recovery_until", until)?;
     }
     db.execute("DELETE FROM main.fs_arrived", [])?;
-    db.execute("UPDATE main.fs_table SET rebuilt = 0 WHERE rebuilt = 2", [])?;
+    db.execute(
+        "UPDATE main.fs_table SET rebuilt = 0 WHERE rebuilt = 3 OR ?1",
+        [state::integer(db, "reconciling")? != 0],
+    )?;
     state::set_integer(db, "reconciling", 0)
 }
 

@@ -64,6 +64,45 @@ pub fn keep(db: &Connection, table: &TableRows, row: &RowChange, waits_for: Wait
     Ok(())
 }
 
+/// Under which name of `fs_state` it stands what this device had seen before the first row of a table, or field of a column, was kept.
+fn seen_name(table: &str, column: Option<&str>) -> String {
+    let names: Vec<String> = std::iter::once(table).chain(column).map(str::to_lowercase).collect();
+    format!("unseen {}", serde_json::json!(names))
+}
+
+/// The hub's rows of this table, or its values of this column, begin to be kept for want of a place: the cursor will count them as
+/// seen, and whatever this device writes into that place before they are in it, it writes without having seen them.
+pub fn remember_seen(db: &Connection, table: &str, column: Option<&str>) -> Result<()> {
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO main.fs_state(name, value)
+         VALUES (?1, (SELECT value FROM main.fs_state WHERE name = 'cursor'))",
+    )?
+    .execute([seen_name(table, column)])?;
+    Ok(())
+}
+
+/// The cursor from before any of it was kept: none in a database that had seen nothing, nothing if none is kept.
+pub fn seen_before(db: &Connection, table: &str, column: Option<&str>) -> Result<Option<Option<String>>> {
+    Ok(db
+        .prepare_cached("SELECT value FROM main.fs_state WHERE name = ?1")?
+        .query_row([seen_name(table, column)], |row| row.get(0))
+        .optional()?)
+}
+
+/// What was kept has been delivered: a table has its place, and these columns have.
+pub fn forget_seen<'n>(db: &Connection, table: &str, columns: impl Iterator<Item = &'n str>) -> Result<()> {
+    for column in std::iter::once(None).chain(columns.map(Some)) {
+        db.prepare_cached("DELETE FROM main.fs_state WHERE name = ?1")?.execute([seen_name(table, column)])?;
+    }
+    Ok(())
+}
+
+/// The history of which something had been seen is gone.
+pub fn forget_history(db: &Connection) -> Result<()> {
+    db.execute("UPDATE main.fs_state SET value = NULL WHERE name LIKE 'unseen %'", [])?;
+    Ok(())
+}
+
 fn from_bytes(content: &[u8]) -> Result<TableRows> {
     postcard::from_bytes(content).map_err(|error| Error::OwnData(error.to_string()))
 }

@@ -8,7 +8,7 @@
 
 mod arriving;
 mod history;
-mod kept;
+pub(crate) mod kept;
 mod mute;
 mod offences;
 mod pass;
@@ -205,7 +205,8 @@ impl<'a> Apply<'a> {
         let pinned = Pinned::load(self.db)?;
         let kept = self.kept_rows()?;
         let source = Source::new(kept, blob, stream)?;
-        if body.only_confirms(self.standing.cursor.as_ref()) {
+        let only_confirms = body.only_confirms(self.standing.cursor.as_ref());
+        if only_confirms {
             self.ask_again(answered)?;
             state::set_told(self.db, state::told(self.db, &self.standing)?)?;
         } else {
@@ -220,6 +221,9 @@ impl<'a> Apply<'a> {
         self.succeed(reply.hub_now_ms, body.cursor.xmax)?;
         if !reconciling.is_empty() && !body.more {
             history::offer_what_differs(self.db, &self.tables, &unanswered, &reconciling)?;
+        }
+        if !only_confirms && !body.more {
+            track::up_to_date(self.db)?;
         }
         Ok(report)
     }
@@ -384,10 +388,11 @@ impl<'a> Apply<'a> {
 }
 
 /// Writes what was kept for a table that is there now.
-pub fn deliver_kept(db: &Connection, table: &str) -> Result<()> {
-    let tables = kept::take_table(db, table)?;
+pub fn deliver_kept(db: &Connection, table: &Table) -> Result<()> {
+    let columns = table.columns.iter().filter(|column| !column.generated);
+    let tables = kept::take_table(db, &table.name)?;
     if tables.is_empty() {
-        return Ok(());
+        return kept::forget_seen(db, &table.name, columns.map(|column| column.name.as_str()));
     }
     let standing = Standing::load(db)?;
     let apply = Apply::new(db, standing, 0)?;
@@ -396,5 +401,5 @@ pub fn deliver_kept(db: &Connection, table: &str) -> Result<()> {
     let pinned = Pinned::load(db)?;
     let source = Source::of_kept(tables);
     rows::write(db, source, &unanswered, &pinned, &HashSet::new())?;
-    Ok(())
+    kept::forget_seen(db, &table.name, columns.map(|column| column.name.as_str()))
 }

@@ -5,9 +5,10 @@ use super::kept::{self, WaitsFor};
 use super::references::References;
 use super::unanswered::Unanswered;
 use super::writer::{Writer, Written};
-use crate::conflicts::{self, Pinned};
+use crate::conflicts::{self, Pinned, Replaced};
 use crate::error::Result;
 use crate::schema::Table;
+use crate::track;
 use fieldsync_core::delta::Op;
 use fieldsync_core::overlay::{overlay, Action, Pending};
 use fieldsync_core::reply::{RowChange, TableRows};
@@ -53,6 +54,8 @@ pub struct Arriving<'a> {
     /// Whether the device has all of its columns.
     all_known: bool,
     reconciling: bool,
+    /// Whether a program made it anew, unseen: what goes under the hub's values may be nowhere else.
+    made_anew: bool,
     /// Whether its rows refer to others.
     pub watched: bool,
     /// Rows of it that have come in this pass.
@@ -136,6 +139,7 @@ impl<'a, 'p> Pass<'a, 'p> {
         let begin = arriving.seen;
         arriving.seen += rows.len();
         let Some(writer) = &arriving.writer else {
+            kept::remember_seen(self.db, &table.table, None)?;
             for row in rows.iter() {
                 kept::keep(self.db, table, row, WaitsFor::Schema)?;
                 self.done.kept += 1;
@@ -175,6 +179,7 @@ impl<'a, 'p> Pass<'a, 'p> {
                 .as_ref()
                 .is_some_and(|writer| (0..table.columns.len() as u16).all(|column| writer.knows(column))),
             reconciling: self.reconciling.contains(&table.table.to_lowercase()),
+            made_anew: writer.is_some() && track::is_made_anew(self.db, &table.table)?,
             watched: !self.references.of_child(&table.table).is_empty(),
             head: kept::head(table),
             writer,
@@ -186,7 +191,7 @@ impl<'a, 'p> Pass<'a, 'p> {
         let table = &self.tables[place.0];
         if self.excluded.contains(&place) {
             self.done.held.insert(place, Rc::new(row.clone()));
-        } else if self.quiet && table.all_known && row.op != Op::Delete {
+        } else if self.quiet && table.all_known && !table.made_anew && row.op != Op::Delete {
             self.write_fields(place, row, &row.fields)?;
         } else if !(table.reconciling && self.holds_another(place, row)?) {
             match self.action(place.0, row) {
@@ -199,6 +204,9 @@ impl<'a, 'p> Pass<'a, 'p> {
                     if let Some(writer) = &self.tables[place.0].writer {
                         fields.retain(|(column, _)| writer.knows(*column));
                     }
+                    if self.tables[place.0].made_anew {
+                        self.keep_what_goes(place.0, row, &fields)?;
+                    }
                     if row.op != Op::Update || !fields.is_empty() {
                         self.write_fields(place, row, &fields)?;
                     }
@@ -206,6 +214,19 @@ impl<'a, 'p> Pass<'a, 'p> {
             }
         }
         self.keep_unknown_fields(place.0, row)
+    }
+
+    /// What the hub's values replace in a table that was made anew is old, or was written there unseen: it is on record.
+    fn keep_what_goes(&mut self, number: usize, row: &RowChange, fields: &[(u16, Value)]) -> Result<()> {
+        let table = &mut self.tables[number];
+        let own_key = table.own_order(&row.key);
+        let Some(writer) = &mut table.writer else { return Ok(()) };
+        let Some(own) = writer.read(&row.key)? else { return Ok(()) };
+        let replaced = writer.replaced(own, fields)?;
+        if !replaced.is_empty() {
+            conflicts::replaced_unseen(self.db, &writer.table.name, &own_key, &replaced)?;
+        }
+        Ok(())
     }
 
     /// Fields that the device has no column for wait for one.
@@ -216,6 +237,9 @@ impl<'a, 'p> Pass<'a, 'p> {
         };
         let fields: Fields = row.fields.iter().filter(|(column, _)| !writer.knows(*column)).cloned().collect();
         if !fields.is_empty() {
+            for name in fields.iter().filter_map(|(column, _)| table.head.columns.get(usize::from(*column))) {
+                kept::remember_seen(self.db, &table.head.table, Some(name))?;
+            }
             // An update, so that it never makes a row by itself.
             let row = RowChange { op: Op::Update, key: row.key.clone(), fields };
             kept::keep(self.db, &table.head, &row, WaitsFor::Schema)?;
@@ -345,8 +369,15 @@ impl<'a, 'p> Pass<'a, 'p> {
         let table = &mut self.tables[place.0];
         let Some(writer) = &mut table.writer else { return Ok(()) };
         let referenced = !self.references.of_parent(&writer.table.name).is_empty();
-        let before = if referenced || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };
+        let before =
+            if referenced || table.made_anew || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };
         let name = writer.table.name.clone();
+        if let (true, Some(before)) = (table.made_anew, &before) {
+            let key = in_order(table.key_order.as_deref(), &row.key);
+            let replaced: Vec<Replaced> =
+                before.iter().map(|(name, value)| (name.clone(), value.clone(), None)).collect();
+            conflicts::replaced_unseen(self.db, &name, &key, &replaced)?;
+        }
         match writer.delete(&row.key)? {
             Written::Yes => {
                 self.done.rows += 1;

@@ -3,7 +3,7 @@
 //! Invariants: every value goes in by its key with statements prepared once, so that the cost depends on the rows that
 //! arrive and never on the size of the table; a row that cannot be written yet, or ever, never stops the others.
 
-use crate::conflicts::KeptRow;
+use crate::conflicts::{KeptRow, Replaced};
 use crate::error::Result;
 use crate::schema::{Affinity, Table};
 use crate::sql::{self, bind, is_constraint, quote};
@@ -344,6 +344,23 @@ impl<'a> Writer<'a> {
             }
         }
         row
+    }
+
+    /// Fields of a row of the device that arriving ones replace by other values.
+    pub fn replaced(&self, own: KeptRow, fields: &[(u16, Value)]) -> Result<Vec<Replaced>> {
+        let mut found = Vec::new();
+        for (at, value) in fields {
+            let Some(column) =
+                self.columns.get(usize::from(*at)).and_then(|column| self.table.columns.get(column.position))
+            else {
+                continue;
+            };
+            let value = column.stored(self.db, value)?.unwrap_or_else(|| value.clone());
+            if let Some((name, before)) = own.iter().find(|(name, before)| *name == column.name && *before != value) {
+                found.push((name.clone(), before.clone(), Some(value)));
+            }
+        }
+        Ok(found)
     }
 
     /// Writes a whole row by column name.

@@ -211,13 +211,18 @@ impl<'a> Changes<'a> {
             if entry.table.table_no != table.table_no || !self.survey.is_alone(entry)? {
                 return Ok(());
             }
-            for Logged { op, key, clock, count, fields, .. } in entry.logged()?.into_iter().flatten() {
+            for Logged { mut op, key, clock, count, fields, .. } in entry.logged()?.into_iter().flatten() {
                 let fields = match op {
-                    Op::Insert => row_of(self.db, self.tables, &mut rows, table.table_no, &key)?
-                        .unwrap_or_default()
-                        .into_iter()
-                        .map(|(slot, new)| FieldChange { column: slot, old: None, new })
-                        .collect(),
+                    Op::Insert => match row_of(self.db, self.tables, &mut rows, table.table_no, &key)? {
+                        Some(row) => {
+                            row.into_iter().map(|(slot, new)| FieldChange { column: slot, old: None, new }).collect()
+                        }
+                        // It went with its table, say: nobody knows its values any more.
+                        None => {
+                            op = Op::Cancelled;
+                            Vec::new()
+                        }
+                    },
                     // Only the deletion travels: the hub has the row.
                     Op::Delete | Op::Cancelled => Vec::new(),
                     Op::Update => fields

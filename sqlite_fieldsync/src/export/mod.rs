@@ -101,7 +101,7 @@ impl Export<'_> {
         let ends = boundaries[boundaries.len().saturating_sub(UNANSWERED_MAX as usize)..].to_vec();
         let changes = Changes::new(self.db, &self.tables, survey, answered, high, boundaries, singly_until)?;
         let first = survey.first.into_iter().chain(changes.first_parked).min();
-        let repull = state::integer(self.db, "repull")? != 0;
+        let repull = self.asks_for_all()?;
         let mut bases = match first {
             Some(first) => self.bases(first)?,
             None => Vec::new(),
@@ -212,6 +212,16 @@ impl Export<'_> {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// Whether all rows of the hub are asked for: not before what it has changed has come to tables that were made anew.
+    fn asks_for_all(&self) -> Result<bool> {
+        Ok(self.db.query_row(
+            "SELECT EXISTS (SELECT 1 FROM main.fs_state WHERE name = 'repull' AND value <> 0)
+                AND NOT EXISTS (SELECT 1 FROM main.fs_table WHERE rebuilt = 1)",
+            [],
+            |row| row.get(0),
+        )?)
+    }
+
     /// Records the batch before its blob leaves.
     fn remember(&self, batch: BatchId, high: Position, carried: &[u8]) -> Result<()> {
         let sequence = self.standing.sequence as i64 + 1;
@@ -230,10 +240,10 @@ impl Export<'_> {
                 carried,
             ))?;
         self.db.execute("UPDATE main.fs_conflict SET told = -?1 WHERE told = 0 AND hub_id IS NOT NULL", [sequence])?;
-        if state::integer(self.db, "repull")? != 0 && state::integer(self.db, "repull_sequence")? == 0 {
+        if self.asks_for_all()? && state::integer(self.db, "repull_sequence")? == 0 {
             // All rows come in answer to this export: from then on they are compared.
             state::set_integer(self.db, "repull_sequence", sequence)?;
-            self.db.execute("UPDATE main.fs_table SET rebuilt = 2 WHERE rebuilt = 1", [])?;
+            self.db.execute("UPDATE main.fs_table SET rebuilt = 3 WHERE rebuilt = 2", [])?;
         }
         self.db
             .prepare_cached(

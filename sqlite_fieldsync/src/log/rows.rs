@@ -4,7 +4,7 @@
 //! ahead in the order of the table, several at a time, instead of one by one through the index of the key.
 
 use super::LogTable;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::schema::Table;
 use crate::sql::{self, bind, quote};
 use fieldsync_core::{Key, Value};
@@ -23,7 +23,7 @@ type Values = Vec<(u16, Value)>;
 pub struct RowReader<'a> {
     db: &'a Connection,
     tables: &'a HashMap<i64, LogTable>,
-    readers: HashMap<i64, Reader<'a>>,
+    readers: HashMap<i64, Option<Reader<'a>>>,
 }
 
 /// Reads rows of one table.
@@ -47,23 +47,29 @@ impl<'a> RowReader<'a> {
 
     /// A row's values that are not its key, by slot; none if the row is not there.
     pub fn read(&mut self, table_no: i64, key: &Key) -> Result<Option<Values>> {
-        let Some(table) = self.tables.get(&table_no).filter(|table| table.live && table.key_len == key.0.len()) else {
+        let Some(table) = self.tables.get(&table_no).filter(|table| table.key_len == key.0.len()) else {
             return Ok(None);
         };
         if !self.readers.contains_key(&table_no) {
             self.readers.insert(table_no, Reader::prepare(self.db, table)?);
         }
         match self.readers.get_mut(&table_no) {
-            Some(reader) => reader.read(key),
-            None => Err(Error::OwnData(format!("table {table_no}"))),
+            Some(Some(reader)) => reader.read(key),
+            _ => Ok(None),
         }
     }
 }
 
 impl<'a> Reader<'a> {
-    fn prepare(db: &'a Connection, table: &LogTable) -> Result<Reader<'a>> {
+    /// None if the table is not there, or has another key by now. (One that is not tracked any more is not watched, either.)
+    fn prepare(db: &'a Connection, table: &LogTable) -> Result<Option<Reader<'a>>> {
+        let Some(taken) = Table::read_plain(db, &table.name)?.map(|table| table.columns) else { return Ok(None) };
+        let has = |name: &str| taken.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        if !table.columns[..table.key_len].iter().all(|part| has(&part.name)) {
+            return Ok(None);
+        }
         let mut fields: Vec<(u16, String)> = Vec::new();
-        for column in table.fields().iter().filter(|column| column.present) {
+        for column in table.fields().iter().filter(|column| column.present && has(&column.name)) {
             fields.push((column.slot as u16, quote(db, &column.name)?));
         }
         fields.sort_by_key(|(slot, _)| *slot);
@@ -77,17 +83,14 @@ impl<'a> Reader<'a> {
         }
         columns.extend(fields.iter().map(|(_, name)| name.clone()));
         let from = format!("main.{}", quote(db, &table.name)?);
-        let taken = Table::read(db, &table.name)?.map(|table| table.columns).unwrap_or_default();
-        let free = ["rowid", "_rowid_", "oid"]
-            .into_iter()
-            .find(|name| !taken.iter().any(|column| column.name.eq_ignore_ascii_case(name)));
+        let free = ["rowid", "_rowid_", "oid"].into_iter().find(|name| !has(name));
         let rows = |rowid: &str, rest: &str| format!("SELECT {rowid}, {} FROM {from} WHERE {rest}", columns.join(", "));
         let walk = free.and_then(|rowid| {
             let sql = rows(rowid, &format!("{rowid} > ?1 ORDER BY {rowid} LIMIT ?2"));
             db.prepare(&sql).ok() // WITHOUT ROWID
         });
         let rowid = if walk.is_some() { free.unwrap_or("0") } else { "0" };
-        Ok(Reader {
+        Ok(Some(Reader {
             key_len: table.key_len,
             slots: fields.iter().map(|(slot, _)| *slot).collect(),
             seek: db.prepare(&rows(rowid, &conditions.join(" AND ")))?,
@@ -95,7 +98,7 @@ impl<'a> Reader<'a> {
             ahead: VecDeque::new(),
             last_rowid: i64::MIN,
             width: 0,
-        })
+        }))
     }
 
     fn read(&mut self, key: &Key) -> Result<Option<Values>> {

@@ -1,0 +1,155 @@
+"""What a device writes while no trigger stands, against what the hub changes in the same days: neither goes without a record.
+
+Method: a migration in SQLite's twelve steps, an untracked table, or a table or column that the hub had first; edits on both sides
+of that; then all values on all sides. test_drift.py has the same changes of schema with a hub that does nothing meanwhile.
+"""
+
+import pytest
+
+REBUILD = """
+    PRAGMA foreign_keys = OFF;
+    BEGIN; CREATE TABLE new_p (id INTEGER PRIMARY KEY, v TEXT, n INTEGER, w TEXT); INSERT INTO new_p (id, v, n) SELECT id, v, n FROM p{0};
+    DROP TABLE p; ALTER TABLE new_p RENAME TO p; {1}; COMMIT;
+"""
+
+
+@pytest.fixture
+def pair(hub, client, sync):
+    hub.script("CREATE TABLE p (id bigint PRIMARY KEY, v text, n integer, w text)")
+    hub.enable("p")
+    schema = "CREATE TABLE p (id INTEGER PRIMARY KEY, v TEXT, n INTEGER, w TEXT)"
+    one, two = client("one", schema, "p"), client("two", schema, "p")
+    one.shell("INSERT INTO p (id, v, n) VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', 3), (4, 'd', 4);")
+    for device in (one, two, one):
+        sync(device, hub)
+    return hub, one, two
+
+
+def equal(hub, *devices):
+    rows = hub.sql("SELECT id, v, n, w FROM p ORDER BY id")
+    for device in devices:
+        assert device.sql("SELECT id, v, n, w FROM p ORDER BY id") == rows
+    return rows
+
+
+class TestATableMadeAnew:
+    def test_its_old_values_are_no_edits(self, pair, sync):
+        """A migration that changes no value takes back nothing of what the hub has changed since the last sync."""
+        hub, one, two = pair
+        hub.sql("UPDATE p SET n = 10, w = 'hub' WHERE id = 1")
+        hub.sql("DELETE FROM p WHERE id = 2")
+        two.shell("UPDATE p SET v = 'two' WHERE id = 3; INSERT INTO p VALUES (5, 'e', 5, NULL);")
+        sync(two, hub)
+        one.shell("UPDATE p SET v = 'unsent' WHERE id = 4;" + REBUILD.format("", "UPDATE p SET v = 'unseen' WHERE id = 1; INSERT INTO p VALUES (6, 'unseen', 6, NULL)"))
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two) == [(1, "unseen", 10, "hub"), (3, "two", 3, None), (4, "unsent", 4, None), (5, "e", 5, None), (6, "unseen", 6, None)]
+        assert one.pending == 0 and one.conflicts("open") == [] == hub.conflicts("open")
+
+    def test_what_goes_under_the_hubs_values_is_on_record(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("UPDATE p SET v = 'hub' WHERE id = 1")
+        hub.sql("DELETE FROM p WHERE id = 2")
+        one.shell(REBUILD.format("", "UPDATE p SET v = 'unseen' WHERE id < 3"))
+        sync(one, hub)
+        assert equal(hub, one)[0] == (1, "hub", 1, None)
+        edited, deleted = one.conflicts("resolved")
+        assert (edited["row_id"], edited["mine"], edited["theirs"], edited["outcome"]) == ("1", {"v": "unseen"}, {"v": "hub"}, "server")
+        assert (deleted["row_id"], deleted["mine"]["v"], deleted["outcome"]) == ("2", "unseen", "server")
+        one.resolve(edited["conflict_id"], "mine"), one.resolve(deleted["conflict_id"], "mine")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[:2] == [(1, "unseen", 1, None), (2, "unseen", 2, None)]
+
+    def test_while_the_device_is_still_new(self, hub, client, sync):
+        """A file that was shipped with a month's old rows, and an application that migrates it at its first start."""
+        hub.script("CREATE TABLE p (id bigint PRIMARY KEY, v text, n integer, w text); INSERT INTO p VALUES (1, 'new', 1, NULL), (2, 'b', 2, NULL)")
+        hub.enable("p")
+        one = client("one", "CREATE TABLE p (id INTEGER PRIMARY KEY, v TEXT, n INTEGER, w TEXT); INSERT INTO p VALUES (1, 'old', 1, NULL)")
+        one.track("p", {"existing": "ignore"})
+        one.shell(REBUILD.format("", "INSERT INTO p VALUES (9, 'made here', 9, NULL)"))
+        sync(one, hub)
+        assert equal(hub, one) == [(1, "new", 1, None), (2, "b", 2, None), (9, "made here", 9, None)]
+
+    def test_an_answer_under_way(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("UPDATE p SET v = 'hub' WHERE id = 1")
+        reply = hub.sync(one.export())
+        one.shell(REBUILD.format("", "UPDATE p SET v = 'unseen' WHERE id = 3"))
+        assert one.apply(reply)["more"]
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two) == [(1, "hub", 1, None), (2, "b", 2, None), (3, "unseen", 3, None), (4, "d", 4, None)]
+
+    def test_rows_that_went_with_it_are_not_made_without_their_values(self, pair, sync):
+        """The log of an insert names the row, whose values are in the table: what is in neither cannot be told."""
+        hub, one, two = pair
+        one.shell("INSERT INTO p VALUES (8, 'h', 8, NULL), (9, 'i', 9, NULL); UPDATE p SET n = 90 WHERE id = 9;" + REBUILD.format(" WHERE id < 5", ""))
+        report = sync(one, hub)
+        sync(two, hub)
+        assert len(equal(hub, one, two)) == 4 and report["rejected"] == 0 and one.pending == 0
+        ledger = hub.ledger("one")
+        assert ledger["acknowledged"] == 7 == sum(ledger[word] for word in ("applied", "merged", "superseded", "conflict", "rejected"))
+
+
+class TestThePlaceComesAfterTheRows:
+    """The cursor counts as seen what is only kept, for a table or a column that is not there yet."""
+
+    @pytest.mark.parametrize("kind", ["bigint", "text"])
+    def test_a_table(self, hub, client, sync, kind):
+        hub.script(f"CREATE TABLE p (id {kind} PRIMARY KEY, v text, n integer, w text); INSERT INTO p VALUES (1, 'hub', 1, NULL), (2, 'hub', 2, NULL)")
+        hub.enable("p")
+        one, two = client("one", ""), client("two", "")
+        sync(one, hub)
+        declared = "INTEGER" if kind == "bigint" else "TEXT NOT NULL"
+        one.script(f"CREATE TABLE p (id {declared} PRIMARY KEY, v TEXT, n INTEGER, w TEXT); INSERT INTO p VALUES (1, 'one', 1, NULL), (3, 'one', 3, NULL)")
+        one.track("p")
+        sync(one, hub)
+        entries = hub.conflicts("open" if kind == "bigint" else "resolved")
+        assert [(entry["row_id"], entry["client"]["v"], entry["server"]["v"]) for entry in entries] == [("1", "one", "hub")]
+        assert len(equal(hub, one)) == 3
+        assert hub.one("SELECT v FROM p WHERE n = 1") == ("hub" if kind == "bigint" else "one")
+
+    def test_a_column(self, pair, sync):
+        hub, one, two = pair
+        hub.script("ALTER TABLE p ADD COLUMN later text")
+        hub.enable("p")
+        hub.sql("UPDATE p SET later = 'hub' WHERE id = 1")
+        sync(one, hub)
+        one.shell("ALTER TABLE p ADD COLUMN later TEXT; UPDATE p SET later = 'one' WHERE id < 3;")
+        sync(one, hub)
+        assert hub.sql("SELECT id, later FROM p ORDER BY id") == one.sql("SELECT id, later FROM p ORDER BY id") == [(1, "one"), (2, "one"), (3, None), (4, None)]
+        assert [(entry["row_id"], entry["client"], entry["server"]) for entry in hub.conflicts("resolved")] == [("1", {"later": "one"}, {"later": "hub"})]
+
+    @pytest.mark.parametrize("sync_between", [False, True])
+    def test_a_table_that_was_not_tracked_for_a_while(self, pair, sync, sync_between):
+        hub, one, two = pair
+        one.sql("SELECT fs_untrack('p')")
+        hub.sql("UPDATE p SET n = 10 WHERE id = 1")
+        hub.sql("DELETE FROM p WHERE id = 2")
+        if sync_between:
+            sync(one, hub)
+        one.track("p")
+        sync(one, hub), sync(two, hub)
+        assert len(equal(hub, one, two)) == 4
+        assert [entry["row_id"] for entry in hub.conflicts("resolved")] == ["1"] and hub.conflicts("open") == []
+
+    def test_what_is_seen_again_is_seen(self, pair, sync):
+        """Once the rows are in their place, an edit is one of somebody who saw them."""
+        hub, one, two = pair
+        one.sql("SELECT fs_untrack('p')")
+        hub.sql("UPDATE p SET n = 10 WHERE id = 1")
+        sync(one, hub)
+        one.track("p", {"existing": "ignore"})
+        one.shell("UPDATE p SET n = 11 WHERE id = 1;")
+        one.sql("SELECT fs_untrack('p')")
+        one.track("p")
+        sync(one, hub)
+        assert equal(hub, one)[0] == (1, "a", 11, None) and hub.conflicts("resolved") == []
+
+
+class TestUnsentAndUntracked:
+    def test_rows_travel_with_their_values(self, pair, sync):
+        hub, one, two = pair
+        one.shell("INSERT INTO p VALUES (8, 'h', 8, 'w'), (9, 'i', 9, 'w'); UPDATE p SET v = 'edited', n = 90 WHERE id = 9; UPDATE p SET w = 'gone' WHERE id = 1;")
+        one.sql("SELECT fs_untrack('p')")
+        one.shell("ALTER TABLE p DROP COLUMN w;")
+        sync(one, hub), sync(two, hub)
+        assert [row for row in equal(hub, two) if row[0] in (1, 8, 9)] == [(1, "a", 1, "gone"), (8, "h", 8, None), (9, "edited", 90, None)]

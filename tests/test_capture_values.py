@@ -317,6 +317,15 @@ class TestRefusedTables:
         for table in ("sqlite_sequence", "sqlite_schema", "fs_state", "fs_changelog", "sync_queue"):
             self.refused(made, table)
 
+    def test_more_columns_than_the_log_can_hold(self, made):
+        made.script(f"CREATE TABLE wide (id TEXT NOT NULL PRIMARY KEY, {', '.join(f'c{at}' for at in range(949))})")
+        made.track("wide")
+        made.script("INSERT INTO wide(id, c0) VALUES ('a', 1); UPDATE wide SET c0 = 2, c948 = 3; DELETE FROM wide")
+        assert made.pending == 3 and len(made.sql("SELECT * FROM fs_changelog")) == 3 and made.export()
+        made.one("SELECT fs_untrack('wide')")
+        made.script("ALTER TABLE wide ADD COLUMN more")
+        assert "951 columns" in self.refused(made, "wide")
+
     def test_a_generated_key(self, made):
         made.script("CREATE TABLE g (a TEXT, id TEXT AS (upper(a)) STORED UNIQUE)")
         assert "PRIMARY KEY" in self.refused(made, "g")

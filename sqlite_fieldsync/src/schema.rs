@@ -9,6 +9,9 @@ use rusqlite::{Connection, OptionalExtension};
 const SHADOW_PARTS: [&str; 11] =
     ["content", "data", "idx", "docsize", "config", "segments", "segdir", "stat", "node", "parent", "rowid"];
 
+/// Of each column the log keeps two values side by side, and no SQLite table has more than 2000 columns.
+const COLUMNS_MAX: usize = 950;
+
 /// One column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
@@ -272,6 +275,10 @@ impl Table {
         }
         if self.key().iter().any(|column| column.generated) {
             return refuse("its PRIMARY KEY is a generated column, which no other database can write");
+        }
+        if self.columns.len() > COLUMNS_MAX {
+            let count = self.columns.len();
+            return refuse(&format!("it has {count} columns, and at most {COLUMNS_MAX} can be followed; split it"));
         }
         Ok(())
     }

@@ -24,7 +24,8 @@ def test_a_history(seed, make_hub, extension, tmp_path):
         devices.append(Device(tmp_path / f"{name}.db", extension))
         return devices[-1]
 
-    world = World(seed, make_hub(), make_device, 30 + seed % 5 * 30, copies=seed % 3 == 1, trace=TRACE)
+    world = World(seed, make_hub(), make_device, 30 + seed % 5 * 30, copies=seed % 3 == 1,
+                  restored_hub=seed % 3 == 2, trace=TRACE)
     try:
         world.run()
     except Finding as finding:
@@ -33,6 +34,7 @@ def test_a_history(seed, make_hub, extension, tmp_path):
     finally:
         for writer in world.writers:
             writer.close()
+        world.drop_backups()
         for device in devices:
             device.close()
         shutil.rmtree(tmp_path, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""What befalls devices and hub: files copied and restored from backups, a hub restored from its backup, ALTER TABLE on either."""
+
+import shutil
+from pathlib import Path
+
+import psycopg
+
+from .edits import LOCK_TIMEOUT
+
+
+class Troubles:
+    def copy(self, number):
+        if len(self.devices) > 4:
+            return
+        self.stock_exact &= self.devices[number].pending == 0
+        made = self.make_device(f"copy{len(self.devices)}")
+        self.copy_file(number, made.path)
+        made.sql(f"PRAGMA foreign_keys = {self.enforcing[number]}")
+        self.devices.append(made)
+        self.enforcing.append(self.enforcing[number])
+        self.origin[len(self.devices) - 1] = self.origin.get(number, number)
+        if number in self.wide:
+            self.wide.add(len(self.devices) - 1)
+        self.say(f"phone {number} is copied to {len(self.devices) - 1}")
+
+    def copy_file(self, number, path):
+        """Closes the connection, and with it goes its setting."""
+        self.devices[number].copy(path)
+        self.devices[number].sql(f"PRAGMA foreign_keys = {self.enforcing[number]}")
+
+    def back_up(self, number):
+        path = self.devices[number].path.with_suffix(".backup")
+        self.copy_file(number, path)
+        self.backups[number] = (path, number in self.wide)
+        self.say(f"phone {number} is backed up")
+
+    def restore(self, number):
+        if number not in self.backups:
+            return
+        path, wide = self.backups.pop(number)
+        device = self.devices[number]
+        device.close()
+        for suffix in ("-wal", "-shm", "-journal"):
+            Path(f"{device.path}{suffix}").unlink(missing_ok=True)
+        shutil.copy(path, device.path)
+        device.sql(f"PRAGMA foreign_keys = {self.enforcing[number]}")
+        (self.wide.add if wide else self.wide.discard)(number)
+        self.cursors.pop(number, None)
+        self.stock_exact = False
+        # What was edited since is gone with the phone.
+        self.last_edits = {name: value for name, value in self.last_edits.items() if name[0] != number}
+        self.say(f"phone {number} is restored")
+
+    # -- the hub
+
+    def open_hub(self):
+        self.hub.sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+
+    def close_hub(self):
+        """No other connection may be open while a database is copied or dropped."""
+        for writer in self.writers:
+            writer.rollback()
+            writer.close()
+        self.writers = []
+        self.hub.close()
+
+    @property
+    def backup_database(self):
+        return f"{self.hub.database}_backup"
+
+    def back_up_hub(self):
+        if self.hub_backup is None:
+            self.close_hub()
+            self.hub.server.psql(f"CREATE DATABASE {self.backup_database} TEMPLATE {self.hub.database}")
+            self.hub_backup = self.hub_wide
+            self.open_hub()
+            self.say("the hub is backed up")
+
+    def restore_hub(self):
+        """Days of the hub's are lost; it sees so by the database's number."""
+        if self.hub_backup is None:
+            return
+        self.close_hub()
+        self.hub.server.psql(f"DROP DATABASE {self.hub.database}")
+        self.hub.server.psql(f"ALTER DATABASE {self.backup_database} RENAME TO {self.hub.database}")
+        self.hub_wide, self.hub_backup = self.hub_backup, None
+        self.hub_was_restored = True
+        self.open_hub()
+        self.say("the hub is restored")
+
+    def drop_backups(self):
+        if self.hub_backup is not None:
+            self.hub.server.psql(f"DROP DATABASE {self.backup_database}")
+
+    # -- schemas
+
+    def widen(self, number):
+        """ALTER TABLE on one device: what the hub had in that column shows."""
+        if number not in self.wide:
+            self.say(f"phone {number}: ALTER TABLE memo ADD COLUMN extra")
+            self.devices[number].sql("ALTER TABLE memo ADD COLUMN extra TEXT")
+            self.wide.add(number)
+
+    def widen_hub(self):
+        """ALTER TABLE on the hub, which may give its rows a value that no trigger sees."""
+        if self.hub_wide:
+            return
+        try:
+            self.hub.sql(f"ALTER TABLE memo ADD COLUMN extra text{self.extra_default}")
+            self.hub_wide = True
+            self.say(f"hub: ALTER TABLE memo ADD COLUMN extra{self.extra_default}")
+        except psycopg.errors.LockNotAvailable:
+            self.say("hub: ALTER TABLE has to wait")

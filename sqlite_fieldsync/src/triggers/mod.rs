@@ -39,7 +39,7 @@ pub mod what {
 }
 
 /// The time of a log entry, from which its clock follows when the log is read ([`crate::log`]).
-const NOW: &str = "julianday('now')";
+const NOW: &str = "julianday()";
 /// The place of the log entry that the trigger has just made.
 const LATEST: &str = "last_insert_rowid()";
 

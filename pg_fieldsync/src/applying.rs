@@ -1,8 +1,9 @@
 //! Whose changes are being written right now: an application's, or those of a device that the engine merges.
 //!
 //! Invariant: the row trigger believes the clocks that a statement brings along only while the engine itself is writing.
-//! This is backend memory, not a setting: no login can pretend. Rows that come finished, with all of their sync columns, are
-//! believed in the one table that the statement names.
+//! This is backend memory, not a setting: no login can pretend. What triggers of the application write while it does is the
+//! application's: a copy of a row, sync columns and all, is a row of its own. Rows that come finished, with all of their sync
+//! columns, are believed in the one table that the statement names.
 
 use fieldsync_core::clocks::Stamp;
 use std::cell::RefCell;
@@ -11,7 +12,8 @@ use std::collections::HashMap;
 /// The engine's current writes.
 #[derive(Default)]
 struct Applying {
-    depth: u32,
+    /// The engine's nested writes: how many triggers had been entered when each began.
+    writes: Vec<i32>,
     /// The client whose changes are being written, for `sync_origin_client`.
     author: Option<String>,
     /// Rows that the engine deletes, by table and packed key, with the stamp for their tombstones.
@@ -30,7 +32,7 @@ pub struct Engine(());
 impl Engine {
     /// Begins.
     pub fn writes() -> Engine {
-        APPLYING.with_borrow_mut(|applying| applying.depth += 1);
+        APPLYING.with_borrow_mut(|applying| applying.writes.push(triggers_entered()));
         Engine(())
     }
 }
@@ -38,8 +40,8 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         APPLYING.with_borrow_mut(|applying| {
-            applying.depth = applying.depth.saturating_sub(1);
-            if applying.depth == 0 {
+            applying.writes.pop();
+            if applying.writes.is_empty() {
                 applying.deleting.clear();
             }
         });
@@ -66,7 +68,7 @@ impl Drop for FinishedRows {
 
 /// Whether rows that are inserted into this table come finished.
 pub fn rows_are_finished(table: pgrx::pg_sys::Oid) -> bool {
-    APPLYING.with_borrow(|applying| applying.finished == Some(table))
+    APPLYING.with_borrow(|applying| applying.finished == Some(table) && applying.is_by_engine())
 }
 
 /// Names the client whose changes the engine writes from now on.
@@ -79,9 +81,22 @@ pub fn author() -> Option<String> {
     APPLYING.with_borrow(|applying| applying.author.clone())
 }
 
-/// Whether the engine is writing.
-pub fn is_on() -> bool {
-    APPLYING.with_borrow(|applying| applying.depth > 0)
+/// Whether the row trigger that asks was fired by a statement of the engine's own.
+pub fn is_by_engine() -> bool {
+    APPLYING.with_borrow(Applying::is_by_engine)
+}
+
+impl Applying {
+    /// Its own statement is one trigger away; that of an application's trigger, or a cascade, is further.
+    fn is_by_engine(&self) -> bool {
+        self.writes.last().is_some_and(|before| triggers_entered() == before + 1)
+    }
+}
+
+/// How deep in triggers this backend is.
+fn triggers_entered() -> i32 {
+    // SAFETY: gives a variable's value; it looks at no argument.
+    unsafe { pgrx::pg_sys::pg_trigger_depth(std::ptr::null_mut()).value() as i32 }
 }
 
 /// Announces the rows that the next DELETE removes, and by whom.
@@ -95,7 +110,7 @@ pub fn announce_deletes(rows: impl IntoIterator<Item = ((i32, Vec<u8>), Stamp)>)
 /// The stamp of a row that the engine deletes. `None`: the row goes by a cascade or an application's trigger.
 pub fn stamp_of_delete(table_id: i32, key: &[u8]) -> Option<Stamp> {
     APPLYING.with_borrow(|applying| {
-        if applying.depth == 0 || applying.deleting.is_empty() {
+        if applying.deleting.is_empty() {
             return None;
         }
         applying.deleting.get(&(table_id, key.to_vec())).copied()

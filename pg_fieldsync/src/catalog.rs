@@ -75,6 +75,8 @@ pub struct Table {
     pub has_deferrable: bool,
     /// Whether rows are stored as they are written: no trigger of the application's can change them.
     pub stores_as_written: bool,
+    /// Whether its inserts can say ON CONFLICT. Postgres has no such thing for deferrable keys, nor for tables with rules.
+    pub has_on_conflict: bool,
 }
 
 impl Table {
@@ -105,6 +107,15 @@ impl Table {
         }
         RowClocks::from_bytes(stored)
             .map_err(|_| SqlError::new("XX001", format!("the field clocks of a row of {} are damaged", self.qualified)))
+    }
+
+    /// The end of an INSERT that leaves rows alone whose keys are taken. Without it a taken key is an error: that of its row.
+    pub fn passes_over_taken_keys(&self) -> String {
+        if !self.has_on_conflict {
+            return String::new();
+        }
+        let key: Vec<String> = self.key.iter().map(|at| ident(&self.columns[*at].name)).collect();
+        format!(" ON CONFLICT ({}) DO NOTHING", key.join(", "))
     }
 
     /// Columns in the order of a reply: the key, then the others that travel.
@@ -285,6 +296,11 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
             "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_trigger
                             WHERE tgrelid = $1::oid AND NOT tgisinternal AND tgname NOT LIKE '~fieldsync\\_%')
                  OR (SELECT relhasrules FROM pg_catalog.pg_class WHERE oid = $1::oid)",
+        )?,
+        has_on_conflict: !flag(
+            relation,
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_index WHERE indrelid = $1::oid AND indisprimary AND NOT indimmediate)
+                 OR EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite WHERE ev_class = $1::oid AND ev_type IN ('2', '3'))",
         )?,
     }))
 }

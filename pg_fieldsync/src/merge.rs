@@ -229,7 +229,7 @@ fn not_written(
     let join = key_join(&work.table, 1);
     let condition = match action {
         // A deleted row is gone or, by a trigger of the site's own, marked.
-        Action::Delete => "NOT t.sync_deleted".to_owned(),
+        Action::Delete => "t.sync_deleted IS NOT TRUE".to_owned(),
         _ => format!("t.sync_version OPERATOR(pg_catalog.=) ${}", params.len()),
     };
     if *action == Action::Delete {

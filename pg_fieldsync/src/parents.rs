@@ -148,7 +148,7 @@ fn missing_parents(work: &Work, parent: &Table, wanted: &[(usize, Key)]) -> Resu
     let owner = AsUser::owner_of_oid(parent.oid);
     let there = sql::run_set(
         &format!(
-            "SELECT u.place FROM ONLY {} AS t JOIN {} ON {} WHERE NOT t.sync_deleted",
+            "SELECT u.place FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted IS NOT TRUE",
             parent.qualified, join.source, join.condition
         ),
         &params,
@@ -386,16 +386,14 @@ fn revive(gone: &Gone, deciding: &Deciding<'_>) -> Result<(), SqlError> {
     names.push("clocks".to_owned());
     let mut params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     params.push(Param::Blobs(&blob));
-    let key_names: Vec<String> = parent.key.iter().map(|at| ident(&parent.columns[*at].name)).collect();
     sql::run_set(
         &format!(
-            "INSERT INTO {} ({}, fieldsync_clocks, sync_deleted) OVERRIDING SYSTEM VALUE SELECT {}, u.clocks, false FROM {}
-             ON CONFLICT ({}) DO NOTHING",
+            "INSERT INTO {} ({}, fieldsync_clocks, sync_deleted) OVERRIDING SYSTEM VALUE SELECT {}, u.clocks, false FROM {}{}",
             parent.qualified,
             targets.join(", "),
             sources.join(", "),
             unnest(&types, &names, 1),
-            key_names.join(", ")
+            parent.passes_over_taken_keys()
         ),
         &params,
     )?;

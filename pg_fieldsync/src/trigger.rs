@@ -236,7 +236,7 @@ unsafe fn inserted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys:
         let mut row = Row::of(tuple, relation);
         note(tracked, &tracked.key(&row));
         let version = feed::own_version();
-        let is_engines = applying::is_on() && !row.nulls[tracked.clocks];
+        let is_engines = applying::is_by_engine() && !row.nulls[tracked.clocks];
         if !is_engines {
             let (clock, now) = hub_clock(Hlc::default());
             let clocks = RowClocks::new(Stamp::first(version, clock, HUB)).to_bytes();
@@ -288,7 +288,8 @@ unsafe fn updated(
         let changed: Vec<u16> =
             tracked.fields.iter().filter(|field| differs(**field, &old, &new)).map(|field| field.number).collect();
         let old_bytes = old.bytes(tracked.clocks);
-        let is_engines = applying::is_on() && !new.nulls[tracked.clocks] && new.bytes(tracked.clocks) != old_bytes;
+        let is_engines =
+            applying::is_by_engine() && !new.nulls[tracked.clocks] && new.bytes(tracked.clocks) != old_bytes;
         if changed.is_empty() && !deleted_changed && !is_engines {
             // Nothing happened. Whatever was written into the sync columns is put back.
             for at in [tracked.version, tracked.modified_at, tracked.origin, tracked.clocks] {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! * The clocks that the merge decided are written with the fields; the row trigger believes them only while
 //!   [`Engine::writes`] holds.
-//! * An insert never overwrites: ON CONFLICT (key) DO NOTHING, and whoever was faster is merged with.
+//! * An insert never overwrites: ON CONFLICT (key) DO NOTHING where the table can have it, and whoever was faster is merged with.
 //! * Parents before children; deletions after everything else, children first.
 
 use crate::applying::{self, Engine};
@@ -176,15 +176,14 @@ fn insert(work: &TableWork, numbers: &[u16], items: &[usize]) -> Result<u64, Sql
         names.push(ident(&column.name));
         sources.push(column.column_type.param_to_sql(&format!("u.c{}", column.number)));
     }
-    let key_names: Vec<String> = table.key.iter().map(|at| ident(&table.columns[*at].name)).collect();
     let statement = format!(
         "INSERT INTO {} ({}, fieldsync_clocks, sync_deleted) OVERRIDING SYSTEM VALUE
-         SELECT {}, u.clocks, false FROM {} ORDER BY u.place ON CONFLICT ({}) DO NOTHING",
+         SELECT {}, u.clocks, false FROM {} ORDER BY u.place{}",
         table.qualified,
         names.join(", "),
         sources.join(", "),
         unnest(&parameters.types, &parameters.names, 1),
-        key_names.join(", ")
+        table.passes_over_taken_keys()
     );
     let mut params: Vec<Param<'_>> = parameters.arrays.iter().map(Array::param).collect();
     params.push(Param::Blobs(&clocks));

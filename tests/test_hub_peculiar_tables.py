@@ -1,0 +1,112 @@
+"""Tables that a site's application has made in ways of its own: triggers that copy whole rows, keys that are checked late, rules,
+sync columns that were there before and are NULL.
+
+Method: a table of each kind, edits of devices, and all replicas compared after two quiet syncs.
+"""
+
+import pytest
+from kit.hub import carry
+
+DEVICE = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT, n INTEGER);"
+COPIES = "CREATE TABLE copies (id TEXT NOT NULL PRIMARY KEY, a TEXT, n INTEGER);"
+
+
+def settle(hub, *devices):
+    for _ in range(2):
+        for device in devices:
+            carry(device, hub)
+
+
+class TestWholeRowsThatATriggerCopies:
+    """A copy takes the sync columns along. It is a new row all the same, which no device has seen."""
+
+    @pytest.fixture
+    def devices(self, hub, client):
+        hub.script("CREATE TABLE t (id text PRIMARY KEY, a text, n integer); SELECT sync_control.enable('t');"
+                   "CREATE TABLE copies (LIKE t, PRIMARY KEY (id)); SELECT sync_control.enable('copies');")
+        devices = [client(name, DEVICE + COPIES, "t", "copies") for name in ("north", "south")]
+        hub.sql("INSERT INTO t VALUES ('hub', 'made here', 1)")
+        devices[0].sql("INSERT INTO t VALUES ('north', 'made there', 1)")
+        settle(hub, *devices)
+        return devices
+
+    def trigger(self, hub, when, body):
+        hub.script(f"CREATE FUNCTION copy() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE r t; BEGIN {body} RETURN NULL; END $$;"
+                   f"CREATE TRIGGER copy AFTER {when} ON t FOR EACH ROW EXECUTE FUNCTION copy();")
+
+    def test_into_an_archive(self, hub, devices):
+        north, south = devices
+        self.trigger(hub, "DELETE", "INSERT INTO copies SELECT OLD.*;")
+        north.sql("DELETE FROM t")
+        settle(hub, *devices)
+        archived = [("hub", "made here", 1), ("north", "made there", 1)]
+        for device in devices:
+            assert device.sql("SELECT * FROM t") == []
+            assert device.sql("SELECT * FROM copies ORDER BY id") == archived
+        # It is the hub's doing, not the device's that deleted.
+        assert hub.sql("SELECT DISTINCT sync_origin_client FROM copies") == [(None,)]
+
+    def test_into_the_table_itself(self, hub, devices):
+        north, south = devices
+        self.trigger(hub, "UPDATE", "r := OLD; r.id := 'was ' || OLD.id; INSERT INTO t VALUES (r.*);")
+        south.sql("UPDATE t SET n = 2")
+        settle(hub, *devices)
+        rows = hub.sql('SELECT id, a, n FROM t ORDER BY id COLLATE "C"')
+        assert [row[0] for row in rows] == ["hub", "north", "was hub", "was north"]
+        for device in devices:
+            assert device.sql("SELECT * FROM t ORDER BY id") == rows
+
+    def test_over_a_row_that_is_there(self, hub, devices):
+        north, south = devices
+        hub.sql("INSERT INTO copies SELECT id, 'old', 0 FROM t")
+        settle(hub, *devices)
+        self.trigger(hub, "UPDATE", "UPDATE copies SET (a, n, sync_version, fieldsync_clocks) = "
+                                    "(NEW.a, NEW.n, NEW.sync_version, OLD.fieldsync_clocks) WHERE id = NEW.id;")
+        south.sql("UPDATE t SET n = 2")
+        settle(hub, *devices)
+        for device in devices:
+            assert device.sql("SELECT * FROM copies ORDER BY id") == [("hub", "made here", 2), ("north", "made there", 2)]
+
+
+@pytest.mark.parametrize("schema", [
+    "CREATE TABLE t (id text PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, a text, n integer)",
+    "CREATE TABLE t (id text, a text, n integer, PRIMARY KEY (id) DEFERRABLE)",
+    "CREATE TABLE t (id text PRIMARY KEY, a text, n integer); CREATE TABLE noted (a text);"
+    "CREATE RULE noted AS ON INSERT TO t DO ALSO INSERT INTO noted VALUES (NEW.a)",
+    "CREATE TABLE t (id text PRIMARY KEY, a text, n integer); CREATE TABLE noted (a text);"
+    "CREATE RULE noted AS ON UPDATE TO t DO ALSO INSERT INTO noted VALUES (NEW.a)",
+], ids=["checked at the end", "may be checked at the end", "insert rule", "update rule"])
+def test_tables_whose_inserts_cannot_pass_over_taken_keys(hub, client, schema):
+    hub.script(f"{schema}; SELECT sync_control.enable('t'); INSERT INTO t VALUES ('1', 'hub', 1), ('2', 'hub', 2)")
+    hub.script("CREATE TABLE c (id text PRIMARY KEY, note text); SELECT sync_control.enable('c')")
+    north, south = (client(name, DEVICE + "CREATE TABLE c (id TEXT NOT NULL PRIMARY KEY, note TEXT);", "t", "c")
+                    for name in ("north", "south"))
+    settle(hub, north, south)
+    north.sql("INSERT INTO t VALUES ('3', 'new', 3), ('4', 'new', 4)")
+    north.sql("UPDATE t SET n = 10 WHERE id = '1'")
+    south.sql("INSERT INTO t VALUES ('4', 'the same', 5), ('5', 'new', 5)")
+    hub.sql("DELETE FROM t WHERE id = '2'")
+    south.sql("UPDATE t SET a = 'still in use' WHERE id = '2'")
+    settle(hub, north, south)
+    assert hub.conflicts("open") == []
+    rows = hub.sql('SELECT id, a, n FROM t ORDER BY id COLLATE "C"')
+    assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"] and rows[1] == ("2", "still in use", 2)
+    for device in (north, south):
+        assert device.sql("SELECT * FROM t ORDER BY id") == rows
+
+
+def test_a_deletion_that_a_trigger_suppresses_is_on_record_also_where_the_mark_is_null(hub, client):
+    """A site's own sync_deleted may be NULL in rows that were there before."""
+    hub.script("CREATE TABLE t (id text PRIMARY KEY, a text, n integer, sync_deleted boolean);"
+               "INSERT INTO t VALUES ('1', 'hub', 1); SELECT sync_control.enable('t');"
+               "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+               "CREATE TRIGGER keep BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION keep()")
+    assert hub.sql("SELECT sync_deleted FROM t") == [(None,)]
+    tablet = client("tablet", DEVICE, "t")
+    carry(tablet, hub)
+    tablet.sql("DELETE FROM t")
+    assert carry(tablet, hub)[-1]["rejected"] == 1
+    assert [(entry["row_id"], entry["rule"]) for entry in hub.conflicts("open")] == [("1", "42501")]
+    hub.resolve(hub.conflicts("open")[0]["conflict_id"], "server")
+    settle(hub, tablet)
+    assert tablet.sql("SELECT * FROM t") == [("1", "hub", 1)]

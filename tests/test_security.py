@@ -166,6 +166,43 @@ class TestRowLevelSecurity:
         assert "KIT-1" not in shown and "Kita" not in shown
         north.apply(answer)
 
+    @pytest.mark.parametrize("moves", [
+        "UPDATE households SET village = 'Kati' WHERE id = 'h2'",
+        "DELETE FROM households; INSERT INTO households (id, village) VALUES ('h2', 'Kati')",
+    ], ids=["an update", "a record made anew"])
+    def test_a_deleted_row_that_was_hidden_is_not_brought_back(self, programme, client, kati, moves):
+        """Whoever guesses a key could otherwise move the row where the policy shows it, and read the rest of it."""
+        north = client("north", "CREATE TABLE households (id TEXT NOT NULL PRIMARY KEY, code TEXT, village TEXT);"
+                                "INSERT INTO households VALUES ('h2', NULL, 'nowhere');")
+        north.track("households", {"existing": "ignore"})
+        programme.sql("DELETE FROM programme.households WHERE id = 'h2'")
+        north.script(moves)
+        blob = north.export()
+        answer = bytes(kati.execute("SELECT sync_control.sync(%s)", (blob,)).fetchone()[0])
+        assert "KIT-1" not in json.dumps(north.inspect(answer))
+        assert north.apply(answer)["rejected"] > 0
+        assert "KIT-1" not in json.dumps(north.sql("SELECT * FROM fs_conflicts"))
+        assert {row[0] for row in rows(programme, "households")} == {"h1"}
+        assert programme.conflicts("open")[0]["rule"].startswith("42501")
+
+    def test_a_deleted_row_that_could_be_seen_comes_back(self, programme, team, kati):
+        """With the household through which the policy knows the member, which was deleted too."""
+        north = team("north")
+        sync_as(kati, north)
+        programme.sql("DELETE FROM programme.members; DELETE FROM programme.households WHERE id = 'h1'")
+        north.sql("UPDATE members SET age = 7 WHERE id = 'm1'")
+        assert sync_as(kati, north)["rejected"] == 0
+        assert [row[0] for row in rows(programme, "households")] == ["h1", "h2"]
+        assert [row[:4] for row in rows(programme, "members")] == [("m1", "h1", "Aminata Keita", 7)]
+
+    def test_a_key_of_a_deleted_row_that_was_hidden_can_be_used(self, programme, team, kati):
+        north = team("north")
+        sync_as(kati, north)
+        programme.sql("DELETE FROM programme.households WHERE id = 'h2'")
+        north.sql("INSERT INTO households VALUES ('h2', 'KAT-2', 'Kati')")
+        assert sync_as(kati, north)["rejected"] == 0
+        assert rows(programme, "households")[1] == ("h2", "KAT-2", "Kati")
+
 
 class TestSignatures:
     @pytest.fixture

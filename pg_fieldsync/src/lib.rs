@@ -30,6 +30,7 @@ mod fresh;
 mod functions;
 mod gather;
 mod guards;
+mod hidden;
 mod history;
 mod in_use;
 mod instants;

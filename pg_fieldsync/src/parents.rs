@@ -5,11 +5,12 @@
 //! (somebody else has its unique value by now), its children are parked with the reason, and nothing else is held up.
 
 use crate::applying::Engine;
-use crate::arrays::{unnest, Array};
+use crate::arrays::Array;
 use crate::catalog::{self, Column, ForeignKey, Table};
 use crate::catch::SqlError;
 use crate::decide::Deciding;
 use crate::guards::{subtransaction, AsUser};
+use crate::hidden;
 use crate::merge::not_taken;
 use crate::sql::{self, ident, Cells, Param};
 use crate::state;
@@ -338,12 +339,13 @@ fn orphaned(work: &mut TableWork, children: &[usize], parent: &Table, key: &Key,
 /// Brings a row back, whole, as the device's own doing: it still uses the record.
 fn revive(gone: &Gone, deciding: &Deciding<'_>) -> Result<(), SqlError> {
     let Gone { table: parent, key, row, deletion, marked } = gone;
-    let clocks = RowClocks::new(deletion.followed_by(deciding.version, deletion.clock, deciding.origin)).to_bytes();
-    let blob = [Some(clocks.as_slice())];
-    let _engine = Engine::writes();
-    let keys = [key];
-    let mut arrays = state::key_arrays(parent, &keys)?;
+    let clocks = RowClocks::new(deletion.followed_by(deciding.version, deletion.clock, deciding.origin));
     if *marked {
+        let bytes = clocks.to_bytes();
+        let blob = [Some(bytes.as_slice())];
+        let _engine = Engine::writes();
+        let keys = [key];
+        let arrays = state::key_arrays(parent, &keys)?;
         let join = state::key_join(parent, 1);
         let mut params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
         params.push(Param::Blobs(&blob));
@@ -362,42 +364,7 @@ fn revive(gone: &Gone, deciding: &Deciding<'_>) -> Result<(), SqlError> {
         }
         return Ok(());
     }
-    let mut types: Vec<&str> = parent.key.iter().map(|at| parent.columns[*at].column_type.param_type()).collect();
-    let mut names: Vec<String> = (0..parent.key.len()).map(|at| format!("k{at}")).collect();
-    let mut targets: Vec<String> = parent.key.iter().map(|at| ident(&parent.columns[*at].name)).collect();
-    let mut sources: Vec<String> = parent
-        .key
-        .iter()
-        .enumerate()
-        .map(|(place, at)| parent.columns[*at].column_type.param_to_sql(&format!("u.k{place}")))
-        .collect();
-    for (at, column) in parent.travelling() {
-        if parent.key.contains(&at) {
-            continue;
-        }
-        let Some(value) = row.values.get(&column.number) else { continue };
-        arrays.push(Array::of(&column.column_type, std::iter::once(value))?);
-        types.push(column.column_type.param_type());
-        names.push(format!("c{}", column.number));
-        targets.push(ident(&column.name));
-        sources.push(column.column_type.param_to_sql(&format!("u.c{}", column.number)));
-    }
-    types.push("pg_catalog.bytea");
-    names.push("clocks".to_owned());
-    let mut params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
-    params.push(Param::Blobs(&blob));
-    sql::run_set(
-        &format!(
-            "INSERT INTO {} ({}, fieldsync_clocks, sync_deleted) OVERRIDING SYSTEM VALUE SELECT {}, u.clocks, false FROM {}{}",
-            parent.qualified,
-            targets.join(", "),
-            sources.join(", "),
-            unnest(&types, &names, 1),
-            parent.passes_over_taken_keys()
-        ),
-        &params,
-    )?;
-    Ok(())
+    hidden::put_back(parent, key, row, &clocks)
 }
 
 /// The device deleted nothing and has perhaps been told of the deletion: it gets the parent whole.

@@ -10,12 +10,14 @@ use crate::applying::{self, Engine};
 use crate::arrays::{unnest, Array};
 use crate::catalog::Table;
 use crate::catch::SqlError;
+use crate::hidden;
 use crate::keys;
 use crate::sql::{self, ident, Param};
 use crate::state::{key_arrays, key_condition, key_join};
 use crate::work::{Item, TableWork, Work};
 use fieldsync_core::merge::HubState;
 use fieldsync_core::{Key, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What one statement does to its rows.
@@ -88,6 +90,13 @@ pub fn groups(work: &Work) -> Vec<Group> {
 /// Writes a group. Gives how many rows were written: fewer than asked for means that somebody was faster, that a row is
 /// hidden from this login, or that an application's trigger has suppressed the write.
 pub fn group(work: &TableWork, action: &Action, items: &[usize]) -> Result<u64, SqlError> {
+    let items = match action {
+        Action::Insert(_) => hidden::without_hidden(work, items)?,
+        _ => Cow::Borrowed(items),
+    };
+    if items.is_empty() {
+        return Ok(0);
+    }
     let _engine = Engine::writes();
     // For memory's sake. What one row needs of another is not of these kinds.
     let slice = match action {

@@ -147,6 +147,10 @@ def test_what_cannot_be_enabled_says_why(hub, refused):
         CREATE TABLE taken (id int PRIMARY KEY); SELECT sync_control.enable('taken');
         CREATE SCHEMA other; CREATE TABLE other.taken (id int PRIMARY KEY);
         CREATE TABLE wrong (id int PRIMARY KEY, sync_version text);
+        CREATE COLLATION no_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE TABLE any_case (id text COLLATE no_case PRIMARY KEY);
+        CREATE EXTENSION citext; CREATE TABLE ci (a int, id citext, PRIMARY KEY (a, id));
+        CREATE DOMAIN email AS citext; CREATE TABLE of_domain (id email PRIMARY KEY);
     """)
     for table, sqlstate, text in [
         ("without_key", "0A000", "it has no primary key"), ("unlogged", "0A000", "it is unlogged"), ("a_view", "0A000", "it is a view"),
@@ -154,8 +158,41 @@ def test_what_cannot_be_enabled_says_why(hub, refused):
         ("parent", "0A000", "it takes part in table inheritance"), ("child", "0A000", "it takes part in table inheritance"),
         ("sync_control.sync_log", "0A000", "it belongs to the system"), ("other.taken", "42P07", 'another table named "taken" is enabled already'),
         ("wrong", "42804", 'column sync_version of "public"."wrong" is of type text and must be bigint'),
+        ("any_case", "0A000", "texts that differ (in case, say) are the same key to it"),
+        ("ci", "0A000", "texts that differ (in case, say) are the same key to it"),
+        ("of_domain", "0A000", "texts that differ (in case, say) are the same key to it"),
         ("nowhere", "42P01", 'relation "nowhere" does not exist'),
     ]:
         error = refused(hub.enable, table)
         assert error.sqlstate == sqlstate and text in error.message, error
         assert error.hint or table == "nowhere"
+
+
+def test_keys_of_every_kind_of_text_can_be_enabled(hub):
+    hub.script("CREATE DOMAIN code AS varchar(9)")
+    for number, kind in enumerate(["text", "varchar", "varchar(5)", "char(5)", "name", "code", 'text COLLATE "C"', '"char"']):
+        hub.script(f"CREATE TABLE of_text_{number} (id {kind} PRIMARY KEY)")
+        hub.enable(f"of_text_{number}")
+
+
+@pytest.mark.parametrize("change", [
+    "ALTER TABLE t DROP CONSTRAINT t_pkey", "CREATE TABLE heir () INHERITS (t)", "ALTER TABLE t SET UNLOGGED",
+])
+def test_what_could_not_be_enabled_any_more_can_be_disabled(hub, refused, change):
+    hub.script("CREATE TABLE t (id text PRIMARY KEY); SELECT sync_control.enable('t')")
+    hub.script(change)
+    assert refused(hub.enable, "t").sqlstate == "0A000"
+    hub.sql("SELECT sync_control.disable('t')")
+    assert hub.one("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass AND tgname LIKE '~fieldsync%'") == 0
+    hub.sql("INSERT INTO t VALUES ('1')")
+
+
+def test_a_database_in_another_encoding_is_refused(server, make_hub, refused):
+    """Its texts would be damaged on the way to devices, and theirs on the way here."""
+    name = make_hub(extension=False).database
+    server.psql(f"DROP DATABASE {name}")
+    server.psql(f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    with psycopg.connect(host=server.environment()["PGHOST"], port=server.environment()["PGPORT"], dbname=name,
+                         user=server.environment()["PGUSER"], autocommit=True) as session:
+        error = refused(session.execute, "CREATE EXTENSION pg_fieldsync")
+        assert error.sqlstate == "0A000" and "LATIN1" in error.message and error.hint

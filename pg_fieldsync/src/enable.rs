@@ -125,13 +125,37 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
     }))
 }
 
+/// Schema and name of a relation of the caller's.
+fn owned(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
+    let rows = sql::run(
+        "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_has_role(c.relowner, 'USAGE')
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid",
+        &[oid_param(relation)],
+    )?;
+    let Some(row) = rows.rows.first() else {
+        return Err(HubError::NotTracked(relation.to_u32().to_string()));
+    };
+    let (schema, name) = (row.text(0).to_owned(), row.text(1).to_owned());
+    if !row.truth(2) {
+        return Err(HubError::Sql(SqlError::new("42501", format!("must be owner of table {name}"))));
+    }
+    Ok((schema, name))
+}
+
 /// Refuses what cannot be tracked; gives schema and name.
 fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
     let rows = sql::run(
         "SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relispartition,
-                pg_catalog.pg_has_role(c.relowner, 'USAGE'),
                 EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
-                EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid OR h.inhparent = c.oid)
+                EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid OR h.inhparent = c.oid),
+                EXISTS (SELECT 1 FROM pg_catalog.pg_index i
+                        CROSS JOIN LATERAL unnest(i.indclass::oid[], i.indcollation::oid[]) AS k(opclass, own_collation)
+                        JOIN pg_catalog.pg_opclass o ON o.oid = k.opclass JOIN pg_catalog.pg_type t ON t.oid = o.opcintype
+                        LEFT JOIN pg_catalog.pg_collation l ON l.oid = k.own_collation
+                        -- Support function 4 says that what is equal is the same bytes.
+                        WHERE i.indrelid = c.oid AND i.indisprimary AND (l.collisdeterministic IS FALSE
+                           OR t.typcategory = 'S' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_amproc p
+                               WHERE p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocnum = 4)))
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid",
         &[oid_param(relation)],
     )?;
@@ -152,7 +176,7 @@ fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
     if row.truth(4) {
         return refuse("it is a partition of another table");
     }
-    if row.truth(7) {
+    if row.truth(6) {
         return refuse("it takes part in table inheritance");
     }
     match row.text(3) {
@@ -163,13 +187,13 @@ fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
     if ["sync_control", "fieldsync", "pg_catalog", "information_schema"].contains(&schema.as_str()) {
         return refuse("it belongs to the system");
     }
-    if !row.truth(6) {
+    if !row.truth(5) {
         return refuse("it has no primary key");
     }
-    if !row.truth(5) {
-        return Err(HubError::Sql(SqlError::new("42501", format!("must be owner of table {name}"))));
+    if row.truth(7) {
+        return refuse("texts that differ (in case, say) are the same key to it, and two records on any device");
     }
-    Ok((schema, name))
+    owned(relation)
 }
 
 struct Registered {
@@ -364,7 +388,8 @@ fn warnings(relation: pg_sys::Oid, qualified: &str) -> Result<Vec<String>, SqlEr
 
 /// Stops tracking. The four sync_* columns stay, because an application may read them; the field clocks go.
 pub fn disable(relation: pg_sys::Oid) -> Result<(), HubError> {
-    let (schema, name) = check(relation)?;
+    // Whatever has become of the table since: what could not be enabled any more can be disabled.
+    let (schema, name) = owned(relation)?;
     let qualified = format!("{}.{}", ident(&schema), ident(&name));
     let known = registered(relation, &schema, &name)?;
     if !known.is_some_and(|known| known.enabled) {

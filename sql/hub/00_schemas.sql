@@ -3,5 +3,17 @@
 --
 -- Nothing here is open to PUBLIC. A device's login gets the role fieldsync_device, whose grants stand in 90_grants.sql.
 
+-- Texts travel as the database stores them, and SQLite's are UTF-8: in any other encoding they would be damaged on the way.
+DO $$
+BEGIN
+    IF pg_catalog.current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'pg_fieldsync needs a database whose encoding is UTF8, and this one is in %',
+                pg_catalog.current_setting('server_encoding')
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'Create one with CREATE DATABASE … ENCODING ''UTF8'' TEMPLATE template0, and restore a dump of this one into it.';
+    END IF;
+END
+$$;
+
 CREATE SCHEMA sync_control;
 CREATE SCHEMA fieldsync;

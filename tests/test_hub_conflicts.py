@@ -454,3 +454,68 @@ class TestInUse:
         report = carry(tablet, hub)[0]
         assert (report["conflicts"], report["rejected"]) == (0, 0)
         assert self.held(hub, tablet) == ["g", "p", "n"]
+
+
+class TestOverriddenInFavourOfTheHub:
+    """'server' after another choice gives the row back as it was before that choice, whatever is on record about the change."""
+
+    ROW = "SELECT a, b, n, m::text FROM t WHERE id = 'r' AND sync_deleted IS NOT TRUE"
+
+    @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+    @pytest.mark.parametrize("choices", [
+        [{"a": "person", "m": "3"}], [{"a": "person", "m": "3"}, {"b": "again", "m": "4"}], [{"n": 1, "b": None, "m": None}],
+    ], ids=["a value", "two decisions", "nulls"])
+    @pytest.mark.parametrize("edit, meanwhile", [
+        ("UPDATE t SET m = 'many', a = 'east'", None),              # refused unread: the hub has not looked at its row
+        ("UPDATE t SET m = '1e99', a = 'east'", None),
+        ("UPDATE t SET a = 'east'", "UPDATE t SET a = 'hub'"),      # an open conflict
+    ], ids=["not a number", "too large", "collision"])
+    def test_each(self, trio, soft, choices, edit, meanwhile):
+        hub, east, west = trio
+        hub.enable("t", {"delete": "soft" if soft else "hard"})
+        hub.rule("t", "field_compare", "manual")
+        if meanwhile:
+            hub.sql(meanwhile)
+        east.sql(edit)
+        carry(east, hub)
+        entry = hub.conflicts("open")[0]["conflict_id"]
+        # What the hub does between the conflict and its resolution is the hub's side as well.
+        hub.sql("UPDATE t SET a = 'later', b = 'later'")
+        before = hub.sql(self.ROW)
+        for choice in choices:
+            hub.resolve(entry, choice)
+            assert hub.sql(self.ROW) != before
+        hub.resolve(entry, "server")
+        assert hub.sql(self.ROW) == before
+        settle(hub, east, west)
+        for device in (east, west):
+            assert device.sql("SELECT a, b, n, m FROM t") == before
+        # And forth again.
+        hub.resolve(entry, choices[0])
+        hub.resolve(entry, "server")
+        assert hub.sql(self.ROW) == before
+
+    def test_a_row_that_the_device_was_allowed_to_make_goes(self, trio):
+        hub, east, west = trio
+        east.sql("INSERT INTO t (id, a, m) VALUES ('new', 'east', 'many')")
+        carry(east, hub)
+        entry = hub.conflicts("open")[0]["conflict_id"]
+        hub.resolve(entry, {"m": 3})
+        assert hub.one("SELECT m FROM t WHERE id = 'new'") == 3
+        hub.resolve(entry, "server")
+        assert hub.sql("SELECT 1 FROM t WHERE id = 'new'") == []
+
+    def test_a_change_of_a_table_that_was_not_enabled_yet(self, hub, client):
+        hub.script("CREATE TABLE t (id text PRIMARY KEY, a text); INSERT INTO t VALUES ('r', 'hub')")
+        east = client("east", "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT); INSERT INTO t VALUES ('r', 'east');", "t",
+                      options={"existing": "ignore"})
+        east.sql("UPDATE t SET a = 'edited'")
+        carry(east, hub)
+        entry = hub.conflicts("open")[0]["conflict_id"]
+        hub.enable("t")
+        hub.resolve(entry, "client")
+        assert hub.sql("SELECT id, a FROM t") == [("r", "edited")]
+        hub.resolve(entry, "server")
+        assert hub.sql("SELECT id, a FROM t") == [("r", "hub")]
+        settle(hub, east)
+        assert east.sql("SELECT * FROM t") == [("r", "hub")]

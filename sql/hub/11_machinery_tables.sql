@@ -158,7 +158,7 @@ CREATE TABLE fieldsync.conflict (
     created_at  timestamptz NOT NULL DEFAULT now(),
     resolved_at timestamptz,
     resolved_by text,
-    resolution  jsonb                            -- what a person chose: {"choice", "key", "fields"}
+    resolution  jsonb                            -- what a person chose, and instead of what: {"choice", "key", "fields", "hub_had_row", "replaced"}
 );
 CREATE INDEX ON fieldsync.conflict (client_no) WHERE status = 'open';
 CREATE INDEX ON fieldsync.conflict (table_id, row_id);

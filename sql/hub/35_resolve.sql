@@ -9,7 +9,7 @@ CREATE FUNCTION fieldsync.conflict_to_settle(
     conflict_id bigint,
     OUT relid oid, OUT table_name text, OUT soft_delete boolean, OUT row_id text, OUT operation text,
     OUT key jsonb, OUT client jsonb, OUT server jsonb, OUT hub_had_row boolean, OUT tombstone jsonb, OUT added boolean,
-    OUT outcome text, OUT status text, OUT state text)
+    OUT outcome text, OUT status text, OUT state text, OUT resolution jsonb)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -37,8 +37,12 @@ BEGIN
     status := entry.status;
     state := concat_ws('/', entry.status, entry.outcome, entry.resolved_at, entry.resolution);
     client := COALESCE(NULLIF(entry.change -> 'fields', 'null'), entry.client);
-    server := entry.server;
-    hub_had_row := COALESCE(entry.change ->> 'hub' = 'row', entry.server <> '{}');
+    -- The hub's side is what a person's choice replaced, which may be later than what the change met; and of a change that was
+    -- refused unread nothing else is known.
+    server := CASE WHEN entry.resolution ->> 'hub_had_row' IS NULL THEN entry.server ELSE '{}' END
+              || COALESCE(NULLIF(entry.resolution -> 'replaced', 'null'), '{}');
+    hub_had_row := COALESCE((entry.resolution ->> 'hub_had_row')::boolean, entry.change ->> 'hub' = 'row', entry.server <> '{}');
+    resolution := entry.resolution;
 
     -- A resolution may have given the row another key, or made it a record of its own.
     added := COALESCE((entry.resolution -> 'added')::boolean, false);
@@ -160,6 +164,32 @@ BEGIN
 END
 $$;
 
+-- What a row has in some fields, as the caller sees it; NULL if there is no such row, or only one that is marked as deleted.
+CREATE FUNCTION fieldsync.read_row(relid oid, key jsonb, fields jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+AS $$                                           -- no search_path of its own: types are named as the caller sees them
+DECLARE
+    target text;
+    names text;
+    key_types text;
+    key_match text;
+    found jsonb;
+BEGIN
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) INTO target
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relid;
+    SELECT pg_catalog.string_agg(pg_catalog.format('target.%I', w.name), ', ') INTO names
+    FROM fieldsync.writable_columns(relid, fields, false) AS w;
+    SELECT pg_catalog.string_agg(pg_catalog.format('target.%I = old_key.%1$I', w.name), ' AND '),
+           pg_catalog.string_agg(pg_catalog.format('%I %s', w.name, w.type), ', ')
+    INTO key_match, key_types
+    FROM fieldsync.writable_columns(relid, key, false) AS w;
+    EXECUTE pg_catalog.format('SELECT pg_catalog.to_jsonb(found) FROM (SELECT %s FROM %s AS target, jsonb_to_record($1) AS old_key(%s) WHERE %s AND target.sync_deleted IS NOT TRUE) AS found',
+                              names, target, key_types, key_match)
+        INTO found USING key;
+    RETURN found;
+END
+$$;
+
 -- Settles a conflict or a rejected change, or overrides how it was settled before.
 --   server  the hub's row stands; a rejected change is dropped
 --   client  the row gets what the device wrote; a rejected change is applied, now that its cause is gone
@@ -177,6 +207,8 @@ DECLARE
     whole jsonb;
     new_key jsonb;
     met bigint;
+    replaced jsonb;                             -- what the row had before a choice other than the hub's
+    hub_had_row boolean;
 BEGIN
     IF conflict_id IS NULL THEN
         RAISE EXCEPTION 'which conflict? The conflict_id is NULL'
@@ -247,6 +279,17 @@ BEGIN
                       WHEN entry.operation = 'insert' THEN entry.key || entry.client || fields END;
     END IF;
 
+    IF side <> 'server' AND action IN ('update', 'delete') THEN
+        replaced := fieldsync.read_row(entry.relid, entry.key, fields);
+        -- The first choice that replaces the hub's side tells what there was.
+        IF entry.outcome IN ('rejected', 'manual', 'server') THEN
+            hub_had_row := replaced IS NOT NULL;
+        ELSE
+            hub_had_row := (entry.resolution ->> 'hub_had_row')::boolean;
+            replaced := COALESCE(replaced, '{}') || entry.server;
+        END IF;
+    END IF;
+
     new_key := entry.key;
     IF action = 'delete' THEN
         PERFORM fieldsync.write_row(entry.relid, 'delete', entry.key, '{}');
@@ -275,7 +318,8 @@ BEGIN
     END IF;
 
     PERFORM fieldsync.conflict_settle(conflict_id, entry.state, side, pg_catalog.jsonb_build_object(
-        'choice', side, 'added', action = 'insert', 'key', CASE WHEN entry.added THEN NULL ELSE new_key END, 'fields', CASE WHEN side = 'custom' THEN choice ELSE '{}' END));
+        'choice', side, 'added', action = 'insert', 'key', CASE WHEN entry.added THEN NULL ELSE new_key END, 'fields', CASE WHEN side = 'custom' THEN choice ELSE '{}' END,
+        'hub_had_row', hub_had_row, 'replaced', replaced));
     RETURN pg_catalog.format('conflict %s resolved: %s row %s %s', conflict_id, entry.table_name, entry.row_id,
         CASE WHEN action = 'delete' THEN 'is deleted'
              WHEN action = 'insert' THEN 'stays, and the device''s record is added as ' || new_key::text

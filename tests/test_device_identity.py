@@ -200,6 +200,18 @@ class TestCopies:
         assert_equal(programme, north, first, second)
         first.close(), second.close()
 
+    def test_a_row_that_came_and_went_in_one_copy_goes_from_the_other(self, programme, north, sync, tmp_path):
+        """The hub never had it: it took making and deletion in one delta, and left no tombstone."""
+        north.sql("INSERT INTO households VALUES ('x', 'X-1', 'Xai'), ('y', 'Y-1', 'Yei')")
+        clone = north.copy(tmp_path / "clone.db")
+        clone.export()  # it never arrives, and its end keeps the two apart
+        clone.sql("DELETE FROM households WHERE id = 'x'")
+        self.all_sync(programme, sync, clone, north)
+        assert north.sql("SELECT id FROM households WHERE id IN ('x', 'y')") == [("y",)]
+        assert_equal(programme, north, clone)
+        assert north.pending == 0 and programme.conflicts() == []
+        clone.close()
+
     def test_a_backup_put_back_several_syncs_later(self, programme, north, sync, tmp_path):
         north.sql("UPDATE members SET visits = visits + 1, note = 'before the backup' WHERE id = 'm1'")
         north.copy(tmp_path / "backup.db").close()

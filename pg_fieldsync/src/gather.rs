@@ -182,9 +182,10 @@ impl<'a> Gathering<'a> {
         // Of some rows the hub has neither the row nor a tombstone.
         let mut absent: Vec<&Key> = Vec::new();
         for key in keys.iter().filter(|key| !told.contains(**key)) {
-            // Repeating what was refused makes no row of it.
-            let news = self.sent.items.get(*key).is_some_and(|item| !item.changes.is_empty());
-            if !news && self.sent.is_named(key) {
+            // Repeating what was refused makes no row of it. What another copy made and took away in one delta left nothing here.
+            let item = self.sent.items.get(*key);
+            let news = item.is_some_and(|item| !item.changes.is_empty());
+            if (!news && self.sent.is_named(key)) || item.is_some_and(|item| item.is_a_copys()) {
                 absent.push(key);
             }
         }

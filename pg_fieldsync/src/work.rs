@@ -181,6 +181,12 @@ impl Item {
         matches!(self.last_op, Op::Delete | Op::Cancelled)
     }
 
+    /// Whether another copy of the device has delivered all of this before, so that nothing is merged; and the device has the row.
+    pub fn is_a_copys(&self) -> bool {
+        let merges_nothing = self.changes.iter().all(|change| change.op == Op::Cancelled);
+        merges_nothing && !self.changes.is_empty() && !self.took_it_away()
+    }
+
     /// A field's value after the merge, where the delta has anything to do with it.
     pub fn value_after(&self, number: u16) -> Option<&Value> {
         let Some(HubState::Live(after)) = &self.merged.after else { return None };

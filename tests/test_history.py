@@ -109,6 +109,23 @@ class TestHubRestored:
         assert restored.one("SELECT visits FROM programme.members") == 2 + 1 + 10 + 100
         assert_equal(restored, north)
 
+    def test_counters_of_several_devices_add_up_after_a_restore(self, programme, north, team, make_hub, sync):
+        """Each offers its own differences again; what it shows of the others' is no difference of its own."""
+        programme.field_rule("members", "visits", "sum")
+        south = team("south")
+        sync(south, programme)
+        script = programme.dump()
+        for device, difference in ((north, 10), (south, 200)):
+            device.sql("UPDATE members SET visits = visits + ?, note = ?", difference, str(difference))
+            sync(device, programme)
+        sync(north, programme)
+        north.sql("UPDATE members SET visits = visits + 3000")
+        restored = restore(make_hub(extension=False), script)
+        for device in (north, south, north):
+            settle(device, restored)
+        assert restored.sql("SELECT visits, note FROM programme.members") == [(3212, "200")]
+        assert_equal(restored, north, south)
+
     def test_a_hub_rolled_back_to_last_nights_backup(self, programme, north, team, server, tmp_path, sync):
         """A physical copy: same system, same database, an older clock. The cursors of the devices are ahead of it."""
         backup = _physical_copy(programme, "backup")

@@ -124,6 +124,7 @@ class Edits:
         difference = self.random.randint(-9, 9)
         if device.sql("UPDATE stock SET quantity = quantity + ? WHERE id = ? RETURNING 1", difference, item):
             self.stock[item] += difference
+            self.say(f"phone {self.devices.index(device)}: {item} {difference:+}")
             self.edits += 1
 
     def portal(self):

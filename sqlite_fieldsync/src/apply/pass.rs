@@ -8,6 +8,7 @@ use super::writer::{Writer, Written};
 use crate::conflicts::{self, Pinned, Replaced};
 use crate::error::Result;
 use crate::schema::Table;
+use crate::state;
 use crate::track;
 use fieldsync_core::delta::Op;
 use fieldsync_core::overlay::{overlay, Action, Pending};
@@ -31,6 +32,8 @@ pub struct Pass<'a, 'p> {
     /// Tables (lower case) in which what this device holds is not overwritten but offered: the hub has lost history, or a
     /// program has rebuilt the table unseen.
     reconciling: &'p HashSet<String>,
+    /// What is compared is what the hub's lost history left behind.
+    lost_history: bool,
     tracked: &'p HashSet<String>,
     pub(super) tables: Vec<Arriving<'a>>,
     pub(super) references: References<'a>,
@@ -112,6 +115,7 @@ impl<'a, 'p> Pass<'a, 'p> {
             unanswered,
             pinned,
             reconciling,
+            lost_history: state::integer(db, "reconciling")? != 0,
             tracked,
             tables: Vec::new(),
             references,
@@ -193,27 +197,54 @@ impl<'a, 'p> Pass<'a, 'p> {
             self.done.held.insert(place, Rc::new(row.clone()));
         } else if self.quiet && table.all_known && !table.made_anew && row.op != Op::Delete {
             self.write_fields(place, row, &row.fields)?;
-        } else if !(table.reconciling && self.holds_another(place, row)?) {
-            match self.action(place.0, row) {
-                Action::Nothing => {}
-                Action::Delete => {
-                    self.done.held.insert(place, Rc::new(row.clone()));
-                    self.done.deletions.push(place);
+        } else if table.reconciling {
+            let (counters, rest) = self.counters_apart(place.0, row);
+            if self.holds_another(place, &rest)? {
+                self.act(place, &counters)?;
+            } else {
+                self.act(place, row)?;
+            }
+        } else {
+            self.act(place, row)?;
+        }
+        self.keep_unknown_fields(place.0, row)
+    }
+
+    /// Does with an arriving row what is to be done.
+    fn act(&mut self, place: Place, row: &RowChange) -> Result<()> {
+        match self.action(place.0, row) {
+            Action::Nothing => {}
+            Action::Delete => {
+                self.done.held.insert(place, Rc::new(row.clone()));
+                self.done.deletions.push(place);
+            }
+            Action::Write(mut fields) => {
+                if let Some(writer) = &self.tables[place.0].writer {
+                    fields.retain(|(column, _)| writer.knows(*column));
                 }
-                Action::Write(mut fields) => {
-                    if let Some(writer) = &self.tables[place.0].writer {
-                        fields.retain(|(column, _)| writer.knows(*column));
-                    }
-                    if self.tables[place.0].made_anew {
-                        self.keep_what_goes(place.0, row, &fields)?;
-                    }
-                    if row.op != Op::Update || !fields.is_empty() {
-                        self.write_fields(place, row, &fields)?;
-                    }
+                if self.tables[place.0].made_anew {
+                    self.keep_what_goes(place.0, row, &fields)?;
+                }
+                if row.op != Op::Update || !fields.is_empty() {
+                    self.write_fields(place, row, &fields)?;
                 }
             }
         }
-        self.keep_unknown_fields(place.0, row)
+        Ok(())
+    }
+
+    /// A row's counters, and the row without them. After a lost history counters are no content to compare: the logs of those who
+    /// counted are offered again, each by its differences, and a value from here would take the others' back.
+    fn counters_apart(&self, number: usize, row: &RowChange) -> (RowChange, RowChange) {
+        let sums = &self.tables[number].head.sums;
+        let is_counter = |(column, _): &&(u16, Value)| self.lost_history && sums.contains(column);
+        let (counters, rest) = row.fields.iter().partition::<Vec<_>, _>(is_counter);
+        let of = |op: Op, fields: Vec<&(u16, Value)>| RowChange {
+            op,
+            key: row.key.clone(),
+            fields: fields.into_iter().cloned().collect(),
+        };
+        (of(Op::Update, counters), of(row.op, rest))
     }
 
     /// What the hub's values replace in a table that was made anew is old, or was written there unseen: it is on record.

@@ -3,6 +3,7 @@
 //! Invariant: a choice is an ordinary logged change of the row, or none where the row shows the chosen values already; the hub
 //! learns of both.
 
+use crate::apply::references::{values_of, References};
 use crate::call::{self, Function};
 use crate::conflicts;
 use crate::error::{Error, Result};
@@ -358,6 +359,7 @@ fn bring_back(
         return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
     };
     let mut names = Vec::new();
+    let mut columns = Vec::new();
     let mut values = Vec::new();
     for (name, value) in kept {
         let Some(column) =
@@ -370,6 +372,7 @@ fn bring_back(
             .find(|(field, _)| field.eq_ignore_ascii_case(name))
             .map(|(_, value)| value_of(value, column));
         names.push(quote(db, name)?);
+        columns.push(name.clone());
         values.push(corrected.unwrap_or_else(|| value.clone()));
     }
     for field in corrections.keys() {
@@ -386,7 +389,27 @@ fn bring_back(
     ))?;
     bind(&mut statement, 1, &values)?;
     statement.raw_execute()?;
+    let row: conflicts::KeptRow = columns.into_iter().zip(values).collect();
+    refers_to_what_is_here(db, &table, &row)?;
     Ok(true)
+}
+
+/// An error if a row that came back refers to one that is not here, whether the connection enforces foreign keys or not: most often
+/// that one has stepped aside, too.
+fn refers_to_what_is_here(db: &Connection, table: &Table, row: &conflicts::KeptRow) -> Result<()> {
+    let mut references = References::load(db)?;
+    for at in references.of_child(&table.name) {
+        let key = references.key(at).clone();
+        let Some(values) = values_of(row, &key.from) else { continue };
+        if !references.parent_is_there(at, &values)? {
+            let id = Key(values).row_id();
+            return Err(Error::argument(format!(
+                "the row refers to {id} in table '{}', which is not here; settle that first if it has stepped aside, too",
+                key.parent
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn delete_row(db: &Connection, conflict: &Conflict) -> Result<bool> {

@@ -5,7 +5,7 @@ use super::kept::{self, WaitsFor};
 use super::references::References;
 use super::unanswered::Unanswered;
 use super::writer::{Writer, Written};
-use crate::conflicts::{self, Pinned, Replaced};
+use crate::conflicts::{self, KeptRow, Pinned, Replaced};
 use crate::error::Result;
 use crate::schema::Table;
 use crate::state;
@@ -61,6 +61,8 @@ pub struct Arriving<'a> {
     made_anew: bool,
     /// Whether its rows refer to others.
     pub watched: bool,
+    /// Columns, other than its key, by which others refer to its rows.
+    referred_to_by: HashSet<u16>,
     /// Rows of it that have come in this pass.
     seen: usize,
 }
@@ -88,7 +90,9 @@ pub struct Done {
     deletions: Vec<Place>,
     pub blocked: Vec<(Place, Fields)>,
     pub written: Vec<(Place, Fields)>,
-    pub removed: Vec<(Place, Vec<(String, Value)>)>,
+    /// Rows that others may refer to and that are gone, or have other values in the columns they are referred to by: as they were,
+    /// and as they are.
+    pub removed: Vec<(Place, KeptRow, Option<KeptRow>)>,
     pub wants: Vec<(String, Key)>,
     /// Rows that had stepped aside and came from the hub.
     pub back: Vec<(String, String)>,
@@ -185,10 +189,21 @@ impl<'a, 'p> Pass<'a, 'p> {
             reconciling: self.reconciling.contains(&table.table.to_lowercase()),
             made_anew: writer.is_some() && track::is_made_anew(self.db, &table.table)?,
             watched: !self.references.of_child(&table.table).is_empty(),
+            referred_to_by: self.referred_to_by(table),
             head: kept::head(table),
             writer,
             seen: 0,
         })
+    }
+
+    fn referred_to_by(&self, table: &TableRows) -> HashSet<u16> {
+        let numbers = self.references.of_parent(&table.table).into_iter();
+        numbers
+            .flat_map(|at| &self.references.key(at).to)
+            .filter_map(|name| table.columns.iter().position(|column| column.eq_ignore_ascii_case(name)))
+            .filter(|at| *at >= usize::from(table.key_len))
+            .map(|at| at as u16)
+            .collect()
     }
 
     fn row(&mut self, place: Place, row: &RowChange) -> Result<()> {
@@ -352,6 +367,8 @@ impl<'a, 'p> Pass<'a, 'p> {
     fn write_fields(&mut self, place: Place, row: &RowChange, fields: &[(u16, Value)]) -> Result<()> {
         let table = &mut self.tables[place.0];
         let Some(writer) = &mut table.writer else { return Ok(()) };
+        let referred = fields.iter().any(|(column, _)| table.referred_to_by.contains(column));
+        let before = if referred { writer.read(&row.key)? } else { None };
         // Fields that stay as this device has them are left out: then the row is there, and what NOT NULL asks for as well.
         let held_back = row.op == Op::Insert && fields.len() < row.fields.len();
         let written = match row.op {
@@ -365,6 +382,10 @@ impl<'a, 'p> Pass<'a, 'p> {
         match written {
             Written::Yes => {
                 self.done.rows += 1;
+                if let Some(before) = before {
+                    let after = writer.read(&row.key)?;
+                    self.done.removed.push((place, before, after));
+                }
                 if row.op == Op::Insert && !self.aside.is_empty() {
                     let key = in_order(table.key_order.as_deref(), &row.key);
                     let name = (table.head.table.to_lowercase(), key.row_id());
@@ -417,7 +438,7 @@ impl<'a, 'p> Pass<'a, 'p> {
                     conflicts::keep_deleted(self.db, &name, &key, before)?;
                 }
                 if let Some(before) = before.filter(|_| referenced) {
-                    self.done.removed.push((place, before));
+                    self.done.removed.push((place, before, None));
                 }
             }
             Written::Missing => {}

@@ -23,6 +23,8 @@ pub struct ForeignKey {
     pub to: Vec<String>,
     /// CASCADE, SET NULL, SET DEFAULT, RESTRICT, NO ACTION.
     pub on_delete: String,
+    /// The same.
+    pub on_update: String,
 }
 
 /// A row's values in some of its columns; none if it lacks one.
@@ -46,7 +48,7 @@ impl<'a> References<'a> {
     /// Reads them from the schema.
     pub fn load(db: &'a Connection) -> Result<References<'a>> {
         let mut statement = db.prepare_cached(
-            "SELECT m.name, f.id, f.\"table\", f.\"from\", f.\"to\", upper(f.on_delete)
+            "SELECT m.name, f.id, f.\"table\", f.\"from\", f.\"to\", upper(f.on_delete), upper(f.on_update)
              FROM main.sqlite_master m, pragma_foreign_key_list(m.name, 'main') f
              WHERE m.type = 'table' ORDER BY m.name, f.id, f.seq",
         )?;
@@ -63,6 +65,7 @@ impl<'a> References<'a> {
                     from: Vec::new(),
                     to: Vec::new(),
                     on_delete: row.get(5)?,
+                    on_update: row.get(6)?,
                 });
                 last = Some((child, id));
             }
@@ -160,24 +163,66 @@ impl<'a> References<'a> {
         Ok(found)
     }
 
-    /// Does to rows of an untracked table what its foreign key says.
-    pub fn act(&self, at: usize, values: &[Value]) -> Result<bool> {
+    /// Does to rows of an untracked table what its foreign key says, when the row that they refer to is gone or (`after`) has other
+    /// values. Gives whether it says anything.
+    pub fn act(&self, at: usize, values: &[Value], after: Option<&[Value]>) -> Result<bool> {
         let key = &self.keys[at];
         let table = quote(self.db, &key.child)?;
         let condition = self.condition(&key.from)?;
         let names = key.from.iter().map(|name| quote(self.db, name)).collect::<Result<Vec<_>>>()?;
-        let sql = match key.on_delete.as_str() {
-            "CASCADE" => format!("DELETE FROM main.{table} WHERE {condition}"),
-            "SET NULL" => {
+        let sql = match (after, if after.is_some() { key.on_update.as_str() } else { key.on_delete.as_str() }) {
+            (None, "CASCADE") => format!("DELETE FROM main.{table} WHERE {condition}"),
+            (Some(_), "CASCADE") => {
+                let first = values.len() + 1;
+                let sets: Vec<String> =
+                    names.iter().enumerate().map(|(at, name)| format!("{name} = ?{}", first + at)).collect();
+                format!("UPDATE main.{table} SET {} WHERE {condition}", sets.join(", "))
+            }
+            (_, "SET NULL") => {
                 let sets: Vec<String> = names.iter().map(|name| format!("{name} = NULL")).collect();
                 format!("UPDATE main.{table} SET {} WHERE {condition}", sets.join(", "))
             }
             _ => return Ok(false),
         };
         let mut statement = self.db.prepare(&sql)?;
-        bind(&mut statement, 1, values)?;
+        let bound = statement.parameter_count().saturating_sub(values.len());
+        bind(&mut statement, 1, values.iter().chain(after.unwrap_or_default().iter().take(bound)))?;
         statement.raw_execute()?;
         Ok(true)
+    }
+
+    /// Sets the columns that a row refers by.
+    pub fn set(&self, at: usize, child: &Table, key: &Key, values: &[Value]) -> Result<()> {
+        let names = &self.keys[at].from;
+        let first = key.0.len() + 1;
+        let sets = names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| Ok(format!("{} = ?{}", quote(self.db, name)?, first + at)))
+            .collect::<Result<Vec<_>>>()?;
+        let sql = format!(
+            "UPDATE {} SET {} WHERE {}",
+            child.qualified(self.db)?,
+            sets.join(", "),
+            child.key_condition(self.db)?
+        );
+        let mut statement = self.db.prepare(&sql)?;
+        bind(&mut statement, 1, key.0.iter().chain(values))?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
+    /// These tables, and those whose rows refer to theirs, by however many steps (all lower case).
+    pub fn reach(&self, mut tables: HashSet<String>) -> HashSet<String> {
+        loop {
+            let children = self.keys.iter().filter(|key| tables.contains(&key.parent.to_lowercase()));
+            let more: Vec<String> = children.map(|key| key.child.to_lowercase()).collect();
+            let before = tables.len();
+            tables.extend(more);
+            if tables.len() == before {
+                return tables;
+            }
+        }
     }
 
     fn condition(&self, columns: &[String]) -> Result<String> {

@@ -26,15 +26,16 @@ fn writer_by_key<'a>(db: &'a Connection, table: &str) -> Result<Option<Writer<'a
     Writer::new(db, found, &head)
 }
 
-fn read_row(db: &Connection, table: &str, key: &Key) -> Result<Option<Vec<(String, Value)>>> {
+/// A row of the device by its key.
+pub fn read_row(db: &Connection, table: &str, key: &Key) -> Result<Option<Vec<(String, Value)>>> {
     match writer_by_key(db, table)? {
         Some(mut writer) => writer.read(key),
         None => Ok(None),
     }
 }
 
-/// A row that has lost the row that it refers to leaves its table and is kept whole.
-pub fn step_aside_for(db: &Connection, table: &str, key: &Key, reason: &str) -> Result<bool> {
+/// A row leaves its table and is kept whole.
+fn step_aside_for(db: &Connection, table: &str, key: &Key, reason: &str) -> Result<bool> {
     let Some(mut writer) = writer_by_key(db, table)? else { return Ok(false) };
     let Some(row) = writer.read(key)? else { return Ok(false) };
     conflicts::step_aside(db, table, key, &row, reason)?;
@@ -78,6 +79,7 @@ impl Pass<'_, '_> {
                 }
                 _ => {
                     self.done.rows += 1;
+                    self.done.removed.extend(before.map(|before| (place, before, Some(after))));
                     self.done.written.push((place, fields));
                 }
             }
@@ -93,7 +95,7 @@ impl Pass<'_, '_> {
         let name = writer.table.name.clone();
         // Before the row itself: deleting it would take them along, or leave them without a parent.
         let mut leaving = HashSet::from([(name.to_lowercase(), own_key.clone())]);
-        self.dependents_step_aside(&name, &row, &mut leaving)?;
+        self.done.stepped_aside += self.dependents_step_aside(&name, &row, &mut leaving)?;
         let reason = format!("row {} of the hub has the same unique value", key.row_id());
         conflicts::step_aside(self.db, &name, &own_key, &row, &reason)?;
         if let Some(writer) = &mut self.tables[table].writer {
@@ -112,7 +114,8 @@ impl Pass<'_, '_> {
         parent: &str,
         row: &[(String, Value)],
         leaving: &mut HashSet<(String, Key)>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
+        let mut left = 0;
         for at in self.references.of_parent(parent) {
             let (child_name, to) = (self.references.key(at).child.clone(), self.references.key(at).to.clone());
             let (Some(values), Some(child)) = (values_of(row, &to), Table::read(self.db, &child_name)?) else {
@@ -123,13 +126,22 @@ impl Pass<'_, '_> {
                     continue; // rows may refer to each other in circles
                 }
                 let Some(own) = read_row(self.db, &child_name, &key)? else { continue };
-                self.dependents_step_aside(&child_name, &own, leaving)?;
-                if step_aside_for(self.db, &child_name, &key, "the row that it refers to stepped aside")? {
-                    self.done.stepped_aside += 1;
-                }
-                self.done.wants.push((child_name.clone(), key));
+                left += self.dependents_step_aside(&child_name, &own, leaving)?;
+                let reason = "the row that it refers to stepped aside";
+                left += u64::from(step_aside_for(self.db, &child_name, &key, reason)?);
+                conflicts::ask_for(self.db, &child_name, &key)?;
             }
         }
-        Ok(())
+        Ok(left)
+    }
+
+    /// A row that has lost the row that it refers to leaves its table and is kept whole, after those that refer to it. Gives how many
+    /// left.
+    pub(super) fn orphan_steps_aside(&mut self, table: &str, key: &Key) -> Result<u64> {
+        let Some(row) = read_row(self.db, table, key)? else { return Ok(0) };
+        let mut leaving = HashSet::from([(table.to_lowercase(), key.clone())]);
+        let left = self.dependents_step_aside(table, &row, &mut leaving)?;
+        let reason = "the row that it refers to was deleted on the hub, or has other values there";
+        Ok(left + u64::from(step_aside_for(self.db, table, key, reason)?))
     }
 }

@@ -10,7 +10,6 @@ use super::mute::Muted;
 use super::offences::Offence;
 use super::pass::{Pass, Place};
 use super::references::References;
-use super::room::step_aside_for;
 use super::unanswered::Unanswered;
 use crate::conflicts::{self, Pinned};
 use crate::error::Result;
@@ -49,9 +48,12 @@ pub fn write(
     let known = track::tracked(db)?;
     let tracked: HashSet<String> =
         known.iter().filter(|known| known.state == "tracked").map(|known| known.name.to_lowercase()).collect();
-    let muted =
-        Muted::new(db, &tracked, || Ok(source.names()?.into_iter().filter(|name| tracked.contains(name)).collect()))?;
-    let mut pass = Pass::new(db, unanswered, pinned, reconciling, &tracked, References::load(db)?)?;
+    let references = References::load(db)?;
+    let muted = Muted::new(db, &tracked, || {
+        // What refers to their rows may have to step aside, or to follow.
+        Ok(references.reach(source.names()?.into_iter().filter(|name| tracked.contains(name)).collect()))
+    })?;
+    let mut pass = Pass::new(db, unanswered, pinned, reconciling, &tracked, references)?;
     let mut aside = 0;
     for round in 0.. {
         db.execute_batch("SAVEPOINT fs_rows")?;
@@ -69,10 +71,7 @@ pub fn write(
                 Offence::Wait(place) => {
                     pass.excluded.insert(place);
                 }
-                Offence::StepAside { table, key } => {
-                    let reason = "the row that it refers to was deleted on the hub";
-                    aside += u64::from(step_aside_for(db, &table, &key, reason)?);
-                }
+                Offence::StepAside { table, key } => aside += pass.orphan_steps_aside(&table, &key)?,
             }
         }
     }

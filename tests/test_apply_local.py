@@ -288,6 +288,29 @@ class TestRulesOfTheDevice:
         assert_equal(programme, north)
         assert programme.one("SELECT count(*) FROM programme.members WHERE id = 'kid'") == 1, "update_wins: the parent comes back"
 
+    @pytest.mark.parametrize("enforced", [False, True])
+    def test_what_refers_to_a_row_that_steps_aside_goes_along(self, hub, client, sync, enforced):
+        """The hub's own row of that key has to wait for a parent, whose deletion was rejected and waits for a person."""
+        hub.sql("CREATE TABLE place (id text PRIMARY KEY, parent text REFERENCES place, title text)")
+        hub.enable("place")
+        hub.rule("place", "version_compare", "client_wins", on_delete="delete_wins")
+        hub.sql("INSERT INTO place VALUES ('kept', NULL, 't'), ('gone', NULL, 't')")
+        phone = client("phone", "CREATE TABLE place (id TEXT NOT NULL PRIMARY KEY, parent TEXT REFERENCES place, title TEXT)", "place")
+        phone.sql(f"PRAGMA foreign_keys = {'ON' if enforced else 'OFF'}")
+        sync(phone, hub)
+        hub.script("DELETE FROM place WHERE id = 'gone'; INSERT INTO place VALUES ('twice', 'kept', 'the hub''s')")
+        phone.shell("DELETE FROM place WHERE id = 'kept';"
+                    "INSERT INTO place VALUES ('twice', 'gone', 'the phone''s'), ('below', 'twice', 'accepted');")
+        sync(phone, hub), sync(phone, hub)
+        assert phone.sql("PRAGMA foreign_key_check") == []
+        assert {entry["row_id"] for entry in phone.conflicts("open")} >= {"kept", "twice"}
+        for (entry,) in hub.sql("SELECT conflict_id FROM sync_control.conflicts WHERE status = 'open' AND outcome = 'rejected'"):
+            hub.resolve(entry, "server")
+        sync(phone, hub), sync(phone, hub)
+        rows = [("below", "twice", "accepted"), ("kept", None, "t"), ("twice", "kept", "the hub's")]
+        assert phone.sql("SELECT * FROM place ORDER BY id") == hub.sql("SELECT id, parent, title FROM place ORDER BY id") == rows
+        assert phone.sql("PRAGMA foreign_key_check") == [] and phone.status()["kept_for_later"] == 0
+
 
 class TestRejected:
     @pytest.fixture

@@ -25,7 +25,7 @@ def test_a_history(seed, make_hub, extension, tmp_path):
         return devices[-1]
 
     world = World(seed, make_hub(), make_device, 30 + seed % 5 * 30, copies=seed % 3 == 1,
-                  restored_hub=seed % 3 == 2, trace=TRACE)
+                  restored_hub=seed % 3 == 2, persons=seed % 3 == 0, trace=TRACE)
     try:
         world.run()
     except Finding as finding:

@@ -83,15 +83,20 @@ class Edits:
                 fields = self.draw(device, table, key, not there, parents)
                 if not fields:
                     continue
+                way = self.way(table, there)
+                if way == "REPLACE":
+                    fields = {**dict.fromkeys(self.columns_of(device, table)), **fields}
                 before = dict(zip(fields, device.sql(f"SELECT {', '.join(fields)} FROM {table} WHERE {named}", *parts(key))[0])) if there else {}
-                self.say(f"phone {number}: {'update' if there else 'insert'} {table}/{key} {fields}")
+                self.say(f"phone {number}: {way} {table}/{key} {fields}")
                 changed = [name for name, value in fields.items() if before.get(name) != value]
                 known = self.edits_of_copies(number, table, key, changed)
-                if there:
+                if way == "UPDATE":
                     device.sql(f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in fields)} WHERE {named}",
                                *fields.values(), *parts(key))
                 else:
-                    self.insert(device.sql, "?", table, key, fields)
+                    upsert = f" ON CONFLICT ({', '.join(key_columns(table))}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in fields)}"
+                    self.insert(device.sql, "?", table, key, fields, "REPLACE" if way == "REPLACE" else "INSERT",
+                                upsert if way == "upsert" else "")
                 self.forget(known)
                 for name in changed:
                     self.last_edits[(number, table, key, name)] = fields[name]
@@ -114,10 +119,19 @@ class Edits:
         for edit in edits:
             self.last_edits.pop(edit, None)
 
+    def way(self, table, there):
+        """By which statement a row is written."""
+        roll = self.random.random()
+        if roll < 0.1 and table in ("attendance", "memo"):  # nothing refers to them, and only their keys are unique
+            return "REPLACE"
+        if roll < 0.2 and table != "visit":  # its NOT NULL comes before the conflict
+            return "upsert"
+        return "UPDATE" if there else "INSERT"
+
     @staticmethod
-    def insert(run, mark, table, key, fields):
+    def insert(run, mark, table, key, fields, verb="INSERT", end=""):
         names = [*key_columns(table), *fields]
-        run(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))})", *parts(key), *fields.values())
+        run(f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))}){end}", *parts(key), *fields.values())
 
     def count(self, device):
         item = self.random.choice(["flour", "oil"])

@@ -1,6 +1,8 @@
-"""What befalls devices and hub: files copied and restored from backups, a hub restored from its backup, ALTER TABLE on either."""
+"""What befalls devices and hub: files copied and restored from backups, a hub restored from its backup, ALTER TABLE on either,
+and persons who settle and tidy up."""
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import psycopg
@@ -111,3 +113,35 @@ class Troubles:
             self.say(f"hub: ALTER TABLE memo ADD COLUMN extra{self.extra_default}")
         except psycopg.errors.LockNotAvailable:
             self.say("hub: ALTER TABLE has to wait")
+
+    # -- persons
+
+    def purge(self, number):
+        self.devices[number].sql("SELECT fs_purge(0)")
+        self.say(f"phone {number}: purge")
+
+    def purge_hub(self, _):
+        self.hub.sql("SELECT * FROM sync_control.purge(interval '0')")
+        self.say("hub: purge")
+
+    def settle(self, number):
+        """On a device, an open conflict or any other."""
+        device = self.devices[number]
+        entries = device.sql("SELECT conflict_id, table_name, row_id FROM fs_conflicts ORDER BY status, conflict_id")
+        if entries:
+            entry, choice = self.random.choice(entries), self.random.choice(["mine", "theirs"])
+            self.say(f"phone {number}: resolve {entry} {choice}")
+            try:
+                device.resolve(entry[0], choice)
+            except sqlite3.Error as error:
+                self.say(f"phone {number}: {error}")
+
+    def settle_on_the_hub(self, _):
+        entries = self.hub.sql("SELECT conflict_id, table_name, row_id FROM sync_control.conflicts ORDER BY status, conflict_id")
+        if entries:
+            entry, choice = self.random.choice(entries), self.random.choice(["client", "server"])
+            self.say(f"hub: resolve {entry} {choice}")
+            try:
+                self.hub.resolve(entry[0], choice)
+            except psycopg.Error as error:
+                self.say(f"hub: {error.sqlstate} {error}")

@@ -21,11 +21,12 @@ STRATEGIES = ["server_wins", "client_wins", "last_write_wins", "field_merge", "m
 
 
 class World(Edits, Network, Troubles, Checks):
-    """`copies`: devices are copied, and restored from backups. `restored_hub`: the hub loses its last days."""
+    """`copies`: devices are copied, and restored from backups. `restored_hub`: the hub loses its last days. `persons`: somebody
+    settles conflicts on either side, and throws away what is not needed any more."""
 
-    def __init__(self, seed, hub, make_device, steps, copies=False, restored_hub=False, trace=False):
+    def __init__(self, seed, hub, make_device, steps, copies=False, restored_hub=False, persons=False, trace=False):
         self.seed, self.hub, self.make_device, self.steps = seed, hub, make_device, steps
-        self.copies, self.restored_hub = copies, restored_hub
+        self.copies, self.restored_hub, self.persons = copies, restored_hub, persons
         self.random = random.Random(seed)
         self.trace = trace
         self.number = 0
@@ -114,6 +115,9 @@ class World(Edits, Network, Troubles, Checks):
             self.seldom({0: self.copy, 1: self.back_up, 2: self.restore}, device)
         if self.restored_hub:
             self.seldom({0: self.back_up_hub, 1: self.restore_hub})
+        if self.persons:
+            self.seldom({0: self.purge, 1: self.purge_hub, **dict.fromkeys((2, 3, 4), self.settle),
+                         **dict.fromkeys((5, 6, 7), self.settle_on_the_hub)}, device)
 
     def seldom(self, troubles, *arguments):
         trouble = troubles.get(self.random.randrange(80))

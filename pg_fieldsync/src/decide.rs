@@ -3,6 +3,7 @@
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::instants::instant_text;
+use crate::separate::Separate;
 use crate::state;
 use crate::work::{Item, Merged, TableWork};
 use fieldsync_core::clocks::{Origin, RowClocks, Stamp};
@@ -25,6 +26,8 @@ pub struct Deciding<'a> {
     pub lost_history: bool,
     /// Client ids by origin.
     pub names: &'a HashMap<Origin, String>,
+    /// Records of the client's own that wait since an earlier delta.
+    pub separate: &'a Separate,
 }
 
 /// Locks, reads and decides the given items (all of them: `None`).

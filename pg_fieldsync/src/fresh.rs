@@ -65,6 +65,8 @@ struct Into {
     failures: u32,
     /// Its rows came before their parents.
     waits: bool,
+    /// Some of its rows were written.
+    wrote: bool,
     /// The latest corrected clock so far.
     floor: Hlc,
 }
@@ -158,6 +160,17 @@ impl<'a> Fresh<'a> {
         self.written.is_empty()
     }
 
+    /// Tables that rows written here may refer to.
+    pub fn referred_to(&self) -> Result<Vec<Rc<Table>>, SqlError> {
+        let mut tables: Vec<Rc<Table>> = Vec::new();
+        for way in self.targets.iter().filter(|target| target.wrote).filter_map(|target| target.way.as_ref()) {
+            for reference in &way.table.references {
+                tables.extend(catalog::table(reference.parent)?);
+            }
+        }
+        Ok(tables)
+    }
+
     /// Whether a row was written here. Meant to be asked after `finish`; a false alarm (hashes) costs time and nothing else.
     pub fn wrote(&mut self) -> impl Fn(&Table, &Key) -> bool + '_ {
         self.written.sort_unstable();
@@ -181,6 +194,7 @@ impl<'a> Fresh<'a> {
             way,
             failures: 0,
             waits: false,
+            wrote: false,
             floor: Hlc::default(),
         });
         Ok(self.targets.len() - 1)
@@ -273,6 +287,7 @@ impl<'a> Fresh<'a> {
             return Err(SqlError::new("XX000", "a finished row was not written"));
         }
         target.floor = floor;
+        target.wrote = true;
         self.has_deferrable |= way.table.has_deferrable;
         let mut packed = Vec::with_capacity(40);
         for change in &block.changes {

@@ -46,6 +46,7 @@ mod receive;
 mod record;
 mod schema;
 mod sent;
+mod separate;
 mod settings;
 mod shapes;
 mod shuffle;

@@ -14,6 +14,7 @@ use crate::decide::{self, Deciding};
 use crate::guards::subtransaction;
 use crate::in_use;
 use crate::parents;
+use crate::separate;
 use crate::sql::{self, Cells, Param};
 use crate::state::key_join;
 use crate::work::Work;
@@ -104,6 +105,8 @@ fn attempt(work: &mut Work, deciding: &Deciding<'_>, mode: Mode) -> Result<(), E
     for table in &mut work.tables {
         decide::table(table, None, deciding)?;
     }
+    park_strict(work)?;
+    separate::park_dependents(work, deciding)?;
     park_strict(work)?;
     in_use::keep(work, deciding)?;
     parents::keep(work, deciding)?;

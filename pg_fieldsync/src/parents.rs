@@ -110,7 +110,7 @@ fn climb(work: &mut Work, deciding: &Deciding<'_>) -> Result<bool, SqlError> {
 }
 
 /// Rows that get or keep a reference to a parent, with the parent's key.
-fn referring_items(work: &Work, place: usize, reference: &ForeignKey, parent: &Table) -> Vec<(usize, Key)> {
+pub fn referring_items(work: &Work, place: usize, reference: &ForeignKey, parent: &Table) -> Vec<(usize, Key)> {
     let table = &work.tables[place];
     table
         .items

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::decide::SEPARATE;
 use crate::entry::{self, Entry};
 use crate::guards::AsOwner;
+use crate::separate;
 use crate::sql::{self, Cells, Param};
 use crate::types::uuid_text;
 use crate::work::{Homeless, Item, Work};
@@ -195,14 +196,15 @@ pub fn settle(
 }
 
 /// Records of this client that wait beside the hub's record of the same key, with the version under which the client was told.
-pub fn separate_records(client: &Client) -> Result<HashMap<(i32, String), u64>, SqlError> {
+pub fn separate_records(client: &Client) -> Result<separate::Separate, SqlError> {
     let _owner = AsOwner::new();
     let rows = sql::run(
-        "SELECT table_id, row_id, raised_version FROM fieldsync.conflict
+        "SELECT table_id, row_id, raised_version, client <> server FROM fieldsync.conflict
          WHERE client_no = $1 AND status = 'open' AND rule = $2",
         &[Param::Int(i64::from(client.number)), Param::Text(SEPARATE)],
     )?;
-    Ok(rows.rows.iter().map(|row| ((row.int(0) as i32, row.text(1).to_owned()), row.int(2) as u64)).collect())
+    let record = |row: &Vec<fieldsync_core::Value>| separate::Record { told: row.int(2) as u64, differs: row.truth(3) };
+    Ok(rows.rows.iter().map(|row| ((row.int(0) as i32, row.text(1).to_owned()), record(row))).collect())
 }
 
 /// Adds what came later to an entry that waits: nothing in it is lost, the later value of a field stands. A record made anew

@@ -19,6 +19,7 @@ use crate::read;
 use crate::receive::{self, Received};
 use crate::record;
 use crate::schema::Schema;
+use crate::separate::{self, Separate};
 use crate::trigger::now_ms;
 use crate::verdicts::Verdicts;
 use crate::work::{AlreadyMade, Sender, Work};
@@ -73,7 +74,7 @@ struct Upload<'a> {
     version: u64,
     correction: SkewCorrection,
     already_made: AlreadyMade,
-    separate: HashMap<(i32, String), u64>,
+    separate: Separate,
     lost_history: bool,
     names: HashMap<u32, String>,
     applied_named_max: usize,
@@ -158,11 +159,15 @@ impl Upload<'_> {
         }
         let mut work = self.read(received, rest)?;
         let alone = fresh.is_empty();
+        let parents = fresh.referred_to()?;
         let wrote = fresh.wrote();
         if work.tables.iter().any(|table| table.items.iter().any(|item| wrote(&table.table, &item.key))) {
             return Err(Ended::Whole);
         }
         merge::merge(&mut work, &self.deciding(), alone)?;
+        if parents.iter().any(|parent| separate::any_of(parent, &work.tables, &self.separate)) {
+            return Err(Ended::Whole);
+        }
         verdicts.of_work(&work);
         Ok(Merged { work, verdicts })
     }
@@ -173,6 +178,7 @@ impl Upload<'_> {
             version: self.version,
             lost_history: self.lost_history,
             names: &self.names,
+            separate: &self.separate,
         }
     }
 

@@ -9,6 +9,7 @@
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::field_values::FieldValues;
+use crate::separate::Separate;
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{Collision, HubState, IncomingField, Outcome};
 use fieldsync_core::rules::TableRules;
@@ -228,14 +229,14 @@ impl TableWork {
     }
 
     /// Marks changes that a device made to its own record of a key before it learnt that the record waits in the conflicts.
-    pub fn mark_separate(&mut self, parked: &HashMap<(i32, String), u64>) {
+    pub fn mark_separate(&mut self, parked: &Separate) {
         if parked.is_empty() {
             return;
         }
         for item in &mut self.items {
-            let Some(told) = parked.get(&(self.table.table_id, self.table.row_id(&item.key))) else { continue };
+            let Some(record) = parked.get(&(self.table.table_id, self.table.row_id(&item.key))) else { continue };
             for change in &mut item.changes {
-                change.of_parked = change.base.as_ref().is_none_or(|base| !base.visible(*told));
+                change.of_parked = change.base.as_ref().is_none_or(|base| !base.visible(record.told));
             }
         }
     }

@@ -138,6 +138,43 @@ class TestShape:
         assert same_rows(hub, tablet) == [("1", "afterwards", "b", 1), ("2", "a", "device", 2)]
 
 
+    def test_a_schema_that_is_renamed(self, hub, client):
+        """Under a connection that has worked with the old name, as a pool keeps them."""
+        hub.script("CREATE SCHEMA old; CREATE TABLE old.t (id text PRIMARY KEY, a text, b text, n integer);"
+                   "SELECT sync_control.enable('old.t'); INSERT INTO old.t VALUES ('1', 'a', 'b', 1)")
+        tablet = client("tablet", DEVICE, "t")
+        carry(tablet, hub)
+        with hub.connect() as other:
+            other.execute("SELECT sync_control.sync(%s)", (tablet.export(),))
+            hub.sql('ALTER SCHEMA old RENAME TO "New one"')
+            hub.sql("""INSERT INTO "New one".t VALUES ('2', 'hub', 'b', 2)""")
+            tablet.sql("INSERT INTO t VALUES ('3', 'device', 'b', 3)")
+            tablet.apply(bytes(other.execute("SELECT sync_control.sync(%s)", (tablet.export(),)).fetchone()[0]))
+        tablet.sql("DELETE FROM t WHERE id = '1'")
+        carry(tablet, hub)
+        hub.sql('SET search_path = "New one"')
+        assert [row[0] for row in same_rows(hub, tablet)] == ["2", "3"]
+
+    def test_a_table_that_loses_its_key_and_gets_another(self, pair, refused):
+        hub, tablet = pair
+        hub.sql("ALTER TABLE t DROP CONSTRAINT t_pkey")
+        # Applications go on, but nothing goes of which devices could not be told; a sync says what is wrong.
+        for statement in ("DELETE FROM t", "TRUNCATE t"):
+            error = refused(hub.sql, statement)
+            assert error.sqlstate == "55000" and error.hint
+        hub.sql("INSERT INTO t SELECT (i + 2)::text, 'a', 'b', 3 FROM generate_series(1, 300) AS i")
+        hub.sql("UPDATE t SET a = 'meanwhile' WHERE id = '1'")
+        error = refused(hub.sync, tablet.export())
+        assert error.sqlstate == "55000" and error.message == 'table "public"."t" has lost its primary key' and "disable" in error.hint
+        hub.sql("ALTER TABLE t ADD PRIMARY KEY (id)")
+        carry(tablet, hub)
+        rows = same_rows(hub, tablet)
+        assert len(rows) == 302 and rows[0][:2] == ("1", "meanwhile")
+        hub.sql("DELETE FROM t WHERE id <> '1'")
+        carry(tablet, hub)
+        assert len(same_rows(hub, tablet)) == 1
+
+
 class TestSoftDeletion:
     @pytest.fixture
     def soft(self, hub, client):

@@ -108,6 +108,9 @@ pub fn truncate(tracked: &Tracked, relation: pg_sys::Relation) -> Result<(), Sql
     let Some(table) = catalog::table(tracked.relation)? else { return Ok(()) };
     // As the table's owner: every row is deleted, whatever the truncating role may see.
     let _owner = AsUser::owner_of(relation);
+    if table.key.is_empty() {
+        return Err(catalog::without_key(&table));
+    }
     let key_columns: Vec<String> = table.key.iter().map(|at| ident(&table.columns[*at].name)).collect();
     let order = key_columns.join(", ");
     let version = feed::own_version();

@@ -150,6 +150,14 @@ pub unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _rela
     GENERATION.set(GENERATION.get() + 1);
 }
 
+/// Called by Postgres when a schema has changed.
+///
+/// # Safety
+/// As [`relation_changed`].
+pub unsafe extern "C-unwind" fn schema_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    GENERATION.set(GENERATION.get() + 1);
+}
+
 /// Makes every backend read a table's description again.
 pub fn announce_change(oid: pg_sys::Oid) {
     // SAFETY: queues an invalidation message; the relation exists and is locked by the caller.
@@ -202,9 +210,27 @@ pub fn enabled() -> Result<Vec<(i32, pg_sys::Oid, String, String)>, SqlError> {
 pub fn tables() -> Result<Vec<Rc<Table>>, SqlError> {
     let mut tables = Vec::new();
     for (_, relation, _, _) in enabled()? {
-        tables.extend(table(relation)?);
+        let Some(table) = table(relation)? else { continue };
+        if table.key.is_empty() {
+            // Not left out: devices would be told that they have seen all of it.
+            return Err(without_key(&table));
+        }
+        tables.push(table);
     }
     Ok(tables)
+}
+
+/// The error where a table's rows cannot be told apart any more: its key has been dropped.
+pub fn without_key(table: &Table) -> SqlError {
+    SqlError {
+        table: Some(table.name.clone()),
+        hint: Some(format!(
+            "ALTER TABLE {} ADD PRIMARY KEY (…) gives it one; SELECT sync_control.disable({}) stops its sync.",
+            table.qualified,
+            sql::literal(&table.qualified)
+        )),
+        ..SqlError::new("55000", format!("table {} has lost its primary key", table.qualified))
+    }
 }
 
 /// An OID as SQL's bigint gave it.

@@ -229,7 +229,10 @@ fn write(early: bool) {
             // In a subtransaction all keys must be written for a reader's sake, but those of outer levels must also stay:
             // what is written here goes if this subtransaction does.
             let stays = own.is_some_and(|own| own != noted_in);
-            if !(early && stays) {
+            if !(early && stays) && key.is_empty() {
+                // A row of a table that has no key right now: it may be any of them.
+                writer.append(table_id, &[]);
+            } else if !(early && stays) {
                 if chunk.len() + key.len() > CHUNK_BYTES && !chunk.is_empty() {
                     writer.append(table_id, &chunk);
                     chunk.clear();

@@ -72,9 +72,15 @@ compile_error!("panics must unwind: they become SQL errors at the boundary");
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
-    // SAFETY: both callbacks live as long as the library, which Postgres never unloads.
+    // SAFETY: the callbacks live as long as the library, which Postgres never unloads.
     unsafe {
         pgrx::pg_sys::RegisterXactCallback(Some(feed::at_transaction_end), std::ptr::null_mut());
         pgrx::pg_sys::CacheRegisterRelcacheCallback(Some(catalog::relation_changed), pgrx::pg_sys::Datum::null());
+        // A schema that is renamed says nothing about its tables, whose names we have written out.
+        pgrx::pg_sys::CacheRegisterSyscacheCallback(
+            pgrx::pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+            Some(catalog::schema_changed),
+            pgrx::pg_sys::Datum::null(),
+        );
     }
 }

@@ -346,6 +346,14 @@ unsafe fn updated(
 unsafe fn deleted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
     // SAFETY: as promised.
     unsafe {
+        if tracked.key.is_empty() {
+            // Devices could not be told which row is gone.
+            match catalog::table(tracked.relation) {
+                Ok(Some(table)) => report_sql(&catalog::without_key(&table)),
+                Ok(None) => return tuple,
+                Err(error) => report_sql(&error),
+            }
+        }
         let row = Row::of(tuple, relation);
         let key = tracked.key(&row);
         if tracked.soft_delete {

@@ -401,3 +401,17 @@ class TestRejected:
         assert made.sql("SELECT t, n, r, b, j, k FROM t") == [("\\x42", 9007199254740993, 1e300, b"\x01\x02", '{"b": null}', 0)]
         assert hub.sql("SELECT t, n, r, encode(b, 'hex'), j, k FROM t") == [("\\x42", 9007199254740993, 1e300, "0102", {"b": None}, False)]
         assert made.conflicts("open") == []
+
+
+def test_keys_that_an_integer_key_cannot_hold_hold_up_nothing_else(hub, client):
+    """The hub's keys are texts, and somebody has made them INTEGER PRIMARY KEY here."""
+    hub.script("CREATE TABLE coded (id text PRIMARY KEY, v text); CREATE TABLE other (id text PRIMARY KEY, v text);"
+               "SELECT sync_control.enable('coded'), sync_control.enable('other');"
+               "INSERT INTO coded VALUES ('7', 'a number'), ('k7', 'not one'); INSERT INTO other VALUES ('k', 'v')")
+    tablet = client("tablet", "CREATE TABLE coded (id INTEGER PRIMARY KEY, v TEXT); CREATE TABLE other (id TEXT NOT NULL PRIMARY KEY, v TEXT);",
+                    "coded", "other")
+    tablet.apply(hub.sync(tablet.export()))
+    assert tablet.sql("SELECT * FROM other") == [("k", "v")]
+    assert tablet.sql("SELECT * FROM coded") == [(7, "a number")]
+    assert [(entry["table_name"], entry["row_id"], entry["outcome"]) for entry in tablet.conflicts("open")] == \
+        [("coded", "k7", "refused_here")]

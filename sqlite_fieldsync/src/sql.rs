@@ -199,7 +199,7 @@ pub fn extended_code(db: &Connection) -> i32 {
     unsafe { ffi::sqlite3_extended_errcode(db.handle()) }
 }
 
-/// Whether a constraint stood in the way.
-pub fn is_constraint(error: &rusqlite::Error) -> bool {
-    is_code(error, ffi::SQLITE_CONSTRAINT)
+/// Whether the table does not take the row: a constraint stood in the way, or its INTEGER PRIMARY KEY would have been a text.
+pub fn is_refusal(error: &rusqlite::Error) -> bool {
+    is_code(error, ffi::SQLITE_CONSTRAINT) || is_code(error, ffi::SQLITE_MISMATCH)
 }

@@ -6,7 +6,7 @@
 use crate::conflicts::{KeptRow, Replaced};
 use crate::error::Result;
 use crate::schema::{Affinity, Table};
-use crate::sql::{self, bind, is_constraint, quote};
+use crate::sql::{self, bind, is_refusal, quote};
 use fieldsync_core::reply::TableRows;
 use fieldsync_core::value::{hex, Kind};
 use fieldsync_core::{Key, Value};
@@ -383,7 +383,7 @@ fn outcome(db: &Connection, done: rusqlite::Result<usize>) -> Result<Written> {
     match done {
         Ok(0) => Ok(Written::Missing),
         Ok(_) => Ok(Written::Yes),
-        Err(error) if is_constraint(&error) => {
+        Err(error) if is_refusal(&error) => {
             let code = sql::extended_code(db);
             let in_the_way = matches!(
                 code,

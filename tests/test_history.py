@@ -95,6 +95,18 @@ class TestHubRestored:
         recovered = restored.sql("SELECT row_id FROM sync_control.conflicts WHERE outcome = 'recovered'")
         assert ("hub-lost",) in recovered, "never silence"
 
+    def test_a_backup_from_before_the_first_sync(self, hub, client, make_hub, sync):
+        """It is the same hub all the same: its devices are no strangers to it."""
+        hub.sql("CREATE TABLE households (id text PRIMARY KEY, code text, village text)")
+        hub.enable("households")
+        north = client("north", "CREATE TABLE households (id TEXT NOT NULL PRIMARY KEY, code TEXT, village TEXT)", "households")
+        script = hub.dump()
+        north.sql("INSERT INTO households VALUES ('day', 'D-1', 'made on the first day')")
+        sync(north, hub)
+        restored = restore(make_hub(extension=False), script)
+        settle(north, restored)
+        assert restored.sql("SELECT id FROM households") == [("day",)] and north.pending == 0
+
     def test_counters_are_exact_after_a_restore(self, programme, north, make_hub, sync):
         programme.field_rule("members", "visits", "sum")
         north.sql("UPDATE members SET visits = visits + 1")

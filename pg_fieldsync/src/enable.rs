@@ -12,6 +12,7 @@ use crate::catch::SqlError;
 use crate::error::HubError;
 use crate::feed;
 use crate::guards::{subtransaction, AsOwner};
+use crate::history;
 use crate::sql::{self, ident, Cells, Param};
 use crate::trigger::now_ms;
 use fieldsync_core::Hlc;
@@ -108,6 +109,7 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
         }
     };
     add_triggers(relation, &qualified)?;
+    history::make_identity()?;
     let table_id = register(relation, &schema, &name, soft_delete, (!continues).then_some((version, clock)))?;
     catalog::announce_change(relation);
     // SAFETY: makes the catalogue changes above visible to what follows.

@@ -54,7 +54,26 @@ fn here() -> Result<Here, SqlError> {
     Ok(Here { system_identifier: row.int(0), database_oid: row.int(1), timeline: row.int(2) })
 }
 
-/// The hub as it is, made on first use. Opens a new epoch if the server is not the one that stored what is stored.
+/// Gives the hub its identity, if it has none: when its first table is enabled, so that every backup of a hub in use has it.
+/// A database that was only copied from a template is another hub.
+pub fn make_identity() -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    if sql::run("SELECT 1 FROM fieldsync.hub", &[])?.rows.is_empty() {
+        insert_identity(&here()?)?;
+    }
+    Ok(())
+}
+
+fn insert_identity(here: &Here) -> Result<(), SqlError> {
+    sql::run(
+        "INSERT INTO fieldsync.hub (hub_id, epoch, system_identifier, database_oid, timeline, highest_version)
+         VALUES (gen_random_uuid(), 1, $1, $2::oid, $3, 0) ON CONFLICT DO NOTHING",
+        &[Param::Int(here.system_identifier), Param::Int(here.database_oid), Param::Int(here.timeline)],
+    )
+    .map(|_| ())
+}
+
+/// The hub as it is. Opens a new epoch if the server is not the one that stored what is stored.
 pub fn hub() -> Result<Hub, SqlError> {
     let _owner = AsOwner::new();
     let here = here()?;
@@ -68,11 +87,7 @@ pub fn hub() -> Result<Hub, SqlError> {
             &[],
         )?;
         let Some(row) = rows.rows.first() else {
-            sql::run(
-                "INSERT INTO fieldsync.hub (hub_id, epoch, system_identifier, database_oid, timeline, highest_version)
-                 VALUES (gen_random_uuid(), 1, $1, $2::oid, $3, 0) ON CONFLICT DO NOTHING",
-                &[Param::Int(here.system_identifier), Param::Int(here.database_oid), Param::Int(here.timeline)],
-            )?;
+            insert_identity(&here)?;
             continue;
         };
         let mut hub_id = [0u8; 16];

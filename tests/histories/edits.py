@@ -8,6 +8,8 @@ from .schema import COLUMNS, KEYS, PARENTS, key_columns, parts
 
 # Who holds a lock is another connection of this same thread, and lets go of it in a later step: waiting longer changes nothing.
 LOCK_TIMEOUT = "2ms"
+# Tables whose rows may get other keys: nothing refers to them.
+MOVING = ("attendance", "memo")
 
 
 class Edits:
@@ -80,6 +82,9 @@ class Edits:
                         self.cascades and table == "person" and name[:2] == (number, "attendance") and name[2][0] == key)
                     self.last_edits = {name: value for name, value in self.last_edits.items() if not gone(name)}
                     continue
+                if there and table in MOVING and self.random.random() < 0.1:
+                    self.move(number, table, key)
+                    continue
                 fields = self.draw(device, table, key, not there, parents)
                 if not fields:
                     continue
@@ -102,6 +107,20 @@ class Edits:
                     self.last_edits[(number, table, key, name)] = fields[name]
             except sqlite3.IntegrityError as error:
                 self.say(f"phone {number}: {error}")
+
+    def move(self, number, table, key):
+        """A row gets another key: what its device wrote into it is under that one from now on."""
+        device, column = self.devices[number], key_columns(table)[-1]
+        to = (*parts(key)[:-1], self.random.choice([parts(other)[-1] for other in KEYS[table] if parts(other)[:-1] == parts(key)[:-1]]))
+        to = to if isinstance(key, tuple) else to[0]
+        if to == key:
+            return
+        self.say(f"phone {number}: move {table}/{key} to {to}")
+        named = " AND ".join(f"{name} = ?" for name in key_columns(table))
+        device.sql(f"UPDATE {table} SET {column} = ? WHERE {named}", parts(to)[-1], *parts(key))
+        mine = [name for name in self.last_edits if name[:3] == (number, table, key)]
+        for name in mine:
+            self.last_edits[(number, table, to, name[3])] = self.last_edits.pop(name)
 
     def edits_of_copies(self, number, table, key, columns):
         """Edits of copies of this file that it holds itself, as they stand in it: who replaces such a value replaces his own,
@@ -168,6 +187,11 @@ class Edits:
                     return
                 live = self.live.get(table, "").replace(" WHERE", " AND")
                 there = writer.execute(f"SELECT 1 FROM {table} WHERE {named}{live}", parts(key)).fetchone()
+                if there and table in MOVING and rng.random() < 0.06:
+                    column, to = key_columns(table)[-1], rng.choice([parts(other)[-1] for other in KEYS[table]])
+                    self.say(f"portal: move {table}/{key} to {to}")
+                    writer.execute(f"UPDATE {table} SET {column} = %s WHERE {named}", (to, *parts(key)))
+                    return
                 if there and rng.random() < 0.25:
                     self.say(f"portal: delete {table}/{key}")
                     writer.execute(f"DELETE FROM {table} WHERE {named}", parts(key))

@@ -1,6 +1,8 @@
 """The application whose data the full histories are about, on both ends: text and integer keys, foreign keys (one to itself), a
 UNIQUE code, a composite key that refers to a parent, CHECKs, a counter, exact money, a set, and a column that comes later."""
 
+import json
+
 HUB_SCHEMA = """
 CREATE TABLE person (id text PRIMARY KEY, name text CHECK (name <> 'refused'), code text UNIQUE, best integer,
                      tags jsonb, note text);
@@ -66,3 +68,8 @@ def key_columns(table):
 
 def parts(key):
     return key if isinstance(key, tuple) else (key,)
+
+
+def row_id(key):
+    """The key as views show it."""
+    return json.dumps(key, separators=(",", ":")) if isinstance(key, tuple) else str(key)

@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 
 from .edits import LOCK_TIMEOUT
+from .schema import row_id
 
 
 class Troubles:
@@ -133,6 +134,8 @@ class Troubles:
             self.say(f"phone {number}: resolve {entry} {choice}")
             try:
                 device.resolve(entry[0], choice)
+                # As if its user had written the row again: what it wrote before need not be anywhere.
+                self.forget([name for name in self.last_edits if (name[0], name[1], row_id(name[2])) == (number, *entry[1:])])
             except sqlite3.Error as error:
                 self.say(f"phone {number}: {error}")
 

@@ -14,6 +14,7 @@ mod arrays;
 mod batch;
 mod blame;
 mod burial;
+mod by_code;
 mod catalog;
 mod catch;
 mod client;

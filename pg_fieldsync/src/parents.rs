@@ -6,6 +6,7 @@
 
 use crate::applying::Engine;
 use crate::arrays::Array;
+use crate::by_code;
 use crate::catalog::{self, Column, ForeignKey, Table};
 use crate::catch::SqlError;
 use crate::decide::Deciding;
@@ -23,7 +24,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// The value of a column of a row after the merge (of one that goes: before it), key columns included.
-fn value(table: &Table, item: &Item, number: u16) -> Option<Value> {
+pub fn value(table: &Table, item: &Item, number: u16) -> Option<Value> {
     if let Some(place) = table.key.iter().position(|at| table.columns[*at].number == number) {
         return item.key.0.get(place).cloned();
     }
@@ -75,15 +76,20 @@ fn climb(work: &mut Work, deciding: &Deciding<'_>) -> Result<bool, SqlError> {
         let table = Rc::clone(&work.tables[place].table);
         for reference in &table.references {
             let Some(parent) = catalog::table(reference.parent)? else { continue };
-            let wanted = referring_items(work, place, reference, &parent);
-            if wanted.is_empty() {
-                continue;
-            }
-            let missing = missing_parents(work, &parent, &wanted)?;
-            if missing.is_empty() {
-                continue;
-            }
-            let buried = buried(&parent, &missing)?;
+            let (wanted, buried) = if by_code::is_by_key(reference, &parent) {
+                let wanted = referring_items(work, place, reference, &parent);
+                if wanted.is_empty() {
+                    continue;
+                }
+                let missing = missing_parents(work, &parent, &wanted)?;
+                if missing.is_empty() {
+                    continue;
+                }
+                let buried = buried(&parent, &missing)?;
+                (wanted, buried)
+            } else {
+                by_code::deleted_parents(work, place, reference, &parent)?
+            };
             let rules = work
                 .tables
                 .iter()
@@ -112,6 +118,15 @@ fn climb(work: &mut Work, deciding: &Deciding<'_>) -> Result<bool, SqlError> {
 /// Rows that get or keep a reference to a parent, with the parent's key.
 pub fn referring_items(work: &Work, place: usize, reference: &ForeignKey, parent: &Table) -> Vec<(usize, Key)> {
     let table = &work.tables[place];
+    referring(table, reference, |item| parent_key(&table.table, item, reference, parent))
+}
+
+/// Rows that get or keep a reference, each with what tells its parent.
+pub fn referring(
+    table: &TableWork,
+    reference: &ForeignKey,
+    parent: impl Fn(&Item) -> Option<Key>,
+) -> Vec<(usize, Key)> {
     table
         .items
         .iter()
@@ -122,12 +137,12 @@ pub fn referring_items(work: &Work, place: usize, reference: &ForeignKey, parent
                 && (!matches!(item.merged.before, Some(HubState::Live(_)))
                     || reference.child_columns.iter().any(|number| item.merged.fields.contains(*number)))
         })
-        .filter_map(|(at, item)| Some((at, parent_key(&table.table, item, reference, parent)?)))
+        .filter_map(|(at, item)| Some((at, parent(item)?)))
         .collect()
 }
 
 /// Parents that are neither in the table, live, nor made by this delta.
-fn missing_parents(work: &Work, parent: &Table, wanted: &[(usize, Key)]) -> Result<Vec<Key>, SqlError> {
+pub fn missing_parents(work: &Work, parent: &Table, wanted: &[(usize, Key)]) -> Result<Vec<Key>, SqlError> {
     let made: HashMap<&Key, bool> = work
         .tables
         .iter()
@@ -165,9 +180,12 @@ fn missing_parents(work: &Work, parent: &Table, wanted: &[(usize, Key)]) -> Resu
         .collect())
 }
 
+/// Deleted rows by key, each with whether it is still there, marked.
+pub type Found = HashMap<Key, (HubState, bool)>;
+
 /// Missing parents that the hub remembers: marked rows and tombstones.
-fn buried(parent: &Table, keys: &[Key]) -> Result<HashMap<Key, (HubState, bool)>, SqlError> {
-    let mut found: HashMap<Key, (HubState, bool)> = HashMap::new();
+pub fn buried(parent: &Table, keys: &[Key]) -> Result<Found, SqlError> {
+    let mut found = Found::new();
     let refs: Vec<&Key> = keys.iter().collect();
     let arrays = state::key_arrays(parent, &refs)?;
     let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();

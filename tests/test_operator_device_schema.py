@@ -345,9 +345,12 @@ def test_a_domains_checks_hold_for_its_columns(make):
     script, device = make("""
         CREATE DOMAIN positive AS integer CHECK (VALUE > 0); CREATE DOMAIN small AS positive NOT NULL CHECK (VALUE < 10);
         CREATE DOMAIN mail AS text CHECK (VALUE ~ '@');
-        CREATE TABLE t (id integer PRIMARY KEY, "VALUE" small, b positive, m mail)""", "t")
-    device.sql('INSERT INTO t VALUES (1, 5, NULL, \'x\')')
-    for values in ("(2, 0, NULL, NULL)", "(2, 10, NULL, NULL)", "(2, NULL, NULL, NULL)", "(2, 5, 0, NULL)"):
+        CREATE DOMAIN smaller AS small CHECK (VALUE < 5);
+        CREATE TABLE t (id integer PRIMARY KEY, "VALUE" small, b positive, m mail, s smaller)""", "t")
+    device.sql('INSERT INTO t VALUES (1, 5, NULL, \'x\', 4)')
+    # NOT NULL, too, holds for domains over the domain.
+    for values in ("(2, 0, NULL, NULL, 1)", "(2, 10, NULL, NULL, 1)", "(2, NULL, NULL, NULL, 1)", "(2, 5, 0, NULL, 1)",
+                   "(2, 5, 1, NULL, NULL)", "(2, 5, 1, NULL, 5)", "(2, 5, 1, NULL, 0)"):
         with pytest.raises(sqlite3.IntegrityError):
             device.sql(f"INSERT INTO t VALUES {values}")
     assert "-- t: CHECK mail_check is left to the hub: " in script

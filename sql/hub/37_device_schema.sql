@@ -153,7 +153,7 @@ BEGIN
             CONTINUE;
         END IF;
         IF c.attnotnull OR c.attname = ANY (key)
-           OR EXISTS (SELECT FROM pg_type AS t WHERE t.oid = c.atttypid AND t.typnotnull) THEN
+           OR EXISTS (SELECT FROM fieldsync.domains(c.atttypid) AS d JOIN pg_type AS t ON t.oid = d WHERE t.typnotnull) THEN
             item := item || ' NOT NULL';
         END IF;
         IF key = ARRAY[c.attname] THEN

@@ -42,6 +42,8 @@ pub struct ForeignKey {
     pub parent: pg_sys::Oid,
     /// Its columns, by attribute number.
     pub parent_columns: Vec<u16>,
+    /// Whether rows go, or lose their reference, with the row that they refer to, so that nobody hears of it.
+    pub acts_on_delete: bool,
 }
 
 /// A tracked table.
@@ -337,7 +339,8 @@ fn flag(relation: pg_sys::Oid, question: &str) -> Result<bool, SqlError> {
 
 fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {
     let rows = sql::run(
-        "SELECT confrelid::bigint, array_to_string(conkey, ','), array_to_string(confkey, ',')
+        "SELECT confrelid::bigint, array_to_string(conkey, ','), array_to_string(confkey, ','),
+                (confdeltype IN ('c', 'n', 'd'))::int
          FROM pg_catalog.pg_constraint WHERE conrelid = $1::oid AND contype = 'f' ORDER BY conname",
         &[oid_param(relation)],
     )?;
@@ -349,6 +352,7 @@ fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {
             child_columns: numbers(row.text(1)),
             parent: oid(row.int(0)),
             parent_columns: numbers(row.text(2)),
+            acts_on_delete: row.int(3) != 0,
         })
         .collect())
 }

@@ -1,6 +1,8 @@
-//! A deletion of a row that somebody else's rows refer to, which the device did not know of when it deleted.
+//! A deletion of a row that somebody else's rows refer to, which the device did not know of when it deleted; or to which its own
+//! delta's rows refer, for a device need not enforce foreign keys.
 //!
-//! Invariant: no row that its deleter has not seen goes with a parent, be it by a cascade. By the parent table's `on_delete` the
+//! Invariant: no row that its deleter has not seen goes with a parent, be it by a cascade; nor does one that the same delta writes, or
+//! that on the device refers to another row by the same unique value. By the parent table's `on_delete` the
 //! parent stays, or waits for a person; under `delete_wins` it goes, and what used it is on record. A row that would only be marked
 //! goes nowhere as far as its foreign keys know: what they would have refused is refused here.
 
@@ -9,12 +11,15 @@ use crate::catalog::{self, ForeignKey, Table};
 use crate::catch::SqlError;
 use crate::decide::Deciding;
 use crate::guards::AsUser;
+use crate::parents;
 use crate::sql::{self, ident, Cells, Param};
-use crate::work::{Item, Work};
+use crate::work::{Item, TableWork, Work};
+use crate::write::{self, Action};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{Collision, HubState, Outcome, Winner};
 use fieldsync_core::rules::OnDelete;
 use fieldsync_core::{Key, Snapshot, Value};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Takes back deletions of rows that are still in use.
@@ -86,12 +91,14 @@ fn users(
 ) -> Result<Vec<(usize, String)>, SqlError> {
     let parent = &work.tables[place];
     let mut going = Vec::new();
+    let mut values_of_going = Vec::new();
     let mut parts: Vec<Vec<&Value>> = vec![Vec::new(); reference.parent_columns.len()];
     for (at, item) in parent.items.iter().enumerate().filter(|(_, item)| goes(item)) {
         let values: Option<Vec<&Value>> =
             reference.parent_columns.iter().map(|number| value_before(&parent.table, item, *number)).collect();
         let Some(values) = values.filter(|values| values.iter().all(|value| !value.is_null())) else { continue };
         going.push(at);
+        values_of_going.push(Key(values.iter().map(|value| (*value).clone()).collect()));
         parts.iter_mut().zip(values).for_each(|(part, value)| part.push(value));
     }
     if going.is_empty() {
@@ -136,21 +143,63 @@ fn users(
         )?
     };
     let mut found = Vec::new();
+    let mut handed_on = HashSet::new();
+    // A row that is only marked takes nothing along.
+    let acts = reference.acts_on_delete && !parent.table.soft_delete;
+    if acts {
+        found = written_users(work, child, reference, &going, &values_of_going);
+        // Another row of the delta gets the values by which a going one is referred to: on the device, rows refer to that one now.
+        handed_on.extend(written(parent, &reference.parent_columns).map(|(values, _)| values));
+    }
     for row in rows.rows {
-        let Some(at) = usize::try_from(row.int(0) - 1).ok().and_then(|place| going.get(place).copied()) else {
+        let Some(at) = usize::try_from(row.int(0) - 1).ok().filter(|at| *at < going.len()) else {
             continue;
         };
+        let (keeps_a_parent, at) = (handed_on.contains(&values_of_going[at]), going[at]);
         let user = Key(row[2..].to_vec());
         let own = item_of(work, child, &user);
         // One that the device deleted as well, and that stays: somebody else has changed it, or uses it.
         let stays = own.is_some_and(|own| own.changes.last().is_some_and(|change| change.op == Op::Delete))
             || (parent.table.soft_delete && deletion_refused(work, child, &user));
-        let unseen = child.clocks(row.bytes(1))?.is_concurrent(deciding.origin, base_of(&parent.items[at]));
-        if (unseen || stays) && !own.is_some_and(|own| leaves(own, reference, &parent.table, &parent.items[at])) {
+        let clocks = child.clocks(row.bytes(1))?;
+        let unseen = clocks.is_concurrent(deciding.origin, base_of(&parent.items[at]));
+        // By now (new rows that nothing stands in the way of come first), or about to be.
+        let written = clocks.latest().version == deciding.version
+            || own.is_some_and(|own| write::action(child, own).is_some_and(|action| action != Action::Delete));
+        if (unseen || stays || keeps_a_parent || written && acts)
+            && !own.is_some_and(|own| leaves(own, reference, &parent.table, &parent.items[at]))
+        {
             found.push((at, child.row_id(&user)));
         }
     }
     Ok(found)
+}
+
+/// What rows of the delta that live on are to have in some columns: by value, of those that it writes.
+fn written<'w>(work: &'w TableWork, numbers: &'w [u16]) -> impl Iterator<Item = (Key, &'w Item)> {
+    let table = &work.table;
+    let live = work.items.iter().filter(|item| matches!(item.merged.after, Some(HubState::Live(_))));
+    live.filter(|item| write::action(table, item).is_some()).filter_map(move |item| {
+        let values: Option<Vec<Value>> = numbers.iter().map(|number| parents::value(table, item, *number)).collect();
+        Some((Key(values?), item))
+    })
+}
+
+/// Rows that the delta itself makes or changes, and that then refer to one that goes: the foreign key would take them along, or their
+/// reference, after they were written.
+fn written_users(
+    work: &Work,
+    child: &Table,
+    reference: &ForeignKey,
+    going: &[usize],
+    values_of_going: &[Key],
+) -> Vec<(usize, String)> {
+    let places: HashMap<&Key, usize> = values_of_going.iter().zip(going.iter().copied()).collect();
+    let children = work.tables.iter().filter(|table| table.table.oid == child.oid);
+    children
+        .flat_map(|table| written(table, &reference.child_columns))
+        .filter_map(|(values, item)| Some((*places.get(&values)?, child.row_id(&item.key))))
+        .collect()
 }
 
 /// What the device had seen when it deleted the row.

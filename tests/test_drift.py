@@ -166,6 +166,21 @@ class TestTheDeviceIsAhead:
         assert hub.sql("SELECT id, v, n FROM people WHERE id < 'c' ORDER BY id") == [("a", "before", 100), ("b", "after", 100)]
         assert one.pending == 0 and one.conflicts("open") == []
 
+    def test_what_waits_for_a_person_goes_with_a_renamed_table(self, pair, sync):
+        hub, one, two = pair
+        one.shell("ALTER TABLE p RENAME TO people; UPDATE people SET v = 'parked' WHERE id = 'a';")
+        sync(one, hub)
+        assert [(entry["table_name"], entry["rule"]) for entry in one.conflicts()] == [("people", "42P01")]
+        one.shell("ALTER TABLE people RENAME TO p; UPDATE p SET n = 9 WHERE id = 'a';")
+        sync(one, hub), sync(two, hub)
+        for side in (hub, one, two):
+            assert side.sql("SELECT v, n FROM p WHERE id = 'a'") == [("parked", 9)], "an edit takes along what was refused of its row"
+        entry, = one.conflicts()
+        assert entry["table_name"] == "p"
+        one.resolve(entry["conflict_id"], "theirs")
+        sync(one, hub)
+        assert one.conflicts() == [] == hub.conflicts() and one.sql("SELECT v, n FROM p WHERE id = 'a'") == [("parked", 9)]
+
     def test_an_index_made_unique_later(self, pair, sync):
         hub, one, two = pair
         one.shell("CREATE UNIQUE INDEX later ON p (v); REPLACE INTO p VALUES ('z', '1', 9);")  # 'a' goes before any fs_ call

@@ -334,6 +334,11 @@ pub fn renew(db: &Connection) -> Result<()> {
                 &format!("table '{}' was renamed to '{on}'; the hub still knows it by its old name", known.name),
             )?;
             db.execute("UPDATE main.fs_table SET name = ?2 WHERE table_no = ?1", (known.table_no, on))?;
+            // What waits for a person is about rows that stand under the new name.
+            db.execute(
+                "UPDATE main.fs_conflict SET table_name = ?2 WHERE table_name = ?1 AND status = 'open'",
+                [&known.name, on],
+            )?;
             known.name.clone_from(on);
             changed = true;
         }

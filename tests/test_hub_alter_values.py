@@ -118,6 +118,20 @@ def test_numbers_of_columns_begin_anew_in_a_restored_database(pair, sync, make_h
     assert one.sql("SELECT c FROM p") == [("x",)] * 3
 
 
+def test_a_column_into_which_a_device_wrote_before_the_hub_had_it(pair, sync):
+    """A person dropped what the hub could not take: once the hub has such a column, the device shows what is in it."""
+    hub, one, two = pair
+    one.shell(NEW + "; UPDATE p SET c = 'early', v = 'taken' WHERE id = 'a'")
+    sync(one, hub)
+    for (entry,) in hub.sql("SELECT conflict_id FROM sync_control.conflicts WHERE status = 'open' AND rule LIKE '42703%'"):
+        hub.resolve(entry, "server")
+    sync(one, hub)
+    hub.sql("ALTER TABLE p ADD COLUMN c text")
+    sync(one, hub)
+    assert one.sql("SELECT * FROM p ORDER BY id") == hub.sql("SELECT id, v, n, c FROM p ORDER BY id")
+    assert one.conflicts("open") == [] == hub.conflicts("open")
+
+
 def test_an_operator_says_so_where_values_changed_in_another_way(pair, sync, client, hub):
     """Renaming an enum's value changes rows of every table that uses it, and no table is altered."""
     hub, one, two = pair

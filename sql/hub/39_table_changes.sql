@@ -107,10 +107,13 @@ BEGIN
             WHERE table_name IN (altered.old_name, altered.old_schema || '.' || altered.old_name);
         END IF;
 
-        -- A default that is a constant is kept beside the rows, which are not rewritten.
+        -- A default that is a constant is kept beside the rows, which are not rewritten. Devices that wrote into a column which the
+        -- hub did not have were told 42703; where a person dropped that, they have a value to unlearn now.
         IF EXISTS (SELECT FROM pg_attribute AS a
-                   WHERE a.attrelid = altered.relid AND a.attnum > altered.last_column AND a.atthasmissing
-                     AND NOT fieldsync.is_own_column(a.attname)) THEN
+                   WHERE a.attrelid = altered.relid AND a.attnum > altered.last_column AND NOT a.attisdropped
+                     AND NOT fieldsync.is_own_column(a.attname)
+                     AND (a.atthasmissing OR EXISTS (SELECT FROM fieldsync.conflict AS c
+                                                     WHERE c.table_id = altered.table_id AND c.rule LIKE '42703%' AND c.client ? a.attname))) THEN
             PERFORM fieldsync.send_remade(altered.relid);
         END IF;
         UPDATE fieldsync.tracked_table AS t SET last_column = a.latest

@@ -315,6 +315,23 @@ class TestTwoPhases:
         north.apply(programme.commit(batch))
         assert_equal(programme, north)
 
+    def test_a_batch_prepared_again_after_it_was_purged(self, programme, team, sync):
+        """Staged, superseded by a later one, emptied by purge: the blob comes once more, and can be committed like any other."""
+        north = team("north")
+        sync(north, programme)
+        north.sql("UPDATE members SET note = 'once' WHERE id = 'm1'")
+        early = north.export()
+        programme.prepare(early)
+        north.sql("UPDATE members SET age = 40 WHERE id = 'm1'")
+        sync(north, programme)
+        programme.sql("SELECT * FROM sync_control.purge(interval '0')")
+        for _ in range(2):
+            report = north.apply(programme.commit(programme.prepare(early)["batch"]))
+            assert report["applied"] == 0
+        sync(north, programme)
+        assert programme.sql("SELECT note, age FROM programme.members") == [("once", 40)]
+        assert programme.sql("SELECT acknowledged, applied + merged FROM sync_control.ledger WHERE client_id = 'north'") == [(2, 2)]
+
     def test_a_superseded_batch_committed_late_changes_nothing(self, programme, team, sync):
         programme.field_rule("members", "visits", "sum")
         north = team("north")

@@ -65,6 +65,16 @@ pub fn stage(received: &Received<'_>, report: &Json) -> Result<(), SqlError> {
     Ok(())
 }
 
+/// Keeps a blob that was purged and has come once more: it may be committed once more, too.
+pub fn keep_again(received: &Received<'_>) -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    sql::run(
+        "UPDATE fieldsync.batch SET delta = $2 WHERE batch = $1::text::uuid AND delta IS NULL",
+        &[Param::Text(&uuid_text(&received.batch)), Param::Bytes(received.blob)],
+    )
+    .map(|_| ())
+}
+
 /// Batches that the device has not heard of, by their ids.
 fn unanswered(received: &Received<'_>) -> Vec<Option<i64>> {
     received.delta.body.unanswered.iter().map(|batch| Some(*batch as i64)).collect()

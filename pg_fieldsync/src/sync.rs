@@ -40,6 +40,7 @@ pub fn prepare(blob: &[u8]) -> Result<([u8; 16], i64, i64, i64, Json), HubError>
     let known = shapes::of_deltas(client.number)?;
     let mut received = receive::open(blob, &header, client, &known)?;
     if let Some(known) = batch::stored(&received.batch)? {
+        batch::keep_again(&received)?;
         let count = |name: &str| known.report["outcomes"][name].as_i64().unwrap_or(0);
         let accepted = count("applied") + count("merged") + count("superseded");
         return Ok((received.batch, accepted, count("conflict"), count("rejected"), known.report));

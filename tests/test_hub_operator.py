@@ -187,6 +187,29 @@ def test_what_could_not_be_enabled_any_more_can_be_disabled(hub, refused, change
     hub.sql("INSERT INTO t VALUES ('1')")
 
 
+def test_a_database_without_an_encoding_takes_what_devices_bring(server, make_hub, client, device, sync):
+    """What initdb makes where no locale is set."""
+    hub = make_hub(extension=False)
+    server.psql(f"DROP DATABASE {hub.database}")
+    server.psql(f"CREATE DATABASE {hub.database} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    hub.psql("CREATE EXTENSION pg_fieldsync; CREATE TABLE t (id text PRIMARY KEY, name text, tags jsonb, n numeric, much text[]);"
+             "SELECT sync_control.enable('t'); INSERT INTO t VALUES ('h', 'Ségou', '[\"Kati – é\"]', 1.5, ARRAY['ß', NULL]);")
+    enrolment = hub.psql("SELECT sync_control.register('phone', 'Téléphone')").strip()
+    phone = device("phone")
+    phone.script("CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, name TEXT, tags TEXT, n TEXT, much TEXT)")
+    phone.init("phone", enrolment), phone.track("t")
+    phone.sql("INSERT INTO t VALUES ('d', 'Ôba 😀', '[\"ñ\"]', '2.50', '[\"ü\"]')")
+    phone.sql("INSERT INTO t VALUES ('bad', 'é', '{', 'x', NULL)")
+    with hub.connect(client_encoding="sql_ascii") as session:
+        for _ in range(2):
+            phone.apply(session.execute("SELECT sync_control.sync(%s)", [phone.export()]).fetchone()[0])
+    shown = hub.psql("SELECT id, name, tags, n, much FROM t ORDER BY id")
+    assert shown == 'd|Ôba 😀|["ñ"]|2.50|{ü}\nh|Ségou|["Kati – é"]|1.5|{ß,NULL}\n'
+    assert phone.sql("SELECT name, tags, n, much FROM t WHERE id = 'h'") == [("Ségou", '["Kati – é"]', "1.5", '["ß",null]')]
+    assert [entry["row_id"] for entry in phone.conflicts("open")] == ["bad"]
+    assert "é" in hub.psql("SELECT client FROM sync_control.conflicts") and hub.psql("SELECT count(*) FROM sync_control.sync_log") != "0\n"
+
+
 def test_a_database_in_another_encoding_is_refused(server, make_hub, refused):
     """Its texts would be damaged on the way to devices, and theirs on the way here."""
     name = make_hub(extension=False).database

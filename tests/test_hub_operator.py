@@ -58,6 +58,25 @@ class TestTheLog:
         assert site.sql("SELECT status, count(*) FROM sync_control.sync_log WHERE operation = 'pull' GROUP BY 1") == [("success", 5)]
         assert site.sql("SELECT sync_operations, errors FROM sync_control.sync_metrics") == [(9, 1)]
 
+    def test_lines_that_are_numbered_by_hand_stop_no_sync(self, hub, device):
+        """Also where the log has no line of its own yet: its sequence then stands at 1 without having given it out."""
+        hub.script(HUB)
+        hub.sql("INSERT INTO sync_control.sync_log VALUES (1, NULL, 'import', NULL, 0, 0, 'success')")
+        tablet = device("tablet")
+        tablet.init("tablet", hub.register("tablet"))
+        tablet.script(DEVICE)
+        tablet.track("beneficiaries")
+        carry(tablet, hub)
+        highest = hub.one("SELECT max(log_id) FROM sync_control.sync_log")
+        hub.sql("INSERT INTO sync_control.sync_log (log_id, operation, status) "
+                "SELECT n, 'import', 'success' FROM generate_series(%s::bigint, %s) AS n", highest + 1, highest + 5)
+        hub.sql("INSERT INTO sync_control.sync_log (log_id, operation, status) SELECT 7, '', '' WHERE false")
+        hub.sql("INSERT INTO sync_control.sync_log VALUES (-3, 'tablet', 'import', NULL, 0, 0, 'success')")
+        tablet.sql("INSERT INTO beneficiaries VALUES ('b1', 'Awa', 'A', '1.00')")
+        carry(tablet, hub)
+        assert last_push(hub)[0] == "success"
+        assert hub.one("SELECT min(log_id) FROM sync_control.sync_log WHERE operation = 'push'") == highest + 6
+
     def test_six_pushes_of_which_nothing_could_be_taken_are_an_alert(self, site, tablet):
         for n in range(6):
             tablet.sql("INSERT INTO beneficiaries VALUES (?, 'X', NULL, '-1.00')", f"bad{n}")

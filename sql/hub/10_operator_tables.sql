@@ -38,6 +38,23 @@ CREATE TABLE sync_control.sync_log (
 );
 CREATE INDEX idx_sync_log_client_time ON sync_control.sync_log (client_id, created_at);
 
+-- A line that somebody numbered by hand must not stop every sync after it: its own line would meet a number that is taken.
+CREATE FUNCTION fieldsync.sync_log_numbered() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    highest bigint := max(n.log_id) FROM numbered AS n;
+BEGIN
+    PERFORM setval('sync_control.sync_log_log_id_seq', highest)
+    FROM sync_control.sync_log_log_id_seq AS s
+    WHERE s.last_value < highest OR s.last_value = highest AND NOT s.is_called;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER sync_log_numbered AFTER INSERT ON sync_control.sync_log
+    REFERENCING NEW TABLE AS numbered FOR EACH STATEMENT EXECUTE FUNCTION fieldsync.sync_log_numbered();
+
 CREATE TABLE sync_control.conflict_rules (
     table_name          varchar(255) PRIMARY KEY,
     detection_method    varchar(50) NOT NULL DEFAULT 'field_compare'

@@ -125,6 +125,44 @@ class TestDeferredChecks:
         assert programme.one("SELECT age FROM programme.members") == 40
 
 
+class TestKeysOfSeveralColumns:
+    """A child whose composite reference changes in one column: the columns that stay are needed to know whom it refers to."""
+
+    HUB = """
+    CREATE TABLE plots (village integer, number integer, code text NOT NULL UNIQUE, PRIMARY KEY (village, number));
+    CREATE TABLE harvests (id integer PRIMARY KEY, village integer, plot integer, kg integer,
+                           FOREIGN KEY (village, plot) REFERENCES plots);
+    INSERT INTO plots VALUES (1, 2, 'A'), (1, 3, 'B');
+    INSERT INTO harvests VALUES (1, 1, 2, 10), (2, 1, NULL, 20), (3, 1, 3, 30);
+    """
+    DEVICE = """
+    PRAGMA foreign_keys = ON;
+    CREATE TABLE plots (village INTEGER NOT NULL, number INTEGER NOT NULL, code TEXT UNIQUE, PRIMARY KEY (village, number));
+    CREATE TABLE harvests (id INTEGER PRIMARY KEY, village INTEGER, plot INTEGER, kg INTEGER,
+                           FOREIGN KEY (village, plot) REFERENCES plots ON UPDATE CASCADE);
+    """
+
+    def test_a_parent_that_is_renumbered_keeps_its_children_and_its_code(self, hub, client):
+        """The new key needs the old one's code, the child the new key, and the old key cannot go before the child has left it."""
+        device = synced(hub, client, self.HUB, self.DEVICE, "plots", "harvests")
+        device.sql("PRAGMA foreign_keys = ON")
+        device.sql("UPDATE plots SET number = 9 WHERE code = 'A'")
+        assert device.one("SELECT plot FROM harvests WHERE id = 1") == 9, "SQLite's cascade"
+        assert carry(device, hub)[-1]["rejected"] == 0
+        assert hub.sql("SELECT village, number, code FROM plots ORDER BY code") == [(1, 9, "A"), (1, 3, "B")]
+        assert hub.sql("SELECT id, village, plot FROM harvests ORDER BY id") == [(1, 1, 9), (2, 1, None), (3, 1, 3)]
+        assert not hub.conflicts() and device.pending == 0
+
+    def test_a_deleted_parent_comes_back_for_a_child_that_moves_to_it(self, hub, client):
+        device = synced(hub, client, self.HUB, self.DEVICE, "plots", "harvests")
+        device.sql("UPDATE harvests SET plot = 3 WHERE id = 2")
+        hub.sql("DELETE FROM harvests WHERE id = 3")
+        hub.sql("DELETE FROM plots WHERE code = 'B'")
+        assert carry(device, hub)[-1]["rejected"] == 0
+        assert hub.sql("SELECT number FROM plots WHERE code = 'B'") == [(3,)]
+        assert hub.sql("SELECT plot FROM harvests WHERE id = 2") == [(3,)]
+
+
 class TestUniqueValuesThatMove:
     @pytest.mark.parametrize("how", ["position + 1", "position - 1", "position % 600 + 1", "601 - position"])
     @pytest.mark.parametrize("column", ["integer NOT NULL CHECK (position >= 0)", "smallint NOT NULL", "integer"])

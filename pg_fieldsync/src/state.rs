@@ -113,9 +113,15 @@ fn columns_to_read(work: &TableWork, wanted: &[usize]) -> Vec<usize> {
     let whole = table.soft_delete
         || work.priority_field.is_some()
         || wanted.iter().any(|at| work.items[*at].changes.iter().any(|change| change.op == Op::Delete));
+    let touched = |number: &u16| work.touched.contains(number);
+    // Whom a row refers to is only known from all the columns of the foreign key, also where one of them changes.
+    let refers = |number: u16| {
+        let of = |columns: &[u16]| columns.contains(&number) && columns.iter().any(touched);
+        table.references.iter().any(|reference| of(&reference.child_columns))
+    };
     table
         .travelling()
-        .filter(|(at, column)| !table.key.contains(at) && (whole || work.touched.contains(&column.number)))
+        .filter(|(at, column)| !table.key.contains(at) && (whole || touched(&column.number) || refers(column.number)))
         .map(|(at, _)| at)
         .collect()
 }

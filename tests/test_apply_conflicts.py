@@ -274,3 +274,63 @@ def test_a_resolution_keeps_every_digit(hub, client, sync, choice):
     sync(one, hub), sync(one, hub)
     assert hub.sql("SELECT n::text, j = %s::jsonb, array_to_json(a)::text, f, big FROM t", expected[1]) == [(expected[0], True, *expected[2:])]
     assert one.sql("SELECT n, a, f, big FROM t") == [(expected[0], *expected[2:])] and one.conflicts("open") == []
+
+
+class TestARefusedRecordThatIsDropped:
+    """What was written into it meanwhile goes with it: it must not travel alone, to a hub that has no such record."""
+
+    @pytest.fixture
+    def refused(self, pair, sync):
+        hub, one = pair()
+        one.sql("INSERT INTO t VALUES ('new', 'a', 'b', -1)")
+        assert sync(one, hub)["rejected"] == 1
+        return hub, one
+
+    @pytest.mark.parametrize("lost", ["none", "the delta", "the answer"])
+    @pytest.mark.parametrize("way", ["typed and dropped", "edited and dropped", "edited and deleted"])
+    def test_after_an_edit(self, refused, sync, way, lost):
+        hub, one = refused
+        number = one.conflicts()[0]["conflict_id"]
+        if way == "typed and dropped":
+            one.resolve(number, {"n": 5})
+        else:
+            one.sql("UPDATE t SET b = 'edited' WHERE id = 'new'")
+        if way == "edited and deleted":
+            one.sql("DELETE FROM t WHERE id = 'new'")
+        else:
+            one.resolve(number, "theirs")
+        if lost != "none":
+            delta = one.export()
+            if lost == "the answer":
+                hub.sync(delta)
+        sync(one, hub), sync(one, hub)
+        assert one.conflicts() == [] == hub.conflicts() and one.pending == 0
+        assert one.sql("SELECT id FROM t") == [("r",)] == hub.sql("SELECT id FROM t")
+        known = hub.ledger("one")
+        assert known["rejected"] == 1 and known["acknowledged"] == sum(known[word] for word in ("applied", "superseded", "rejected"))
+
+    def test_and_made_anew(self, refused, sync):
+        hub, one = refused
+        one.sql("UPDATE t SET b = 'edited' WHERE id = 'new'")
+        one.resolve(one.conflicts()[0]["conflict_id"], "theirs")
+        one.sql("INSERT INTO t VALUES ('new', 'anew', NULL, 7)")
+        one.export()
+        sync(one, hub), sync(one, hub)
+        assert one.conflicts() == [] == hub.conflicts()
+        assert hub.sql("SELECT a, b, n FROM t WHERE id = 'new'") == [("anew", None, 7)] == one.sql("SELECT a, b, n FROM t WHERE id = 'new'")
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_what_is_settled_already_is_on_record_here_also_where_the_first_answers_were_lost(hub, client, sync, lost):
+    hub.script(HUB.format("text"))
+    hub.enable("t")
+    hub.sql("INSERT INTO t VALUES ('r', 'theirs', 'theirs', 1)")
+    one = client("one", DEVICE, "t")
+    one.sql("INSERT INTO t VALUES ('r', 'mine', 'mine', 1)")
+    for _ in range(lost):
+        hub.sync(one.export())
+    sync(one, hub)
+    (there,) = hub.conflicts("resolved")
+    (here,) = one.conflicts("resolved")
+    assert (here["mine"], here["theirs"], here["outcome"]) == (there["client"], there["server"], there["outcome"])
+    assert one.conflicts() == [] and sync(one, hub)["applied"] == 0

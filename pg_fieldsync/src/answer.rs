@@ -47,7 +47,14 @@ pub fn answer(
     let asked_cursor = body.cursor.as_ref().filter(|cursor| cursor.xmin >= hub.tombstone_floor);
     let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
     let orders = schema.key_orders(received.known.shapes.iter().chain(&received.shapes));
-    let news = notices::conflicts(&received.client, &known, &orders, body.cursor.as_ref(), version)?;
+    let news = notices::conflicts(
+        &received.client,
+        &known,
+        &orders,
+        body.cursor.as_ref(),
+        received.delta.history == 0,
+        version,
+    )?;
     let (wants, unreadable) = wants(schema, &orders, &body.wants)?;
     let given = withheld::given(&tables, received.client.number, body.cursor.as_ref(), version, &no_pull)?;
     let asked = Asked {

@@ -20,15 +20,16 @@ pub struct News {
     pub settled: Vec<(i32, Key)>,
 }
 
-/// Conflicts of this client whose latest state its cursor has not seen. A device without a cursor hears of what is open, of what
-/// this transaction settled, and of what was settled after it was raised: the device may hold it for open (a first answer was lost,
-/// or the history is another one). A copy hears as well of what was settled for those that it was copied from: it took their open
+/// Conflicts of this client whose latest state its cursor has not seen. A device that has applied no answer yet (`no_answer_yet`)
+/// hears of all: the first ones were lost. Another one without a cursor, whose history is another one, hears of what is open, of what
+/// this transaction settled, and of what was settled after it was raised: it may hold it for open. A copy hears as well of what was settled for those that it was copied from: it took their open
 /// entries along. The keys are in the device's own order.
 pub fn conflicts(
     client: &Client,
     tables: &[Rc<Table>],
     orders: &KeyOrders,
     cursor: Option<&Snapshot>,
+    no_answer_yet: bool,
     own: u64,
 ) -> Result<News, SqlError> {
     let rows = {
@@ -44,12 +45,13 @@ pub fn conflicts(
              FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
              WHERE c.client_no IN (SELECT client_no FROM line)
                AND (c.client_no = $1 OR (c.status = 'resolved' AND c.told <> c.raised_version))
-               AND (c.told >= $2 OR ($3 AND (c.status = 'open' OR c.told <> c.raised_version)))
+               AND (c.told >= $2 OR ($3 AND ($4 OR c.status = 'open' OR c.told <> c.raised_version)))
              ORDER BY c.conflict_id",
             &[
                 Param::Int(i64::from(client.number)),
                 Param::Int(cursor.map_or(own, |cursor| cursor.xmin) as i64),
                 Param::Bool(cursor.is_none()),
+                Param::Bool(no_answer_yet),
             ],
         )?
     };

@@ -48,7 +48,12 @@ pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// Rejected changes that wait for a person, by row.
+/// Rejected changes of which the log is needed: they wait for a person, or the record that was made is dropped and no answer shows yet
+/// that the hub has heard of it. What was written into such a record meanwhile must not travel alone, to a hub that lacks the record.
+const IS_PARKED: &str =
+    "(status = 'open' OR (told <= 0 AND outcome = 'rejected' AND operation = 'insert' AND choice = 'theirs'))";
+
+/// Rejected changes that travel again with the next edit of their row, by row.
 pub type Parked = HashMap<(u32, Key), ParkedRow>;
 
 /// What is known of a rejected change.
@@ -62,12 +67,12 @@ pub struct ParkedRow {
 
 /// Reads them.
 pub fn parked(db: &Connection) -> Result<Parked> {
-    let mut statement = db.prepare_cached(
+    let mut statement = db.prepare_cached(&format!(
         "SELECT t.table_no, c.row_key, min(c.first_clock), max(c.last_clock), max(c.rule = '02000')
          FROM main.fs_conflict c JOIN main.fs_table t ON t.name = c.table_name
-         WHERE c.status = 'open' AND c.outcome = 'rejected' AND c.first_clock IS NOT NULL AND c.row_key IS NOT NULL
-         GROUP BY t.table_no, c.row_key",
-    )?;
+         WHERE {IS_PARKED} AND c.outcome = 'rejected' AND c.first_clock IS NOT NULL AND c.row_key IS NOT NULL
+         GROUP BY t.table_no, c.row_key"
+    ))?;
     let mut rows = statement.query([])?;
     let mut parked = Parked::new();
     while let Some(row) = rows.next()? {
@@ -469,7 +474,7 @@ pub fn span_of(entries: &[Entry], table_no: i64, key: &Key, until: Hlc) -> Optio
 /// The place of the first logged change that waits for a decision: it, and the bases since, may be needed again.
 pub fn first_parked(db: &Connection) -> Result<Option<i64>> {
     Ok(db
-        .prepare_cached("SELECT min(first_clock) FROM main.fs_conflict WHERE status = 'open'")?
+        .prepare_cached(&format!("SELECT min(first_clock) FROM main.fs_conflict WHERE {IS_PARKED}"))?
         .query_row([], |row| row.get(0))?)
 }
 

@@ -154,3 +154,21 @@ class TestAside:
         one.resolve(child["conflict_id"], "mine")
         sync(one, hub)
         assert one.conflicts() == [] and hub.sql("SELECT id, p FROM c") == [(3, 3)] and one.sql("PRAGMA foreign_key_check") == []
+
+    @pytest.mark.parametrize("enforced", ["ON", "OFF"])
+    def test_a_dropped_record_to_which_others_refer(self, hub, client, sync, enforced):
+        """Both were refused; dropping the parent alone would leave the child without one."""
+        hub.sql("CREATE TABLE p (id text PRIMARY KEY, name text CHECK (name <> 'refused')); CREATE TABLE c (id text PRIMARY KEY, p text REFERENCES p)")
+        hub.enable("p"), hub.enable("c")
+        one = client("one", "CREATE TABLE p (id TEXT NOT NULL PRIMARY KEY, name TEXT); CREATE TABLE c (id TEXT NOT NULL PRIMARY KEY, p TEXT REFERENCES p);", "p", "c")
+        one.sql(f"PRAGMA foreign_keys = {enforced}")
+        one.script("INSERT INTO p VALUES ('x', 'refused'); INSERT INTO c VALUES ('y', 'x')")
+        sync(one, hub)
+        entries = {entry["row_id"]: entry["conflict_id"] for entry in one.conflicts("open")}
+        with pytest.raises(sqlite3.Error, match="^fs_resolve: row y of table 'c' refers to this record; settle or delete that first"):
+            one.resolve(entries["x"], "theirs")
+        assert len(one.conflicts("open")) == 2 and one.sql("SELECT id FROM p") == [("x",)], "nothing was changed"
+        one.resolve(entries["y"], "theirs")
+        one.resolve(entries["x"], "theirs")
+        sync(one, hub), sync(one, hub)
+        assert one.sql("SELECT * FROM p") == one.sql("SELECT * FROM c") == [] == one.conflicts("open") == hub.conflicts("open")

@@ -9,7 +9,7 @@ use crate::conflicts;
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable};
 use crate::schema::{Affinity, Column, Table};
-use crate::sql::{atomically, bind, quote};
+use crate::sql::{self, atomically, bind, quote};
 use crate::state::Standing;
 use crate::track;
 use fieldsync_core::{Key, Value};
@@ -412,8 +412,39 @@ fn refers_to_what_is_here(db: &Connection, table: &Table, row: &conflicts::KeptR
     Ok(())
 }
 
+/// An error if other rows refer to one that is about to go, whether the connection enforces foreign keys or not, unless an action
+/// of their foreign key will see to them: most often the hub refused those, too.
+fn nothing_refers_to(db: &Connection, row: &Row) -> Result<()> {
+    let enforced: bool = db.query_row("PRAGMA foreign_keys", [], |row| row.get(0))?;
+    let mut references = References::load(db)?;
+    for at in references.of_parent(&row.table.name) {
+        let key = references.key(at).clone();
+        if enforced && matches!(key.on_delete.as_str(), "CASCADE" | "SET NULL" | "SET DEFAULT") {
+            continue;
+        }
+        let Some(child) = Table::read(db, &key.child)? else { continue };
+        let names = key.to.iter().map(|name| quote(db, name)).collect::<Result<Vec<_>>>()?.join(", ");
+        let mut statement = db.prepare(&format!("SELECT {names} FROM {} WHERE {}", row.name, row.condition))?;
+        bind(&mut statement, 1, &row.key.0)?;
+        let mut found = statement.raw_query();
+        let Some(referred) = found.next()? else { continue };
+        let values = (0..key.to.len()).map(|place| sql::column(referred, place)).collect::<Result<Vec<_>>>()?;
+        let children = references.children_of(at, &child, &values)?;
+        let is_itself = |other: &Key| child.name == row.table.name && *other == row.key;
+        if let Some(other) = children.iter().find(|other| !is_itself(other)) {
+            return Err(Error::argument(format!(
+                "row {} of table '{}' refers to this record; settle or delete that first",
+                other.row_id(),
+                child.name
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn delete_row(db: &Connection, conflict: &Conflict) -> Result<bool> {
     let row = row(db, conflict)?;
+    nothing_refers_to(db, &row)?;
     let mut statement = db.prepare(&format!("DELETE FROM {} WHERE {}", row.name, row.condition))?;
     bind(&mut statement, 1, &row.key.0)?;
     Ok(statement.raw_execute()? > 0)

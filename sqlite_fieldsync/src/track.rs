@@ -69,9 +69,12 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             apply::deliver_kept(db, &table)?;
         }
         settle(db)?;
-        Ok(Value::Text(
-            json!({ "table": table.name, "captured": captured, "warnings": warnings(db, &table)? }).to_string(),
-        ))
+        let mut report = json!({ "table": table.name, "captured": captured, "warnings": warnings(&table) });
+        let notes = notes(db, &table)?;
+        if !notes.is_empty() {
+            report["notes"] = json!(notes);
+        }
+        Ok(Value::Text(report.to_string()))
     })
 }
 
@@ -434,8 +437,8 @@ pub fn settle(db: &Connection) -> Result<()> {
     state::set_integer(db, "schema_version", version)
 }
 
-/// Declared types that damage values at the application's own INSERT, and keys that name no row.
-fn warnings(db: &Connection, table: &Table) -> Result<Vec<String>> {
+/// Declared types that damage values at the application's own INSERT.
+fn warnings(table: &Table) -> Vec<String> {
     let mut found = Vec::new();
     for column in &table.columns {
         let boolean = column.declared.contains("BOOL");
@@ -446,6 +449,12 @@ fn warnings(db: &Connection, table: &Table) -> Result<Vec<String>> {
             ));
         }
     }
+    found
+}
+
+/// What else a developer should know of a table. Apart from the warnings: a key that may be NULL is the commonest schema there is.
+fn notes(db: &Connection, table: &Table) -> Result<Vec<String>> {
+    let mut found = Vec::new();
     let nullable: Vec<&str> = table
         .key()
         .iter()

@@ -25,7 +25,7 @@ def people(hub):
 
 def see_everything(hub, client="north"):
     """As commit() leaves a client behind: its cursor holds all that there is."""
-    hub.sql("UPDATE fieldsync.client SET seen = pg_current_snapshot()::text WHERE client_id = %s", client)
+    hub.sql("UPDATE fieldsync.client SET seen = pg_current_snapshot()::text, held = pg_current_snapshot()::text WHERE client_id = %s", client)
 
 
 def health(hub, client="north"):

@@ -332,6 +332,19 @@ class TestTwoPhases:
         assert programme.sql("SELECT note, age FROM programme.members") == [("once", 40)]
         assert programme.sql("SELECT acknowledged, applied + merged FROM sync_control.ledger WHERE client_id = 'north'") == [(2, 2)]
 
+    def test_purge_keeps_a_deletion_whose_answer_was_lost(self, programme, team, sync):
+        north = team("north")
+        sync(north, programme)
+        programme.sql("DELETE FROM programme.members")
+        programme.sync(north.export())  # the answer never arrives
+        found = dict(programme.sql("SELECT what, needed_by FROM sync_control.purge(interval '0')"))
+        assert found["tombstones"] == found["feed"] == ["north"]
+        sync(north, programme)
+        assert_equal(programme, north)
+        assert rows(north, "members") == []
+        sync(north, programme)
+        assert dict(programme.sql("SELECT what, needed_by FROM sync_control.purge(interval '0')"))["tombstones"] is None
+
     def test_a_superseded_batch_committed_late_changes_nothing(self, programme, team, sync):
         programme.field_rule("members", "visits", "sum")
         north = team("north")

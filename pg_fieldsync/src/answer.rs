@@ -179,7 +179,7 @@ pub fn new_history(received: &Received<'_>, hub: &Hub, reason: &str) -> Result<V
 /// The sender is a copy: it goes on under an identity of its own.
 pub fn copied(received: &Received<'_>, hub: &Hub) -> Result<Vec<u8>, HubError> {
     let body = &received.delta.body;
-    let client_id = client::split(&received.client, received.delta.device_now_ms, received.batch_id, body.parent)?;
+    let client_id = client::split(&received.client, received.delta.device_now_ms, received.batch_id, body)?;
     let reason = format!(
         "this database is a copy of the one that is client \"{}\"; it goes on as \"{client_id}\"",
         received.client.client_id

@@ -150,6 +150,7 @@ pub fn close(
     let client = Param::Int(i64::from(received.client.number));
     let seen = cursor;
     let cursor = seen.map(ToString::to_string);
+    let held = received.delta.body.cursor.as_ref().map(ToString::to_string);
     let _owner = AsOwner::new();
     sql::run(
         "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered, reply, shapes,
@@ -178,12 +179,14 @@ pub fn close(
         )?;
     }
     sql::run(
-        "UPDATE fieldsync.client SET watermark = $2, last_batch = $3, seen = COALESCE($4, seen) WHERE client_no = $1",
+        "UPDATE fieldsync.client SET watermark = $2, last_batch = $3, seen = COALESCE($4, seen), held = COALESCE($5, held, $4)
+         WHERE client_no = $1",
         &[
             client,
             Param::Int(watermark.as_i64()),
             Param::Int(received.batch_id as i64),
             Param::MaybeText(cursor.as_deref()),
+            Param::MaybeText(held.as_deref()),
         ],
     )?;
     let Some(seen) = seen else { return Ok(()) };

@@ -6,7 +6,7 @@ use crate::guards::AsOwner;
 use crate::settings;
 use crate::sql::{self, Cells, Param};
 use fieldsync_core::clocks::Origin;
-use fieldsync_core::delta::{BatchId, ClientTag};
+use fieldsync_core::delta::{BatchId, ClientTag, DeltaBody};
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::Hlc;
 use std::collections::HashMap;
@@ -78,7 +78,7 @@ pub fn names() -> Result<HashMap<Origin, String>, SqlError> {
 }
 
 /// Gives a copied database an identity of its own. The same copy asking again (its answer was lost) gets the same one.
-pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, parent: BatchId) -> Result<String, SqlError> {
+pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, body: &DeltaBody) -> Result<String, SqlError> {
     let _owner = AsOwner::new();
     let known = sql::run(
         "SELECT client_id FROM fieldsync.client WHERE copied_from = $1 AND copied_by = $2",
@@ -102,14 +102,15 @@ pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, parent: Batc
     let key = original.key.as_ref().map(|key| key.derive(&client_id).0);
     sql::run(
         "UPDATE fieldsync.client c SET mac_key = $2, copied_from = o.client_no, copied_by = $4, copied_after = $5,
-                role_name = o.role_name
+                role_name = o.role_name, held = $6
          FROM fieldsync.client o WHERE c.client_id = $1 AND o.client_no = $3",
         &[
             Param::Text(&client_id),
             Param::MaybeBytes(key.as_ref().map(|key| key.as_slice())),
             Param::Int(i64::from(original.number)),
             Param::Int(batch as i64),
-            Param::Int(parent as i64),
+            Param::Int(body.parent as i64),
+            Param::MaybeText(body.cursor.as_ref().map(ToString::to_string).as_deref()),
         ],
     )?;
     Ok(client_id)

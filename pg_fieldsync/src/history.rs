@@ -152,7 +152,7 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
         sql::run(statement, &own)?;
     }
     // No cursor of the old history means anything now.
-    sql::run("UPDATE fieldsync.client SET seen = NULL, of_earlier_epoch = true", &[])?;
+    sql::run("UPDATE fieldsync.client SET seen = NULL, held = NULL, of_earlier_epoch = true", &[])?;
     let lost = sql::run(
         "SELECT t.table_id, c.oid::bigint FROM fieldsync.tracked_table t
          JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name

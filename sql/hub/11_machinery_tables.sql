@@ -56,6 +56,7 @@ CREATE TABLE fieldsync.client (
     copied_by    bigint,                         -- the copy's batch that told
     copied_after bigint,                         -- the last batch of the original's that the copy had an answer to
     seen         text,                           -- the cursor (pg_snapshot) of the last answer
+    held         text,                           -- the cursor that it had before that: answers may have been lost on the way to it
     acknowledged bigint NOT NULL DEFAULT 0,      -- logged changes answered, ever
     of_earlier_epoch boolean NOT NULL DEFAULT false, -- registered before the present epoch: it may have heard of a lost history
     -- Shapes, in the order in which they were learnt; of two that share a tag the first one counts.

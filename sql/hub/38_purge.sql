@@ -21,9 +21,9 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give an age, such as interval ''180 days''.';
     END IF;
     -- Cursors only move on while this runs; a copied device may bring an older one, which the floors below are for.
-    SELECT min(pg_snapshot_xmin(c.seen::pg_snapshot)::text::bigint) INTO oldest
+    SELECT min(pg_snapshot_xmin(COALESCE(c.held, c.seen)::pg_snapshot)::text::bigint) INTO oldest
     FROM fieldsync.client AS c JOIN sync_control.client_state AS s USING (client_id)
-    WHERE s.sync_status <> 'disabled' AND c.seen IS NOT NULL;
+    WHERE s.sync_status <> 'disabled' AND COALESCE(c.held, c.seen) IS NOT NULL;
 
     what := 'feed';
     WITH gone AS (
@@ -87,5 +87,5 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT array_agg(c.client_id::text ORDER BY c.client_id)
     FROM fieldsync.client AS c JOIN sync_control.client_state AS s USING (client_id)
-    WHERE s.sync_status <> 'disabled' AND pg_snapshot_xmin(c.seen::pg_snapshot)::text::bigint <= version
+    WHERE s.sync_status <> 'disabled' AND pg_snapshot_xmin(COALESCE(c.held, c.seen)::pg_snapshot)::text::bigint <= version
 $$;

@@ -107,6 +107,21 @@ class TestHubRestored:
         settle(north, restored)
         assert restored.sql("SELECT id FROM households") == [("day",)] and north.pending == 0
 
+    def test_a_lost_row_under_a_key_that_a_device_had_made_and_taken_away(self, programme, north, make_hub, sync):
+        """The device offers its making and deletion again; the row that it shows came from the hub after that (simulated 60159062)."""
+        script = programme.dump()
+        north.sql("INSERT INTO households VALUES ('again', 'A-1', 'the device''s')")
+        sync(north, programme)
+        north.sql("DELETE FROM households WHERE id = 'again'")
+        sync(north, programme)
+        programme.sql("INSERT INTO programme.households VALUES ('again', 'A-2', 'the hub''s')")
+        sync(north, programme)
+        restored = restore(make_hub(extension=False), script)
+        settle(north, restored)
+        settle(north, restored)
+        assert restored.sql("SELECT code, village FROM programme.households WHERE id = 'again'") == [("A-2", "the hub's")]
+        assert_equal(restored, north)
+
     def test_counters_are_exact_after_a_restore(self, programme, north, make_hub, sync):
         programme.field_rule("members", "visits", "sum")
         north.sql("UPDATE members SET visits = visits + 1")

@@ -138,7 +138,9 @@ impl Device {
         }
         let kept: Vec<RowName> = self.visible().map(|(name, _)| name.clone()).collect();
         for name in kept {
-            if !arrived.contains(&name) && !self.is_own(&name) {
+            let own = self.pending_of(&name);
+            // A row that is here although the log ends with its deletion came from the hub after that.
+            if !arrived.contains(&name) && !(own.made && own.last != Some(Op::Delete)) {
                 self.log(hub_now_ms, &name, Op::Insert, Vec::new());
             }
         }

@@ -12,6 +12,7 @@ use crate::shapes;
 use crate::sql::{self, quote};
 use crate::state::{self, Standing};
 use fieldsync_core::coalesce::LoggedField;
+use fieldsync_core::delta::Op;
 use fieldsync_core::reply::{Notice, Reply, RowChange, TableRows};
 use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::Connection;
@@ -182,7 +183,7 @@ pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
 }
 
 /// Keys of rows that the hub has not sent and whose making is not pending anyway. (Fields alone, of a row that it does not
-/// have, the hub could not take.)
+/// have, the hub could not take. A row that is here although the log ends with its deletion came from the hub after that.)
 fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
     let mut arrived = std::collections::HashSet::new();
     let mut statement = db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1")?;
@@ -205,7 +206,7 @@ fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Re
         let mut sorted = key.clone();
         sorted.0.sort_unstable();
         let named = !key.0.iter().any(Value::is_null);
-        if named && !arrived.contains(&sorted) && !unanswered.of(&table.name, &key).is_some_and(|own| own.made) {
+        if named && !arrived.contains(&sorted) && !unanswered.of(&table.name, &key).is_some_and(|own| own.made && own.last != Some(Op::Delete)) {
             found.push(key);
         }
     }

@@ -107,9 +107,12 @@ class TestHubRestored:
         settle(north, restored)
         assert restored.sql("SELECT id FROM households") == [("day",)] and north.pending == 0
 
-    def test_a_lost_row_under_a_key_that_a_device_had_made_and_taken_away(self, programme, north, make_hub, sync):
+    @pytest.mark.parametrize("first_part", [None, 300, 900])
+    def test_a_lost_row_under_a_key_that_a_device_had_made_and_taken_away(self, programme, north, make_hub, sync, first_part):
         """The device offers its making and deletion again; the row that it shows came from the hub after that (simulated 60159062)."""
         script = programme.dump()
+        north.script("".join(f"INSERT INTO households VALUES ('{at}', 'many-{at * 7919 % 1000}', 'village {at * 104729 % 1000}');" for at in range(40)))
+        sync(north, programme)
         north.sql("INSERT INTO households VALUES ('again', 'A-1', 'the device''s')")
         sync(north, programme)
         north.sql("DELETE FROM households WHERE id = 'again'")
@@ -117,6 +120,9 @@ class TestHubRestored:
         programme.sql("INSERT INTO programme.households VALUES ('again', 'A-2', 'the hub''s')")
         sync(north, programme)
         restored = restore(make_hub(extension=False), script)
+        north.apply(restored.sync(north.export()))
+        for _ in range(3):
+            north.apply(restored.sync(north.export(first_part)))
         settle(north, restored)
         settle(north, restored)
         assert restored.sql("SELECT code, village FROM programme.households WHERE id = 'again'") == [("A-2", "the hub's")]

@@ -3,7 +3,7 @@
 //! Invariant: nothing unsent is lost. After either turn the next export offers again whatever the hub does not have.
 
 use super::kept;
-use super::unanswered::Unanswered;
+use super::unanswered::{PendingRow, Unanswered};
 use super::Report;
 use crate::conflicts::{self, key_from_bytes, key_to_bytes};
 use crate::error::{Error, Result};
@@ -206,7 +206,8 @@ fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Re
         let mut sorted = key.clone();
         sorted.0.sort_unstable();
         let named = !key.0.iter().any(Value::is_null);
-        if named && !arrived.contains(&sorted) && !unanswered.of(&table.name, &key).is_some_and(|own| own.made && own.last != Some(Op::Delete)) {
+        let stands = |own: &PendingRow| own.made && own.last != Some(Op::Delete);
+        if named && !arrived.contains(&sorted) && !unanswered.of(&table.name, &key).is_some_and(stands) {
             found.push(key);
         }
     }

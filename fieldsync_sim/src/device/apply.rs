@@ -140,7 +140,8 @@ impl Device {
         for name in kept {
             let own = self.pending_of(&name);
             // A row that is here although the log ends with its deletion came from the hub after that.
-            if !arrived.contains(&name) && !(own.made && own.last != Some(Op::Delete)) {
+            let stands = own.made && own.last != Some(Op::Delete);
+            if !stands && !arrived.contains(&name) {
                 self.log(hub_now_ms, &name, Op::Insert, Vec::new());
             }
         }

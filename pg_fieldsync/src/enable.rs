@@ -127,27 +127,40 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
     }))
 }
 
-/// Schema and name of a relation of the caller's.
-fn owned(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
-    let rows = sql::run(
-        "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_has_role(c.relowner, 'USAGE')
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid",
-        &[oid_param(relation)],
-    )?;
-    let Some(row) = rows.rows.first() else {
-        return Err(HubError::NotTracked(relation.to_u32().to_string()));
-    };
-    let (schema, name) = (row.text(0).to_owned(), row.text(1).to_owned());
-    if !row.truth(2) {
-        return Err(HubError::Sql(SqlError::new("42501", format!("must be owner of table {name}"))));
+/// A relation by its names.
+struct Named {
+    schema: String,
+    name: String,
+    is_callers: bool,
+}
+
+impl Named {
+    fn of(relation: pg_sys::Oid) -> Result<Named, HubError> {
+        let rows = sql::run(
+            "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_has_role(c.relowner, 'USAGE')
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid",
+            &[oid_param(relation)],
+        )?;
+        let Some(row) = rows.rows.first() else {
+            return Err(HubError::NotTracked(relation.to_u32().to_string()));
+        };
+        Ok(Named { schema: row.text(0).to_owned(), name: row.text(1).to_owned(), is_callers: row.truth(2) })
     }
-    Ok((schema, name))
+
+    /// Schema and name, for its owner.
+    fn for_owner(self) -> Result<(String, String), HubError> {
+        if self.is_callers {
+            return Ok((self.schema, self.name));
+        }
+        Err(HubError::Sql(SqlError::new("42501", format!("must be owner of table {}", self.name))))
+    }
 }
 
 /// Refuses what cannot be tracked; gives schema and name.
 fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
+    let named = Named::of(relation)?;
     let rows = sql::run(
-        "SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relispartition,
+        "SELECT c.relkind::text, c.relpersistence::text, c.relispartition,
                 EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
                 EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid OR h.inhparent = c.oid),
                 EXISTS (SELECT 1 FROM pg_catalog.pg_index i
@@ -158,16 +171,15 @@ fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
                         WHERE i.indrelid = c.oid AND i.indisprimary AND (l.collisdeterministic IS FALSE
                            OR t.typcategory = 'S' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_amproc p
                                WHERE p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocnum = 4)))
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid",
+         FROM pg_catalog.pg_class c WHERE c.oid = $1::oid",
         &[oid_param(relation)],
     )?;
     let Some(row) = rows.rows.first() else {
         return Err(HubError::NotTracked(relation.to_u32().to_string()));
     };
-    let (schema, name) = (row.text(0).to_owned(), row.text(1).to_owned());
-    let table = format!("{}.{}", ident(&schema), ident(&name));
+    let table = format!("{}.{}", ident(&named.schema), ident(&named.name));
     let refuse = |why: &str| Err(HubError::CannotTrack { table: table.clone(), why: why.to_owned() });
-    match row.text(2) {
+    match row.text(0) {
         "r" => {}
         "p" => return refuse("it is a partitioned table"),
         "f" => return refuse("it is a foreign table"),
@@ -175,27 +187,27 @@ fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
         "m" => return refuse("it is a materialized view"),
         _ => return refuse("it is not a table"),
     }
-    if row.truth(4) {
+    if row.truth(2) {
         return refuse("it is a partition of another table");
     }
-    if row.truth(6) {
+    if row.truth(4) {
         return refuse("it takes part in table inheritance");
     }
-    match row.text(3) {
+    match row.text(1) {
         "t" => return refuse("it is a temporary table"),
         "u" => return refuse("it is unlogged: its rows would vanish in a crash, and devices would never hear of it"),
         _ => {}
     }
-    if ["sync_control", "fieldsync", "pg_catalog", "information_schema"].contains(&schema.as_str()) {
+    if ["sync_control", "fieldsync", "pg_catalog", "information_schema"].contains(&named.schema.as_str()) {
         return refuse("it belongs to the system");
     }
-    if !row.truth(5) {
+    if !row.truth(3) {
         return refuse("it has no primary key");
     }
-    if row.truth(7) {
+    if row.truth(5) {
         return refuse("texts that differ (in case, say) are the same key to it, and two records on any device");
     }
-    owned(relation)
+    named.for_owner()
 }
 
 struct Registered {
@@ -391,7 +403,7 @@ fn warnings(relation: pg_sys::Oid, qualified: &str) -> Result<Vec<String>, SqlEr
 /// Stops tracking. The four sync_* columns stay, because an application may read them; the field clocks go.
 pub fn disable(relation: pg_sys::Oid) -> Result<(), HubError> {
     // Whatever has become of the table since: what could not be enabled any more can be disabled.
-    let (schema, name) = owned(relation)?;
+    let (schema, name) = Named::of(relation)?.for_owner()?;
     let qualified = format!("{}.{}", ident(&schema), ident(&name));
     let known = registered(relation, &schema, &name)?;
     if !known.is_some_and(|known| known.enabled) {

@@ -22,8 +22,8 @@ pub struct News {
 
 /// Conflicts of this client whose latest state its cursor has not seen. A device that has applied no answer yet (`no_answer_yet`)
 /// hears of all: the first ones were lost. Another one without a cursor, whose history is another one, hears of what is open, of what
-/// this transaction settled, and of what was settled after it was raised: it may hold it for open. A copy hears as well of what was settled for those that it was copied from: it took their open
-/// entries along. The keys are in the device's own order.
+/// this transaction settled, and of what was settled after it was raised: it may hold it for open. A copy hears as well of what
+/// was settled for those that it was copied from: it took their open entries along. The keys are in the device's own order.
 pub fn conflicts(
     client: &Client,
     tables: &[Rc<Table>],

@@ -112,6 +112,17 @@ BEGIN
 END
 $$;
 
+-- How SQL finds one row of a table by its key: the table, and columns and condition of jsonb_to_record(key) AS old_key.
+CREATE FUNCTION fieldsync.row_by_key(relid oid, key jsonb, OUT target text, OUT key_types text, OUT key_match text)
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+AS $$                                           -- no search_path of its own: types are named as the caller sees them
+    SELECT (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+            FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relid),
+           pg_catalog.string_agg(pg_catalog.format('%I %s', w.name, w.type), ', '),
+           pg_catalog.string_agg(pg_catalog.format('target.%I = old_key.%1$I', w.name), ' AND ')
+    FROM fieldsync.writable_columns(relid, key, false) AS w
+$$;
+
 -- One statement on one row, by the caller. Gives the number of rows that it met. Values go through jsonb_to_record, each
 -- by its column's type; names through format('%I').
 CREATE FUNCTION fieldsync.write_row(relid oid, operation text, key jsonb, fields jsonb) RETURNS bigint
@@ -127,18 +138,13 @@ DECLARE
     key_match text;
     met bigint;
 BEGIN
-    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) INTO target
-    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relid;
+    SELECT r.target, r.key_types, r.key_match INTO target, key_types, key_match FROM fieldsync.row_by_key(relid, key) AS r;
     SELECT pg_catalog.string_agg(pg_catalog.format('%I', w.name), ', '),
            pg_catalog.string_agg(pg_catalog.format('new_value.%I', w.name), ', '),
            pg_catalog.string_agg(pg_catalog.format('%I = new_value.%1$I', w.name), ', '),
            pg_catalog.string_agg(pg_catalog.format('%I %s', w.name, w.type), ', ')
     INTO names, sources, assignments, field_types
     FROM fieldsync.writable_columns(relid, fields, false) AS w;
-    SELECT pg_catalog.string_agg(pg_catalog.format('target.%I = old_key.%1$I', w.name), ' AND '),
-           pg_catalog.string_agg(pg_catalog.format('%I %s', w.name, w.type), ', ')
-    INTO key_match, key_types
-    FROM fieldsync.writable_columns(relid, key, false) AS w;
 
     IF operation = 'insert' THEN
         EXECUTE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM jsonb_to_record($1) AS new_value(%s)',
@@ -175,14 +181,9 @@ DECLARE
     key_match text;
     found jsonb;
 BEGIN
-    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) INTO target
-    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relid;
+    SELECT r.target, r.key_types, r.key_match INTO target, key_types, key_match FROM fieldsync.row_by_key(relid, key) AS r;
     SELECT pg_catalog.string_agg(pg_catalog.format('target.%I', w.name), ', ') INTO names
     FROM fieldsync.writable_columns(relid, fields, false) AS w;
-    SELECT pg_catalog.string_agg(pg_catalog.format('target.%I = old_key.%1$I', w.name), ' AND '),
-           pg_catalog.string_agg(pg_catalog.format('%I %s', w.name, w.type), ', ')
-    INTO key_match, key_types
-    FROM fieldsync.writable_columns(relid, key, false) AS w;
     EXECUTE pg_catalog.format('SELECT pg_catalog.to_jsonb(found) FROM (SELECT %s FROM %s AS target, jsonb_to_record($1) AS old_key(%s) WHERE %s AND target.sync_deleted IS NOT TRUE) AS found',
                               names, target, key_types, key_match)
         INTO found USING key;

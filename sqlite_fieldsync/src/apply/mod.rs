@@ -389,11 +389,15 @@ impl<'a> Apply<'a> {
 
 /// Writes what was kept for a table that is there now.
 pub fn deliver_kept(db: &Connection, table: &Table) -> Result<()> {
-    let columns = table.columns.iter().filter(|column| !column.generated);
     let tables = kept::take_table(db, &table.name)?;
-    if tables.is_empty() {
-        return kept::forget_seen(db, &table.name, columns.map(|column| column.name.as_str()));
+    if !tables.is_empty() {
+        write_kept(db, tables)?;
     }
+    let columns = table.columns.iter().filter(|column| !column.generated);
+    kept::forget_seen(db, &table.name, columns.map(|column| column.name.as_str()))
+}
+
+fn write_kept(db: &Connection, tables: Vec<TableRows>) -> Result<()> {
     let standing = Standing::load(db)?;
     let apply = Apply::new(db, standing, 0)?;
     let pending = log::read(db, &apply.tables, apply.standing.answered())?;
@@ -401,5 +405,5 @@ pub fn deliver_kept(db: &Connection, table: &Table) -> Result<()> {
     let pinned = Pinned::load(db)?;
     let source = Source::of_kept(tables);
     rows::write(db, source, &unanswered, &pinned, &HashSet::new())?;
-    kept::forget_seen(db, &table.name, columns.map(|column| column.name.as_str()))
+    Ok(())
 }

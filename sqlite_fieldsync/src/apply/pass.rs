@@ -214,11 +214,8 @@ impl<'a, 'p> Pass<'a, 'p> {
             self.write_fields(place, row, &row.fields)?;
         } else if table.reconciling {
             let (counters, rest) = self.counters_apart(place.0, row);
-            if self.holds_another(place, &rest)? {
-                self.act(place, &counters)?;
-            } else {
-                self.act(place, row)?;
-            }
+            let others_stay = self.holds_another(place, &rest)?;
+            self.act(place, if others_stay { &counters } else { row })?;
         } else {
             self.act(place, row)?;
         }

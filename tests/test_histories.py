@@ -1,4 +1,4 @@
-"""Full histories: random devices, portals and networks with real SQLite and real Postgres, checked as the simulator is.
+"""Full histories: the simulator's plans, carried out with real SQLite and real Postgres, and checked as the simulator is.
 
 Method: see histories/world.py. The simulator proves the rules; this proves that triggers, SQL, locks and constraints
 follow them. `FIELDSYNC_HISTORIES=from:count` runs others than the short form's; a failure names the seed that replays it.
@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+from histories.plans import plans
 from histories.world import Finding, World
 from kit.device import Device
 
@@ -16,21 +17,26 @@ FIRST, COUNT = (int(part) for part in os.environ.get("FIELDSYNC_HISTORIES", "0:2
 TRACE = os.environ.get("FIELDSYNC_TRACE") == "1"
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    return plans(FIRST, COUNT)
+
+
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
-def test_a_history(seed, make_hub, extension, tmp_path):
+def test_a_history(seed, drawn, make_hub, extension, tmp_path):
     devices = []
 
     def make_device(name):
         devices.append(Device(tmp_path / f"{name}.db", extension))
         return devices[-1]
 
-    world = World(seed, make_hub(), make_device, 30 + seed % 5 * 30, copies=seed % 3 == 1,
-                  restored_hub=seed % 3 == 2, persons=seed % 3 == 0, trace=TRACE)
+    world = World(drawn[seed], make_hub(), make_device, trace=TRACE)
     try:
         world.run()
     except Finding as finding:
         pytest.fail(f"seed {seed}: {finding}\nagain: FIELDSYNC_HISTORIES={seed}:1 FIELDSYNC_TRACE=1 "
-                    "make test-e2e PYTEST_ARGS='-s tests/test_histories.py'", pytrace=False)
+                    "make test-e2e PYTEST_ARGS='-s tests/test_histories.py' (FIELDSYNC_STEPS=n: fewer; "
+                    "FIELDSYNC_WITHOUT=at,at: without some)", pytrace=False)
     finally:
         for writer in world.writers:
             writer.close()

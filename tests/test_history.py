@@ -128,6 +128,25 @@ class TestHubRestored:
         assert restored.sql("SELECT code, village FROM programme.households WHERE id = 'again'") == [("A-2", "the hub's")]
         assert_equal(restored, north)
 
+    def test_such_a_row_where_its_making_is_offered_before_its_taking_away(self, programme, north, make_hub, sync):
+        """What arrives under its key then is what the device had made (simulated 100074044)."""
+        script = programme.dump()
+        for change in ("INSERT INTO households VALUES ('again', 'A-1', 'the device''s')", "INSERT INTO households VALUES ('other', 'O-1', 'elsewhere')",
+                       "DELETE FROM households WHERE id = 'again'"):
+            north.sql(change)
+            sync(north, programme)
+        programme.sql("INSERT INTO programme.households VALUES ('again', 'A-2', 'the hub''s')")
+        sync(north, programme)
+        restored = restore(make_hub(extension=False), script)
+        north.apply(restored.sync(north.export()))
+        part = north.export(1)
+        assert [[change["op"] for change in table["changes"]] for table in north.inspect(part)["tables"]] == [["insert"]]
+        north.apply(restored.sync(part))
+        settle(north, restored)
+        settle(north, restored)
+        assert restored.sql("SELECT code, village FROM programme.households WHERE id = 'again'") == [("A-2", "the hub's")]
+        assert_equal(restored, north)
+
     def test_counters_are_exact_after_a_restore(self, programme, north, make_hub, sync):
         programme.field_rule("members", "visits", "sum")
         north.sql("UPDATE members SET visits = visits + 1")

@@ -8,5 +8,6 @@ pub mod device;
 pub mod history;
 pub mod hub;
 pub mod orders;
+pub mod plan;
 pub mod post;
 pub mod schema;

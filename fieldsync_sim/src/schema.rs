@@ -1,5 +1,6 @@
 //! The application whose data the histories are about: text and integer keys, foreign keys (one to itself), a UNIQUE code,
-//! a composite key that refers to a parent, a CHECK, a counter, exact money, a set, and a column that is added later.
+//! a composite key that refers to a parent, a CHECK, a counter, exact money, a set, and a column that is added later. The same
+//! application on real databases: tests/histories/schema.py.
 
 use fastrand::Rng;
 use fieldsync_core::rules::{Detection, FieldStrategy, OnDelete, OnReject, OnSameKey, Strategy, TableRules};
@@ -35,20 +36,22 @@ pub const PLACE: Table = 2;
 pub const STOCK: Table = 3;
 /// Attendance: a person on a day.
 pub const ATTENDANCE: Table = 4;
+/// Memos: by themselves, with a column that is added late.
+pub const MEMO: Table = 5;
 
 /// The column `person.code`, UNIQUE.
 pub const CODE: u16 = 2;
 /// The column `visit.amount`.
 pub const AMOUNT: u16 = 2;
-/// The column `place.extra`, which is added during a history.
-pub const EXTRA: u16 = 3;
+/// The column `memo.extra`, which is added during a history.
+pub const EXTRA: u16 = 2;
 /// The column `stock.quantity`.
 pub const QUANTITY: u16 = 1;
 /// What the hub's CHECK refuses in `person.name` and `visit.status`.
 pub const REFUSED: &str = "refused";
 
 /// All tables, parents first.
-pub const TABLES: [Shape; 5] = [
+pub const TABLES: [Shape; 6] = [
     Shape {
         name: "person",
         key: &[("id", Kind::Text)],
@@ -70,7 +73,7 @@ pub const TABLES: [Shape; 5] = [
     Shape {
         name: "place",
         key: &[("id", Kind::Text)],
-        columns: &[("parent", Kind::Text), ("title", Kind::Text), ("extra", Kind::Int)],
+        columns: &[("parent", Kind::Text), ("title", Kind::Text)],
         parents: &[(1, PLACE)],
     },
     Shape { name: "stock", key: &[("id", Kind::Text)], columns: &[("quantity", Kind::Int)], parents: &[] },
@@ -79,6 +82,12 @@ pub const TABLES: [Shape; 5] = [
         key: &[("person", Kind::Text), ("day", Kind::Int)],
         columns: &[("status", Kind::Text), ("hours", Kind::Int)],
         parents: &[(0, PERSON)],
+    },
+    Shape {
+        name: "memo",
+        key: &[("id", Kind::Text)],
+        columns: &[("body", Kind::Text), ("extra", Kind::Text)],
+        parents: &[],
     },
 ];
 
@@ -91,6 +100,18 @@ pub fn kinds(table: Table) -> Vec<Kind> {
 pub fn names(table: Table, width: u16) -> Vec<String> {
     let all = TABLES[table].key.iter().chain(TABLES[table].columns);
     all.take(usize::from(width) + 1).map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// A column's name.
+pub fn column_name(table: Table, number: u16) -> &'static str {
+    let key = TABLES[table].key;
+    let at = usize::from(number);
+    key.get(at).unwrap_or_else(|| &TABLES[table].columns[at - key.len()]).0
+}
+
+/// The table that a column refers to.
+pub fn parent_table(table: Table, number: u16) -> Option<Table> {
+    TABLES[table].parents.iter().find(|(column, _)| *column == number).map(|(_, parent)| *parent)
 }
 
 /// The number of a table's last column.
@@ -204,14 +225,17 @@ pub fn rules(rng: &mut Rng) -> Vec<TableRules> {
 /// The column, by table, whose greater value makes the hub's side the later one under `timestamp_compare`.
 pub fn priorities(rng: &mut Rng) -> [Option<u16>; TABLES.len()] {
     let mut found = [None; TABLES.len()];
-    for (table, column) in [(PERSON, 3), (PLACE, EXTRA), (ATTENDANCE, 3)] {
+    for (table, column) in [(PERSON, 3), (ATTENDANCE, 3)] {
         found[table] = (rng.u8(..3) == 0).then_some(column);
     }
     found
 }
 
 /// Tables that nothing refers to, and that can therefore be marked as deleted row by row, or truncated.
-pub const LEAVES: [Table; 2] = [VISIT, ATTENDANCE];
+pub const LEAVES: [Table; 3] = [VISIT, ATTENDANCE, MEMO];
+
+/// Tables whose rows an application may give another key or REPLACE: nothing refers to them, and only their keys are unique.
+pub const MOVING: [Table; 2] = [ATTENDANCE, MEMO];
 
 /// Whether deletion is soft, by table.
 pub fn soft(rng: &mut Rng) -> [bool; TABLES.len()] {

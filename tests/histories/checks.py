@@ -64,10 +64,8 @@ class Checks:
             for number in range(len(self.devices)):
                 moved += self.exchange(number)
                 self.hold(f"end {turn}")
-            dropped = self.hub.sql("SELECT conflict_id FROM sync_control.conflicts WHERE status = 'open' AND outcome = 'rejected'")
-            for (conflict,) in dropped:
-                self.hub.resolve(conflict, "server")
-            self.say(f"end: round {turn} moved {moved}, dropped {len(dropped)}")
+            dropped = self.drop_rejections()
+            self.say(f"end: round {turn} moved {moved}, dropped {dropped}")
             if moved == 0 and not dropped:
                 return self.judge()
         raise Finding("it does not come to rest in twelve rounds")

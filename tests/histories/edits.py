@@ -4,132 +4,114 @@ import sqlite3
 
 import psycopg
 
-from .schema import COLUMNS, KEYS, PARENTS, key_columns, parts
+from .schema import COLUMNS, PARENTS, key_columns
 
 # Who holds a lock is another connection of this same thread, and lets go of it in a later step: waiting longer changes nothing.
 LOCK_TIMEOUT = "2ms"
-# Tables whose rows may get other keys: nothing refers to them.
-MOVING = ("attendance", "memo")
 
 
 class Edits:
-    def value(self, table, column):
-        self.number += 1
-        rng = self.random
-        if rng.random() < 0.08 and (table, column) != ("visit", "person"):
-            return None
-        if column == "code":
-            return f"c{rng.randrange(6)}"
-        if column in ("best", "hours"):
-            return rng.randrange(50)
-        if column == "tags":
-            return "[" + ", ".join(f'"t{n}"' for n in range(5) if rng.random() < 0.5) + "]"
-        if column == "amount":
-            return f"{rng.randrange(30)}.{rng.randrange(100):02}"
-        if column in ("name", "status") and rng.random() < 0.03:
-            return "refused"
-        return f"v{self.number}"
-
     def columns_of(self, side, table):
         wide = self.hub_wide if side is self.hub else self.devices.index(side) in self.wide
         narrow = table == "memo" and not wide
         return [name for name in COLUMNS[table] if not (narrow and name == "extra")]
 
-    def draw(self, side, table, key, whole, parents):
-        """Some fields, or None where a parent is needed and there is none."""
-        fields = {}
-        if table == "attendance" and whole and key[0] not in parents("person"):
+    def fields_of(self, side, edit, before, parents):
+        """What an edit writes, given the row as it is; None where it needs a parent and there is none."""
+        table, key = edit["table"], tuple(edit["key"])
+        if table == "attendance" and before is None and key[0] not in parents("person"):
             return None
-        for column in self.columns_of(side, table):
-            if not whole and self.random.random() < 0.6:
+        columns, fields = self.columns_of(side, table), {}
+        for field in edit["fields"]:
+            column, value = field["column"], field["value"]
+            if column not in columns or (before is not None and not field["changes"]):
                 continue
-            parent = PARENTS.get((table, column))
-            if parent is None:
-                fields[column] = self.value(table, column)
-                continue
-            known = [name for name in parents(parent) if parent != table or name < key]
-            if not known and table == "visit":
-                return None
-            fields[column] = self.random.choice(known) if known else None
+            if isinstance(value, dict) and "parent" in value:
+                parent = PARENTS[table, column]
+                known = [name for name in parents(parent) if parent != table or name < key[0]]
+                if not known and table == "visit":
+                    return None
+                value = known[value["parent"] % len(known)] if known else None
+            elif isinstance(value, dict):
+                value = before[column] if before else None
+            fields[column] = value
         return fields
 
-    def edit(self, number):
-        device = self.devices[number]
-        for _ in range(self.random.randint(1, 3)):
-            table = self.random.choice(list(COLUMNS))
-            if table == "stock":
-                self.count(device)
+    def row(self, device, table, key):
+        columns = self.columns_of(device, table)
+        rows = device.sql(f"SELECT {', '.join(columns)} FROM {table} WHERE {named(table)}", *key)
+        return dict(zip(columns, rows[0])) if rows else None
+
+    def do_edit(self, step):
+        number = self.phone(step)
+        for edit in step["edits"]:
+            if edit["edit"] == "count":
+                self.count(number, edit)
                 continue
-            key = self.random.choice(KEYS[table])
-            named = " AND ".join(f"{name} = ?" for name in key_columns(table))
-            there = bool(device.sql(f"SELECT 1 FROM {table} WHERE {named}", *parts(key)))
-            parents = lambda parent: [row[0] for row in device.sql(f"SELECT id FROM {parent} ORDER BY id")]
-            self.edits += 1
             try:
-                if there and self.random.random() < 0.2:
-                    if any(device.sql(f"SELECT 1 FROM {child} WHERE {column} = ?", key)
-                           for (child, column), parent in PARENTS.items()
-                           if parent == table and not (self.cascades and child == "attendance")):
-                        continue
-                    known = self.edits_of_copies(number, table, key, COLUMNS[table])
-                    if self.cascades and table == "person":
-                        for day in (1, 2):
-                            known += self.edits_of_copies(number, "attendance", (key, day), COLUMNS["attendance"])
-                    self.say(f"phone {number}: delete {table}/{key}")
-                    device.sql(f"DELETE FROM {table} WHERE {named}", *parts(key))
-                    self.forget(known)
-                    gone = lambda name: name[:3] == (number, table, key) or (
-                        self.cascades and table == "person" and name[:2] == (number, "attendance") and name[2][0] == key)
-                    self.last_edits = {name: value for name, value in self.last_edits.items() if not gone(name)}
-                    continue
-                if there and table in MOVING and self.random.random() < 0.1:
-                    self.move(number, table, key)
-                    continue
-                fields = self.draw(device, table, key, not there, parents)
-                if not fields:
-                    continue
-                way = self.way(table, there)
-                if way == "REPLACE":
-                    fields = {**dict.fromkeys(self.columns_of(device, table)), **fields}
-                before = dict(zip(fields, device.sql(f"SELECT {', '.join(fields)} FROM {table} WHERE {named}", *parts(key))[0])) if there else {}
-                self.say(f"phone {number}: {way} {table}/{key} {fields}")
-                changed = [name for name, value in fields.items() if before.get(name) != value]
-                known = self.edits_of_copies(number, table, key, changed)
-                if way == "UPDATE":
-                    device.sql(f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in fields)} WHERE {named}",
-                               *fields.values(), *parts(key))
-                else:
-                    upsert = f" ON CONFLICT ({', '.join(key_columns(table))}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in fields)}"
-                    self.insert(device.sql, "?", table, key, fields, "REPLACE" if way == "REPLACE" else "INSERT",
-                                upsert if way == "upsert" else "")
-                self.forget(known)
-                for name in changed:
-                    self.last_edits[(number, table, key, name)] = fields[name]
+                self.edit_row(number, edit)
             except sqlite3.IntegrityError as error:
                 self.say(f"phone {number}: {error}")
 
-    def move(self, number, table, key):
+    def edit_row(self, number, edit):
+        device, table, key, way = self.devices[number], edit["table"], tuple(edit["key"]), edit["way"]
+        before = self.row(device, table, key)
+        self.edits += 1
+        if before is not None and edit["deletes"]:
+            return self.delete(number, table, key)
+        if before is not None and isinstance(way, dict):
+            return self.move(number, table, key, way["move"])
+        parents = lambda parent: [row[0] for row in device.sql(f"SELECT id FROM {parent} ORDER BY id")]
+        fields = self.fields_of(device, edit, before, parents)
+        if not fields:
+            return
+        if way == "replace":
+            fields = {**dict.fromkeys(self.columns_of(device, table)), **fields}
+        self.say(f"phone {number}: {way} {table}/{key} {fields}{'' if before else ', new'}")
+        changed = [name for name, value in fields.items() if (before or {}).get(name) != value]
+        known = self.edits_of_copies(number, table, key, changed)
+        if way in ("replace", "upsert"):
+            upsert = ", ".join(f"{name} = excluded.{name}" for name in fields)
+            self.insert(device.sql, "?", table, key, fields, "REPLACE" if way == "replace" else "INSERT",
+                        f" ON CONFLICT ({', '.join(key_columns(table))}) DO UPDATE SET {upsert}" if way == "upsert" else "")
+        elif before is None:
+            self.insert(device.sql, "?", table, key, fields)
+        else:
+            device.sql(f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in fields)} WHERE {named(table)}", *fields.values(), *key)
+        self.forget(known)
+        for name in changed:
+            self.last_edits[(number, table, key, name)] = fields[name]
+
+    def delete(self, number, table, key):
+        device = self.devices[number]
+        goes_along = lambda child: self.cascades and child == "attendance"
+        if any(device.sql(f"SELECT 1 FROM {child} WHERE {column} = ?", *key)
+               for (child, column), parent in PARENTS.items() if parent == table and not goes_along(child)):
+            return
+        gone = [(table, key)]
+        if table == "person" and self.cascades:
+            gone += [("attendance", row) for row in device.sql("SELECT person, day FROM attendance WHERE person = ?", *key)]
+        known = [edit for name, row in gone for edit in self.edits_of_copies(number, name, row, COLUMNS[name])]
+        self.say(f"phone {number}: delete {table}/{key}")
+        device.sql(f"DELETE FROM {table} WHERE {named(table)}", *key)
+        self.forget(known)
+        self.last_edits = {name: value for name, value in self.last_edits.items() if name[0] != number or name[1:3] not in gone}
+
+    def move(self, number, table, key, last):
         """A row gets another key: what its device wrote into it is under that one from now on."""
-        device, column = self.devices[number], key_columns(table)[-1]
-        to = (*parts(key)[:-1], self.random.choice([parts(other)[-1] for other in KEYS[table] if parts(other)[:-1] == parts(key)[:-1]]))
-        to = to if isinstance(key, tuple) else to[0]
+        device, to = self.devices[number], (*key[:-1], last)
         if to == key:
             return
         self.say(f"phone {number}: move {table}/{key} to {to}")
-        named = " AND ".join(f"{name} = ?" for name in key_columns(table))
-        device.sql(f"UPDATE {table} SET {column} = ? WHERE {named}", parts(to)[-1], *parts(key))
-        mine = [name for name in self.last_edits if name[:3] == (number, table, key)]
-        for name in mine:
+        device.sql(f"UPDATE {table} SET {key_columns(table)[-1]} = ? WHERE {named(table)}", last, *key)
+        for name in [name for name in self.last_edits if name[:3] == (number, table, key)]:
             self.last_edits[(number, table, to, name[3])] = self.last_edits.pop(name)
 
     def edits_of_copies(self, number, table, key, columns):
         """Edits of copies of this file that it holds itself, as they stand in it: who replaces such a value replaces his own,
         perhaps before either file has sent it, and nobody has lost anything."""
-        device, root = self.devices[number], self.origin.get(number, number)
-        named = " AND ".join(f"{name} = ?" for name in key_columns(table))
-        columns = [name for name in columns if name in self.columns_of(device, table)]
-        rows = device.sql(f"SELECT {', '.join(columns)} FROM {table} WHERE {named}", *parts(key)) if columns else []
-        shown = [pair for row in rows for pair in zip(columns, row) if pair[1] is not None]
+        row, root = self.row(self.devices[number], table, key) or {}, self.origin.get(number, number)
+        shown = [(column, row[column]) for column in columns if row.get(column) is not None]
         copies = [other for other in range(len(self.devices)) if other != number and self.origin.get(other, other) == root]
         edits = [((other, table, key, column), value) for column, value in shown for other in copies]
         return [edit for edit, value in edits if self.last_edits.get(edit) == value]
@@ -138,73 +120,70 @@ class Edits:
         for edit in edits:
             self.last_edits.pop(edit, None)
 
-    def way(self, table, there):
-        """By which statement a row is written."""
-        roll = self.random.random()
-        if roll < 0.1 and table in ("attendance", "memo"):  # nothing refers to them, and only their keys are unique
-            return "REPLACE"
-        if roll < 0.2 and table != "visit":  # its NOT NULL comes before the conflict
-            return "upsert"
-        return "UPDATE" if there else "INSERT"
-
     @staticmethod
     def insert(run, mark, table, key, fields, verb="INSERT", end=""):
         names = [*key_columns(table), *fields]
-        run(f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))}){end}", *parts(key), *fields.values())
+        run(f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))}){end}", *key, *fields.values())
 
-    def count(self, device):
-        item = self.random.choice(["flour", "oil"])
-        difference = self.random.randint(-9, 9)
-        if device.sql("UPDATE stock SET quantity = quantity + ? WHERE id = ? RETURNING 1", difference, item):
+    def count(self, number, edit):
+        device = self.devices[number]
+        items = device.sql("SELECT id FROM stock ORDER BY id")
+        if items:
+            (item,), difference = items[edit["pick"] % len(items)], edit["difference"]
+            device.sql("UPDATE stock SET quantity = quantity + ? WHERE id = ?", difference, item)
             self.stock[item] += difference
-            self.say(f"phone {self.devices.index(device)}: {item} {difference:+}")
+            self.say(f"phone {number}: {item} {difference:+}")
             self.edits += 1
 
-    def portal(self):
+    def do_portal(self, step):
         """The hub's own application, with transactions that stay open."""
-        rng = self.random
-        if len(self.writers) < 2 and rng.random() < 0.4:
+        if len(self.writers) < 2 and step["begins"]:
             writer = self.hub.connect(autocommit=False)
             writer.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
             self.writers.append(writer)
         if not self.writers:
             return
-        writer = rng.choice(self.writers)
-        roll = rng.random()
-        if roll < 0.4:
-            (writer.commit if roll < 0.3 else writer.rollback)()
+        writer, act = self.writers[step["pick"] % len(self.writers)], step["act"]
+        if act["act"] in ("commit", "abort"):
+            (writer.commit if act["act"] == "commit" else writer.rollback)()
             self.writers.remove(writer)
             writer.close()
             return
-        table = rng.choice(list(KEYS))
-        key = rng.choice(KEYS[table])
-        named = " AND ".join(f"{name} = %s" for name in key_columns(table))
         try:
             with writer.transaction():  # a savepoint: an error costs this statement only
-                if rng.random() < 0.02:
-                    self.say("portal: TRUNCATE memo")
-                    writer.execute("TRUNCATE memo")
-                    return
-                live = self.live.get(table, "").replace(" WHERE", " AND")
-                there = writer.execute(f"SELECT 1 FROM {table} WHERE {named}{live}", parts(key)).fetchone()
-                if there and table in MOVING and rng.random() < 0.06:
-                    column, to = key_columns(table)[-1], rng.choice([parts(other)[-1] for other in KEYS[table]])
-                    self.say(f"portal: move {table}/{key} to {to}")
-                    writer.execute(f"UPDATE {table} SET {column} = %s WHERE {named}", (to, *parts(key)))
-                    return
-                if there and rng.random() < 0.25:
-                    self.say(f"portal: delete {table}/{key}")
-                    writer.execute(f"DELETE FROM {table} WHERE {named}", parts(key))
-                    return
-                parents = lambda parent: [row[0] for row in writer.execute(f"SELECT id FROM {parent} ORDER BY id").fetchall()]
-                fields = self.draw(self.hub, table, key, not there, parents)
-                if not fields:
-                    return
-                if there:
-                    writer.execute(f"UPDATE {table} SET {', '.join(f'{name} = %s' for name in fields)} WHERE {named}",
-                                   (*fields.values(), *parts(key)))
+                if act["act"] == "truncate":
+                    self.say(f"portal: TRUNCATE {act['table']}")
+                    writer.execute(f"TRUNCATE {act['table']}")
                 else:
-                    self.insert(lambda sql, *values: writer.execute(sql, values), "%s", table, key, fields)
-                self.say(f"portal: write {table}/{key} {fields}")
+                    self.write_on_hub(writer, act)
         except psycopg.Error as error:
             self.say(f"portal: {error.sqlstate}")
+
+    def write_on_hub(self, writer, edit):
+        table, key, way = edit["table"], tuple(edit["key"]), edit["way"]
+        columns, condition = self.columns_of(self.hub, table), named(table, "%s")
+        live = self.live.get(table, "").replace(" WHERE", " AND")
+        found = writer.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {condition}{live}", key).fetchone()
+        before = dict(zip(columns, found)) if found else None
+        if before and edit["deletes"]:
+            self.say(f"portal: delete {table}/{key}")
+            writer.execute(f"DELETE FROM {table} WHERE {condition}", key)
+            return
+        if before and isinstance(way, dict):
+            self.say(f"portal: move {table}/{key} to {way['move']}")
+            writer.execute(f"UPDATE {table} SET {key_columns(table)[-1]} = %s WHERE {condition}", (way["move"], *key))
+            return
+        parents = lambda parent: [row[0] for row in writer.execute(f"SELECT id FROM {parent} ORDER BY id").fetchall()]
+        fields = self.fields_of(self.hub, {**edit, "fields": [field for field in edit["fields"] if field["value"] != {"same": True}]},
+                                before, parents)
+        if not fields:
+            return
+        if before:
+            writer.execute(f"UPDATE {table} SET {', '.join(f'{name} = %s' for name in fields)} WHERE {condition}", (*fields.values(), *key))
+        else:
+            self.insert(lambda sql, *values: writer.execute(sql, values), "%s", table, key, fields)
+        self.say(f"portal: write {table}/{key} {fields}")
+
+
+def named(table, mark="?"):
+    return " AND ".join(f"{name} = {mark}" for name in key_columns(table))

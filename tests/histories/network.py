@@ -8,70 +8,85 @@ from .schema import Finding
 
 
 class Network:
-    def export(self, number):
-        limit = self.random.choice([None, None, None, 300])
-        blob = self.devices[number].export(limit)
+    def do_export(self, step):
+        number, most = self.phone(step), step["most"]
+        blob = self.devices[number].export(None if most is None else 200 + 40 * most)
         if self.trace:
             shown = self.devices[number].inspect(blob)
-            self.say(f"phone {number}: export, limit {limit}: {shown['parent']} {shown['unanswered']} {shown['cursor']} "
+            self.say(f"{step['at']}: phone {number}: export, most {most}: {shown['parent']} {shown['unanswered']} {shown['cursor']} "
                      f"{shown['watermark']} {shown['high']} {shown['tables']} {shown['wants']}")
         self.archive.append((number, blob))
         self.network.append(("hub", number, blob))
 
-    def damaged(self, blob):
-        roll = self.random.randrange(40)
-        if roll == 0:
-            return blob[:self.random.randrange(len(blob))]
-        if roll == 1:
-            at = self.random.randrange(len(blob))
-            return blob[:at] + bytes([blob[at] ^ (1 << self.random.randrange(8))]) + blob[at + 1:]
-        return blob
+    def do_lose_export(self, step):
+        """The blob never leaves."""
+        self.devices[self.phone(step)].export()
 
-    def deliver(self):
+    def do_deliver(self, step):
         if not self.network:
             return
-        at = self.random.randrange(len(self.network)) if self.random.random() < 0.3 else 0
-        to, number, blob = self.network.pop(at)
-        if self.random.random() < 0.12:
+        to, number, blob = self.network.pop((step["pick"] or 0) % len(self.network))
+        if step["twice"]:
             self.network.append((to, number, blob))
-        damaged = self.damaged(blob)
+        arrives = damaged(blob, step["damage"])
         if to == "hub":
-            self.to_hub(number, damaged, damaged != blob)
+            self.to_hub(number, arrives, step["hearing"], arrives != blob)
         else:
-            self.to_device(number, damaged, damaged != blob)
+            self.to_device(number, arrives, step["dies"], arrives != blob)
 
-    def to_hub(self, number, blob, is_damaged=False):
-        dies = self.random.random() < 0.05
+    def do_lose_letters(self, step):
+        del self.network[step["keep"] % (len(self.network) + 1):]
+
+    def do_replay(self, step):
+        if self.archive:
+            self.to_hub(*self.archive[step["pick"] % len(self.archive)], step["hearing"])
+
+    def to_hub(self, number, blob, hearing, is_damaged=False):
+        """`later`: it is prepared, and committed when a step of its own comes. `never`: the hub dies before its commit."""
+        fate, reply = hearing["fate"], None
         try:
-            if dies:
+            if fate == "never":
                 self.hub.sql("BEGIN")
-            if self.random.random() < 0.3:
-                verdict = self.hub.prepare(blob)
-                if self.random.random() < 0.2:
-                    return  # never committed
-                reply = self.hub.commit(verdict["batch"])
+            if fate == "later" or hearing["prepared"]:
+                batch = self.hub.prepare(blob)["batch"]
+                reply = self.hub.commit(batch) if fate != "later" else self.prepared.append((number, batch))
             else:
                 reply = self.hub.sync(blob)
         except psycopg.Error as error:
-            self.say(f"hub refuses phone {number}: {error.sqlstate} {error}")
-            transient = error.sqlstate in ("55P03", "40P01", "40001")
-            if transient or is_damaged and error.sqlstate in ("22P03", "28000", "54000"):
-                return
-            if self.hub_was_restored and error.sqlstate == "28000":
-                return  # an identity that was given since the backup
-            raise Finding(f"the hub refused phone {number}: {error.sqlstate} {error}") from error
+            self.refused(number, error, is_damaged)
         finally:
-            if dies:
+            if fate == "never":
                 self.hub.sql("ROLLBACK")
-        if dies:
-            self.say(f"hub: dies before the commit of phone {number}'s")
-            return
-        self.syncs += 1
-        self.say(f"hub: sync of phone {number}")
-        self.network.append(("device", number, reply))
+        self.say(f"hub: sync of phone {number}: {hearing}")
+        if reply and fate == "now":
+            self.syncs += 1
+            self.network.append(("device", number, reply))
 
-    def to_device(self, number, blob, is_damaged=False):
-        device, dies = self.devices[number], self.random.random() < 0.05
+    def do_finish(self, step):
+        """A delta that was prepared is committed, maybe after others of its device: or never."""
+        if not self.prepared:
+            return
+        number, batch = self.prepared.pop(0)
+        if step["aborts"]:
+            return
+        try:
+            self.network.append(("device", number, self.hub.commit(batch)))
+            self.say(f"{step['at']}: hub commits the batch of phone {number}")
+        except psycopg.Error as error:
+            if not (self.hub_was_purged and error.sqlstate == "22023"):  # what was prepared and forgotten goes too
+                self.refused(number, error, False)
+
+    def refused(self, number, error, is_damaged):
+        self.say(f"hub refuses phone {number}: {error.sqlstate} {error}")
+        transient = error.sqlstate in ("55P03", "40P01", "40001")
+        if transient or is_damaged and error.sqlstate in ("22P03", "28000", "54000"):
+            return
+        if self.hub_was_restored and error.sqlstate == "28000":
+            return  # an identity that was given since the backup
+        raise Finding(f"the hub refused phone {number}: {error.sqlstate} {error}") from error
+
+    def to_device(self, number, blob, dies=False, is_damaged=False):
+        device = self.devices[number]
         try:
             if dies:
                 device.sql("BEGIN")
@@ -106,3 +121,12 @@ def covers(one, other):
     (xmax, running), (other_xmax, other_running) = read(one), read(other)
     unseen = running | set(range(xmax, other_xmax))
     return all(xid in other_running or xid >= other_xmax for xid in unseen)
+
+
+def damaged(blob, damage):
+    if "truncate" in damage:
+        return blob[:damage["truncate"] % len(blob)]
+    if "flip" in damage:
+        at = damage["flip"] // 8 % len(blob)
+        return blob[:at] + bytes([blob[at] ^ (1 << damage["flip"] % 8)]) + blob[at + 1:]
+    return blob

@@ -49,13 +49,6 @@ COLUMNS = {
 }
 KEY_COLUMNS = {"attendance": ("person", "day")}
 PARENTS = {("visit", "person"): "person", ("place", "parent"): "place", ("attendance", "person"): "person"}
-KEYS = {
-    "person": [f"p{n}" for n in range(6)],
-    "visit": list(range(1, 7)),
-    "place": [f"l{n}" for n in range(6)],
-    "attendance": [(f"p{n}", day) for n in range(6) for day in (1, 2)],
-    "memo": [f"m{n}" for n in range(4)],
-}
 
 
 class Finding(AssertionError):
@@ -66,10 +59,6 @@ def key_columns(table):
     return KEY_COLUMNS.get(table, ("id",))
 
 
-def parts(key):
-    return key if isinstance(key, tuple) else (key,)
-
-
 def row_id(key):
     """The key as views show it."""
-    return json.dumps(key, separators=(",", ":")) if isinstance(key, tuple) else str(key)
+    return json.dumps(key, separators=(",", ":")) if len(key) > 1 else str(key[0])

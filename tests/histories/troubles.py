@@ -12,8 +12,9 @@ from .schema import row_id
 
 
 class Troubles:
-    def copy(self, number):
-        if len(self.devices) > 4:
+    def do_copy(self, step):
+        number = self.phone(step)
+        if len(self.devices) > 5:
             return
         self.stock_exact &= self.devices[number].pending == 0
         made = self.make_device(f"copy{len(self.devices)}")
@@ -31,13 +32,15 @@ class Troubles:
         self.devices[number].copy(path)
         self.devices[number].sql(f"PRAGMA foreign_keys = {self.enforcing[number]}")
 
-    def back_up(self, number):
+    def do_back_up(self, step):
+        number = self.phone(step)
         path = self.devices[number].path.with_suffix(".backup")
         self.copy_file(number, path)
         self.backups[number] = (path, number in self.wide)
         self.say(f"phone {number} is backed up")
 
-    def restore(self, number):
+    def do_restore(self, step):
+        number = self.phone(step)
         if number not in self.backups:
             return
         path, wide = self.backups.pop(number)
@@ -71,7 +74,7 @@ class Troubles:
     def backup_database(self):
         return f"{self.hub.database}_backup"
 
-    def back_up_hub(self):
+    def do_back_up_hub(self, step):
         if self.hub_backup is None:
             self.close_hub()
             self.hub.server.psql(f"CREATE DATABASE {self.backup_database} TEMPLATE {self.hub.database}")
@@ -79,7 +82,7 @@ class Troubles:
             self.open_hub()
             self.say("the hub is backed up")
 
-    def restore_hub(self):
+    def do_restore_hub(self, step):
         """Days of the hub's are lost; it sees so by the database's number."""
         if self.hub_backup is None:
             return
@@ -87,7 +90,7 @@ class Troubles:
         self.hub.server.psql(f"DROP DATABASE {self.hub.database}")
         self.hub.server.psql(f"ALTER DATABASE {self.backup_database} RENAME TO {self.hub.database}")
         self.hub_wide, self.hub_backup = self.hub_backup, None
-        self.hub_was_restored = True
+        self.hub_was_restored, self.prepared = True, []
         self.open_hub()
         self.say("the hub is restored")
 
@@ -96,6 +99,12 @@ class Troubles:
             self.hub.server.psql(f"DROP DATABASE {self.backup_database}")
 
     # -- schemas
+
+    def do_widen(self, step):
+        self.widen(self.phone(step))
+
+    def do_widen_hub(self, step):
+        self.widen_hub()
 
     def widen(self, number):
         """ALTER TABLE on one device: what the hub had in that column shows."""
@@ -108,30 +117,42 @@ class Troubles:
         """ALTER TABLE on the hub, which may give its rows a value that no trigger sees."""
         if self.hub_wide:
             return
+        default = " DEFAULT 'made by ALTER TABLE'" if self.plan["late_default"] else ""
         try:
-            self.hub.sql(f"ALTER TABLE memo ADD COLUMN extra text{self.extra_default}")
+            self.hub.sql(f"ALTER TABLE memo ADD COLUMN extra text{default}")
             self.hub_wide = True
-            self.say(f"hub: ALTER TABLE memo ADD COLUMN extra{self.extra_default}")
+            self.say(f"hub: ALTER TABLE memo ADD COLUMN extra{default}")
         except psycopg.errors.LockNotAvailable:
             self.say("hub: ALTER TABLE has to wait")
 
+    def do_lose_shapes(self, step):
+        number = self.phone(step)
+        if step["which"] == 0:
+            self.devices[number].sql("DELETE FROM fs_shape WHERE direction = 1")
+        else:
+            column = "delta_shapes" if step["which"] == 1 else "reply_shapes"
+            self.hub.sql(f"UPDATE fieldsync.client SET {column} = '{{}}' WHERE client_id = %s", self.devices[number].client)
+        self.say(f"{step['at']}: shapes of phone {number} are lost ({step['which']})")
+
     # -- persons
 
-    def purge(self, number):
-        self.devices[number].sql("SELECT fs_purge(0)")
-        self.say(f"phone {number}: purge")
+    def do_purge(self, step):
+        self.devices[self.phone(step)].sql("SELECT fs_purge(0)")
+        self.say(f"{step['at']}: phone {self.phone(step)}: purge")
 
-    def purge_hub(self, _):
+    def do_purge_hub(self, step):
         self.hub.sql("SELECT * FROM sync_control.purge(interval '0')")
-        self.say("hub: purge")
+        self.hub_was_purged = True
+        self.say(f"{step['at']}: hub: purge")
 
-    def settle(self, number):
+    def do_settle(self, step):
         """On a device, an open conflict or any other."""
+        number, choice = self.phone(step), "mine" if step["mine"] else "theirs"
         device = self.devices[number]
         entries = device.sql("SELECT conflict_id, table_name, row_id FROM fs_conflicts ORDER BY status, conflict_id")
         if entries:
-            entry, choice = self.random.choice(entries), self.random.choice(["mine", "theirs"])
-            self.say(f"phone {number}: resolve {entry} {choice}")
+            entry = entries[step["pick"] % len(entries)]
+            self.say(f"{step['at']}: phone {number}: resolve {entry} {choice}")
             try:
                 device.resolve(entry[0], choice)
                 # As if its user had written the row again: what it wrote before need not be anywhere.
@@ -139,12 +160,24 @@ class Troubles:
             except sqlite3.Error as error:
                 self.say(f"phone {number}: {error}")
 
-    def settle_on_the_hub(self, _):
+    def do_settle_on_hub(self, step):
         entries = self.hub.sql("SELECT conflict_id, table_name, row_id FROM sync_control.conflicts ORDER BY status, conflict_id")
         if entries:
-            entry, choice = self.random.choice(entries), self.random.choice(["client", "server"])
-            self.say(f"hub: resolve {entry} {choice}")
+            entry, choice = entries[step["pick"] % len(entries)], "client" if step["client"] else "server"
+            self.say(f"{step['at']}: hub: resolve {entry} {choice}")
             try:
                 self.hub.resolve(entry[0], choice)
             except psycopg.Error as error:
                 self.say(f"hub: {error.sqlstate} {error}")
+
+    def do_drop_rejections(self, step):
+        try:
+            self.say(f"{step['at']}: hub: {self.drop_rejections()} rejections dropped")
+        except psycopg.Error as error:
+            self.say(f"hub: {error.sqlstate} {error}")
+
+    def drop_rejections(self):
+        dropped = self.hub.sql("SELECT conflict_id FROM sync_control.conflicts WHERE status = 'open' AND outcome = 'rejected'")
+        for (conflict,) in dropped:
+            self.hub.resolve(conflict, "server")
+        return len(dropped)

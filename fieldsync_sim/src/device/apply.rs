@@ -139,9 +139,9 @@ impl Device {
         let kept: Vec<RowName> = self.visible().map(|(name, _)| name.clone()).collect();
         for name in kept {
             let own = self.pending_of(&name);
-            // A row that is here although the log ends with its deletion came from the hub after that.
-            let stands = own.made && own.last != Some(Op::Delete);
-            if !stands && !arrived.contains(&name) {
+            // A row that is here although the log ends with its deletion came from the hub after that; what arrived under its name is
+            // what the log begins with.
+            if own.last == Some(Op::Delete) || !own.made && !arrived.contains(&name) {
                 self.log(hub_now_ms, &name, Op::Insert, Vec::new());
             }
         }

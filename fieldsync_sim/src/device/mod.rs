@@ -111,10 +111,10 @@ pub struct Report {
 
 impl Device {
     /// A fresh device.
-    pub fn new(client_id: &str, key: MacKey, columns_of_place: u16) -> Device {
+    pub fn new(client_id: &str, key: MacKey, columns_of_memo: u16) -> Device {
         let mut width = [0; TABLES.len()];
         (0..TABLES.len()).for_each(|table| width[table] = schema::width(table));
-        width[schema::PLACE] = columns_of_place;
+        width[schema::MEMO] = columns_of_memo;
         Device {
             client_id: client_id.to_owned(),
             key,
@@ -214,9 +214,9 @@ impl Device {
         self.log(wall_ms, name, Op::Delete, fields);
     }
 
-    /// ALTER TABLE place ADD COLUMN extra: what came before the column is shown.
+    /// ALTER TABLE memo ADD COLUMN extra: what came before the column is shown.
     pub fn add_column(&mut self) {
-        self.width[schema::PLACE] = schema::width(schema::PLACE);
+        self.width[schema::MEMO] = schema::width(schema::MEMO);
         for ((name, column), value) in std::mem::take(&mut self.later) {
             if let Some(row) = self.rows.get_mut(&name) {
                 row[usize::from(column)] = value;

@@ -63,7 +63,7 @@ impl World {
                 }
                 Ok(Err(reply)) => reply,
                 // A restored hub has forgotten an identity that it gave since the backup: its operator registers it again.
-                Err(hub::Refusal::Unknown) if self.options.restored_hub => {
+                Err(hub::Refusal::Unknown) if self.troubles.restored_hub => {
                     let file = &self.phones[phone].file;
                     self.hub.register(&file.client_id.clone(), file.key.clone());
                     continue;
@@ -151,7 +151,7 @@ impl World {
                 }
             }
         }
-        if !self.options.restored_hub {
+        if !self.troubles.restored_hub {
             self.every_edit_is_somewhere()?;
         }
         Ok(())

@@ -2,157 +2,147 @@
 
 use super::World;
 use crate::device::Device;
-use crate::schema::{self, pick, Row, RowName, TABLES};
+use crate::plan::{Act, Cell, Edit, RowEdit, Way};
+use crate::schema::{self, Row, RowName, Table, TABLES};
 use fieldsync_core::{Key, Value};
 
+fn known(cell: &Cell) -> Value {
+    match cell {
+        Cell::Int(number) => Value::Int(*number),
+        Cell::Text(text) => Value::Text(text.clone()),
+        Cell::Null(()) | Cell::Parent { .. } | Cell::Same { .. } => Value::Null,
+    }
+}
+
+fn name_of(edit: &RowEdit) -> RowName {
+    (edit.table, Key(edit.key.iter().map(known).collect()))
+}
+
+/// An edit's fields for an insert or an update, with parents among those that its writer sees; None where it needs one and
+/// there is none.
+fn fields_of(
+    edit: &RowEdit,
+    width: u16,
+    before: Option<&Row>,
+    parents: &dyn Fn(Table) -> Vec<Key>,
+) -> Option<Vec<(u16, Value)>> {
+    let (table, key) = name_of(edit);
+    let makes = before.is_none();
+    if table == schema::ATTENDANCE && makes && !parents(schema::PERSON).iter().any(|parent| parent.0[0] == key.0[0]) {
+        return None;
+    }
+    let mut fields = Vec::new();
+    for field in edit.fields.iter().filter(|field| field.number <= width) {
+        let replaces = matches!(edit.way, Way::Replace);
+        if !makes && !field.changes {
+            if replaces {
+                fields.push((field.number, Value::Null));
+            }
+            continue;
+        }
+        let value = match &field.value {
+            Cell::Parent { parent: pick } => {
+                let parent = schema::parent_table(table, field.number)?;
+                let known: Vec<Key> = parents(parent).into_iter().filter(|at| table != parent || *at < key).collect();
+                match (known.len(), table) {
+                    (0, schema::VISIT) => return None,
+                    (0, _) => Value::Null,
+                    (several, _) => known[pick % several].0[0].clone(),
+                }
+            }
+            Cell::Same { .. } => before.map(|row| row[usize::from(field.number)].clone()).unwrap_or_default(),
+            cell => known(cell),
+        };
+        fields.push((field.number, value));
+    }
+    Some(fields)
+}
+
 impl World {
-    pub(super) fn value(&mut self, table: usize, column: u16, before: &Value) -> Value {
-        let number = self.fresh();
-        if self.rng.u8(..12) == 0 && !(table == schema::VISIT && column == 1) {
-            return Value::Null;
-        }
-        match (table, column) {
-            (schema::PERSON, schema::CODE) => Value::Text(format!("c{}", self.rng.u8(..6))),
-            (schema::PERSON | schema::ATTENDANCE, 3) | (schema::PLACE, schema::EXTRA) => {
-                Value::Int(self.rng.i64(0..50))
-            }
-            (schema::PERSON, 4) => {
-                let tags: Vec<String> = (0..5).filter(|_| self.rng.bool()).map(|tag| format!("\"t{tag}\"")).collect();
-                Value::Text(format!("[{}]", tags.join(", ")))
-            }
-            (schema::VISIT, schema::AMOUNT) => Value::Text(format!("{}.{:02}", self.rng.u16(..30), self.rng.u8(..100))),
-            _ if self.rng.u8(..40) == 0 && table != schema::PLACE && schema::is_checked(table, column) => {
-                schema::REFUSED.into()
-            }
-            _ if self.rng.u8(..10) == 0 => before.clone(),
-            _ => Value::Text(format!("v{number}")),
-        }
-    }
-
-    /// A row's fields for an insert or an update, with parents from what the writer sees.
-    pub(super) fn draw(
-        &mut self,
-        name: &RowName,
-        width: u16,
-        before: &Row,
-        parents: &dyn Fn(usize) -> Vec<Key>,
-    ) -> Option<Vec<(u16, Value)>> {
-        let (table, _) = *name;
-        let whole = before.is_empty();
-        if table == schema::ATTENDANCE && whole && !parents(schema::PERSON).iter().any(|key| key.0[0] == name.1 .0[0]) {
-            return None;
-        }
-        let mut fields = Vec::new();
-        for column in schema::fields(table, width) {
-            if !whole && self.rng.u8(..3) > 0 {
-                continue;
-            }
-            let parent = TABLES[table].parents.iter().find(|(child, _)| *child == column).map(|(_, parent)| *parent);
-            let value = match parent {
-                Some(parent) => {
-                    let known: Vec<Key> =
-                        parents(parent).into_iter().filter(|key| table != parent || key < &name.1).collect();
-                    match (known.is_empty(), table) {
-                        (true, schema::VISIT) => return None,
-                        (true, _) => Value::Null,
-                        _ => pick(&mut self.rng, &known).0[0].clone(),
-                    }
-                }
-                None => {
-                    let before = before.get(usize::from(column)).cloned().unwrap_or_default();
-                    self.value(table, column, &before)
-                }
-            };
-            fields.push((column, value));
-        }
-        Some(fields)
-    }
-
-    pub(super) fn draw_key(&mut self, table: usize) -> Key {
-        Key(vec![match table {
-            schema::VISIT => Value::Int(self.rng.i64(1..7)),
-            schema::ATTENDANCE => {
-                return Key(vec![Value::Text(format!("p{}", self.rng.u8(..6))), Value::Int(self.rng.i64(1..4))]);
-            }
-            schema::PERSON => Value::Text(format!("p{}", self.rng.u8(..6))),
-            _ => Value::Text(format!("l{}", self.rng.u8(..6))),
-        }])
-    }
-
-    pub(super) fn edit(&mut self, phone: usize) {
+    pub(super) fn edit(&mut self, phone: usize, edits: &[Edit]) {
         self.touched.insert(phone);
-        for _ in 0..self.rng.usize(1..4) {
-            let wall = self.wall(phone) + self.rng.u64(..1_000);
-            let table = self.rng.usize(..TABLES.len());
-            if table == schema::STOCK {
-                self.count(phone, wall);
-                continue;
-            }
-            let name: RowName = (table, self.draw_key(table));
-            let file = &self.phones[phone].file;
-            let width = file.width[table];
-            let there = file.row(&name).cloned();
-            let hidden = there.is_none() && file.rows.contains_key(&name);
-            if hidden {
-                continue; // stepped aside: the application cannot write it
-            }
-            let needed = file.is_needed(&name);
-            let known: Vec<Vec<Key>> = (0..TABLES.len()).map(|table| file.keys(table)).collect();
-            let parents = move |table: usize| known[table].clone();
-            self.figures.edits += 1;
-            match there {
-                Some(_) if self.rng.u8(..5) == 0 => {
-                    if needed {
-                        continue;
-                    }
-                    self.trace(|| format!("phone {phone}: delete {}", Device::describe(&name)));
-                    self.phones[phone].file.delete(wall, &name);
-                    self.last_edits.retain(|(editor, row, _), _| *editor != phone || *row != name);
+        for edit in edits {
+            match edit {
+                Edit::Count { pick, difference, after_ms } => {
+                    let wall = self.wall(phone) + after_ms;
+                    self.count(phone, wall, *pick, *difference);
                 }
-                before => {
-                    let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else {
-                        continue;
-                    };
-                    let mut row = before.clone().unwrap_or_else(|| schema::blank(table));
-                    fields.iter().for_each(|(column, value)| row[usize::from(*column)] = value.clone());
-                    let taken = schema::code_of(table, &row).is_some_and(|code| {
-                        self.phones[phone]
-                            .file
-                            .visible()
-                            .any(|(other, twin)| *other != name && schema::code_of(other.0, twin) == Some(code))
-                    });
-                    if taken {
-                        continue;
-                    }
-                    self.trace(|| format!("phone {phone} ({wall}): write {} {fields:?}", Device::describe(&name)));
-                    let changed: Vec<(u16, Value)> = fields
-                        .iter()
-                        .filter(|(column, value)| {
-                            before.as_ref().is_none_or(|before| before[usize::from(*column)] != *value)
-                        })
-                        .cloned()
-                        .collect();
-                    for (column, value) in changed {
-                        self.last_edits.insert((phone, name.clone(), column), value);
-                    }
-                    if before.is_some() {
-                        self.phones[phone].file.update(wall, &name, fields);
-                    } else {
-                        self.phones[phone].file.insert(wall, &name, row);
-                    }
-                }
+                Edit::Row(row) => self.edit_row(phone, row),
             }
         }
     }
 
-    pub(super) fn count(&mut self, phone: usize, wall: u64) {
+    fn edit_row(&mut self, phone: usize, edit: &RowEdit) {
+        let wall = self.wall(phone) + edit.after_ms;
+        let name = name_of(edit);
+        let file = &self.phones[phone].file;
+        let before = file.row(&name).cloned();
+        if before.is_none() && file.rows.contains_key(&name) {
+            return; // stepped aside: the application cannot write it
+        }
+        self.figures.edits += 1;
+        if before.is_some() && edit.deletes {
+            if !file.is_needed(&name) {
+                self.trace(|| format!("phone {phone}: delete {}", Device::describe(&name)));
+                self.phones[phone].file.delete(wall, &name);
+                self.last_edits.retain(|(editor, row, _), _| *editor != phone || *row != name);
+            }
+            return;
+        }
+        if let (Some(row), Way::Move(last)) = (&before, &edit.way) {
+            let mut key = name.1.clone();
+            key.0.pop();
+            key.0.push(known(last));
+            return self.move_row(phone, wall, name, (edit.table, key), row.clone());
+        }
+        let parents = |table: Table| file.keys(table);
+        let Some(fields) = fields_of(edit, file.width[edit.table], before.as_ref(), &parents) else { return };
+        let mut row = before.clone().unwrap_or_else(|| schema::blank(edit.table));
+        fields.iter().for_each(|(column, value)| row[usize::from(*column)] = value.clone());
+        let taken = schema::code_of(edit.table, &row).is_some_and(|code| {
+            file.visible().any(|(other, twin)| *other != name && schema::code_of(other.0, twin) == Some(code))
+        });
+        if taken {
+            return;
+        }
+        self.trace(|| format!("phone {phone} ({wall}): write {} {fields:?}", Device::describe(&name)));
+        for (column, value) in &fields {
+            if before.as_ref().is_none_or(|before| before[usize::from(*column)] != *value) {
+                self.last_edits.insert((phone, name.clone(), *column), value.clone());
+            }
+        }
+        if before.is_some() {
+            self.phones[phone].file.update(wall, &name, fields);
+        } else {
+            self.phones[phone].file.insert(wall, &name, row);
+        }
+    }
+
+    /// A row gets another key: what its device wrote into it is under that one from now on.
+    fn move_row(&mut self, phone: usize, wall: u64, from: RowName, to: RowName, row: Row) {
+        let file = &mut self.phones[phone].file;
+        if file.rows.contains_key(&to) {
+            return;
+        }
+        file.delete(wall, &from);
+        file.insert(wall, &to, row);
+        self.trace(|| format!("phone {phone} ({wall}): move {} to {}", Device::describe(&from), Device::describe(&to)));
+        let mine: Vec<_> =
+            self.last_edits.keys().filter(|(editor, row, _)| *editor == phone && *row == from).cloned().collect();
+        for edit in mine {
+            if let Some(value) = self.last_edits.remove(&edit) {
+                self.last_edits.insert((phone, to.clone(), edit.2), value);
+            }
+        }
+    }
+
+    fn count(&mut self, phone: usize, wall: u64, pick: usize, difference: i64) {
         let keys = self.phones[phone].file.keys(schema::STOCK);
         if keys.is_empty() {
             return;
         }
-        let key = pick(&mut self.rng, &keys);
+        let key = keys[pick % keys.len()].clone();
         let name = (schema::STOCK, key.clone());
-        let difference = self.rng.i64(-9..10);
         let Some(Value::Int(before)) = self.phones[phone].file.row(&name).map(|row| row[1].clone()) else { return };
         self.trace(|| format!("phone {phone} ({wall}): {} {before} {difference:+}", Device::describe(&name)));
         self.phones[phone].file.update(wall, &name, vec![(schema::QUANTITY, Value::Int(before + difference))]);
@@ -161,54 +151,50 @@ impl World {
     }
 
     /// The hub's own application writes, slowly.
-    pub(super) fn portal(&mut self) {
-        if self.writers_open.len() < 2 && self.rng.bool() {
+    pub(super) fn portal(&mut self, begins: bool, pick: usize, act: &Act) {
+        if self.writers_open.len() < 2 && begins {
             let xid = self.hub.begin();
             self.writers_open.push(xid);
         }
         if self.writers_open.is_empty() {
             return;
         }
-        let at = self.rng.usize(..self.writers_open.len());
+        let at = pick % self.writers_open.len();
         let xid = self.writers_open[at];
         if !self.hub.running.contains_key(&xid) {
             self.writers_open.remove(at); // somebody waited for it
             return;
         }
-        match self.rng.u8(..6) {
-            0 | 1 => {
+        match act {
+            Act::Commit => {
                 self.hub.commit(xid);
                 self.writers_open.remove(at);
             }
-            2 => {
+            Act::Abort => {
                 self.hub.abort(xid);
                 self.writers_open.remove(at);
             }
-            _ if self.rng.u8(..60) == 0 => {
-                let table = pick(&mut self.rng, &schema::LEAVES);
-                self.hub.truncate(xid, self.now_ms, table);
-                self.trace(|| format!("portal {xid}: TRUNCATE {}", TABLES[table].name));
+            Act::Truncate { table } => {
+                self.hub.truncate(xid, self.now_ms, *table);
+                self.trace(|| format!("portal {xid}: TRUNCATE {}", TABLES[*table].name));
             }
-            _ => {
-                let table = pick(&mut self.rng, &[schema::PERSON, schema::VISIT, schema::PLACE, schema::ATTENDANCE]);
-                let name: RowName = (table, self.draw_key(table));
-                let width = self.hub.width[table];
-                let before = self.hub.row(&name);
-                let known: Vec<Vec<Key>> = (0..TABLES.len()).map(|table| self.hub.keys(table)).collect();
-                let parents = move |table: usize| known[table].clone();
-                let wanted = if before.is_some() && self.rng.u8(..4) == 0 {
-                    None
-                } else {
-                    let Some(fields) = self.draw(&name, width, before.as_ref().unwrap_or(&Vec::new()), &parents) else {
-                        return;
-                    };
-                    let mut row = before.unwrap_or_else(|| schema::blank(table));
-                    fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value);
-                    Some(row)
-                };
-                let done = self.hub.write(xid, self.now_ms, &name, wanted.clone());
-                self.trace(|| format!("portal {xid}: {} {wanted:?} {done}", Device::describe(&name)));
-            }
+            Act::Write(edit) => self.write_on_hub(xid, edit),
         }
+    }
+
+    fn write_on_hub(&mut self, xid: u64, edit: &RowEdit) {
+        let name = name_of(edit);
+        let before = self.hub.row(&name);
+        let wanted = if before.is_some() && edit.deletes {
+            None
+        } else {
+            let parents = |table: Table| self.hub.keys(table);
+            let Some(fields) = fields_of(edit, self.hub.width[edit.table], before.as_ref(), &parents) else { return };
+            let mut row = before.unwrap_or_else(|| schema::blank(edit.table));
+            fields.into_iter().for_each(|(column, value)| row[usize::from(column)] = value);
+            Some(row)
+        };
+        let done = self.hub.write(xid, self.now_ms, &name, wanted.clone());
+        self.trace(|| format!("portal {xid}: {} {wanted:?} {done}", Device::describe(&name)));
     }
 }

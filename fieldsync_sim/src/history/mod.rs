@@ -8,24 +8,17 @@ mod troubles;
 use crate::device::Device;
 use crate::hub::Hub;
 use crate::orders;
-use crate::schema::{self, pick, RowName};
+use crate::plan::{Plan, Step, Troubles};
+use crate::schema::{self, RowName};
 use fastrand::Rng;
 use fieldsync_core::enrolment::MacKey;
 use fieldsync_core::{Key, Snapshot, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-const YEAR_MS: i64 = 365 * 86_400_000;
-
-/// What a history may contain.
+/// How a plan is carried out.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// How many steps.
-    pub steps: usize,
-    /// Copied and restored devices.
-    pub copies: bool,
-    /// A hub that loses its last days.
-    pub restored_hub: bool,
     /// Blobs in their plain form, not the wire's.
     pub plain: bool,
     /// Prints every step.
@@ -33,23 +26,20 @@ pub struct Options {
 }
 
 impl Options {
-    /// What a seed's history contains, so that every kind of trouble also comes alone; most are short, a few very long.
+    /// A seed's: one in 32 travels as the extensions would send it.
     pub fn of(seed: u64) -> Options {
-        let mut rng = Rng::with_seed(seed ^ 0x005e_ed0f_57e9);
-        let steps = match rng.u8(..100) {
-            0..=59 => rng.usize(15..45),
-            60..=89 => rng.usize(45..110),
-            90..=98 => rng.usize(110..280),
-            _ => rng.usize(280..1200),
-        };
-        Options { steps, copies: seed % 3 == 1, restored_hub: seed % 3 == 2, plain: seed % 32 != 0, trace: false }
+        Options { plain: seed % 32 != 0, trace: false }
     }
+}
 
-    /// The command that replays it.
-    pub fn replay(seed: u64, steps: usize) -> String {
-        format!(
-            "cargo run --release -p fieldsync_sim --bin simulate -- --from {seed} --count 1 --steps {steps} --trace 1"
-        )
+/// How many steps a seed's history has: most are short, a few very long.
+pub fn steps_of(seed: u64) -> usize {
+    let mut rng = Rng::with_seed(seed ^ 0x005e_ed0f_57e9);
+    match rng.u8(..100) {
+        0..=59 => rng.usize(15..45),
+        60..=89 => rng.usize(45..110),
+        90..=98 => rng.usize(110..280),
+        _ => rng.usize(280..1200),
     }
 }
 
@@ -80,6 +70,7 @@ impl Figures {
     }
 }
 
+#[derive(Clone)]
 enum Letter {
     ToHub { from: usize, blob: Rc<[u8]> },
     ToDevice { to: usize, blob: Rc<[u8]> },
@@ -93,7 +84,7 @@ struct Phone {
 }
 
 struct World {
-    rng: Rng,
+    troubles: Troubles,
     options: Options,
     now_ms: u64,
     hub: Hub,
@@ -103,7 +94,6 @@ struct World {
     archive: Vec<(usize, Rc<[u8]>)>,
     syncs_open: VecDeque<(u64, usize)>,
     writers_open: Vec<u64>,
-    unique: i64,
     stock: BTreeMap<Key, i64>,
     stock_exact: bool,
     /// The last value that a device gave a field, unless it deleted the row after: (client, row, column) → value.
@@ -114,16 +104,17 @@ struct World {
     hub_looked_at: u64,
 }
 
-/// Runs one history.
-pub fn run(seed: u64, options: Options) -> Result<Figures, Finding> {
-    let mut world = World::new(seed, options);
-    for step in 0..options.steps {
-        world.step(step)?;
-        world.hold(step)?;
+/// Carries a plan out.
+pub fn run(plan: &Plan, options: Options) -> Result<Figures, Finding> {
+    let mut world = World::new(plan, options);
+    for timed in &plan.steps {
+        world.now_ms += timed.after_ms;
+        world.step(timed.at, &timed.step)?;
+        world.hold(timed.at)?;
     }
     world.quiesce()?;
-    if seed % 4 == 0 {
-        world.figures.orders += orders::of_several_devices(seed).map_err(Finding)?;
+    if plan.seed % 4 == 0 {
+        world.figures.orders += orders::of_several_devices(plan.seed).map_err(Finding)?;
     }
     Ok(world.figures)
 }
@@ -133,26 +124,25 @@ fn fail<T>(what: impl Into<String>) -> Result<T, Finding> {
 }
 
 impl World {
-    fn new(seed: u64, options: Options) -> World {
-        let mut rng = Rng::with_seed(seed);
-        let rules = schema::rules(&mut rng);
-        let late = if rng.bool() { schema::EXTRA - 1 } else { schema::EXTRA };
-        let mut hub = Hub::new(rules, late);
-        hub.priorities = schema::priorities(&mut rng);
-        hub.soft = schema::soft(&mut rng);
+    fn new(plan: &Plan, options: Options) -> World {
+        let late = if plan.wide { schema::EXTRA } else { schema::EXTRA - 1 };
+        let mut hub = Hub::new(plan.tables.iter().map(|table| table.rules.clone()).collect(), late);
+        for table in &plan.tables {
+            hub.priorities[table.table] = table.priority;
+            hub.soft[table.table] = table.soft;
+        }
         hub.plain = options.plain;
         let mut phones = Vec::new();
-        for at in 0..rng.usize(2..5) {
+        for (at, phone) in plan.phones.iter().enumerate() {
             let key = MacKey([at as u8 + 1; 32]);
             let id = format!("phone{}", (at * 7 + 3) % 10);
             hub.register(&id, key.clone());
-            let offset_ms = if rng.u8(..3) == 0 { rng.i64(-3_600_000..3_600_000) } else { 0 };
             let mut file = Device::new(&id, key, late);
             file.plain = options.plain;
-            phones.push(Phone { file, backup: None, offset_ms, cursor: None });
+            phones.push(Phone { file, backup: None, offset_ms: phone.offset_ms, cursor: None });
         }
         let mut world = World {
-            rng,
+            troubles: plan.troubles,
             options,
             now_ms: 1_790_000_000_000,
             hub,
@@ -162,7 +152,6 @@ impl World {
             archive: Vec::new(),
             syncs_open: VecDeque::new(),
             writers_open: Vec::new(),
-            unique: 0,
             stock: BTreeMap::new(),
             stock_exact: true,
             last_edits: BTreeMap::new(),
@@ -190,48 +179,49 @@ impl World {
         u64::try_from(self.now_ms as i64 + self.phones[phone].offset_ms).unwrap_or(0)
     }
 
-    fn fresh(&mut self) -> i64 {
-        self.unique += 1;
-        self.unique
-    }
-
-    fn step(&mut self, step: usize) -> Result<(), Finding> {
-        self.now_ms += self.rng.u64(1..5_000);
-        let phone = self.rng.usize(..self.phones.len());
-        let roll = self.rng.u32(..100);
-        match roll {
-            0..=34 => self.edit(phone),
-            35..=49 => self.export(phone),
-            50..=69 => self.deliver()?,
-            70..=74 => self.finish_a_sync(),
-            75..=86 => self.portal(),
-            87 if self.rng.bool() => self.lose_letters(),
-            87 => self.settle(),
-            88 => self.replay()?,
-            89 => self.now_ms += self.rng.u64(1..91) * 86_400_000,
-            90 => {
-                let jump = pick(&mut self.rng, &[-30 * YEAR_MS, 30 * YEAR_MS, -3_600_000, 3_600_000, 0]);
-                self.phones[phone].offset_ms = jump;
-                self.trace(|| format!("{step}: clock of {phone} is off by {jump} ms"));
+    fn step(&mut self, at: usize, step: &Step) -> Result<(), Finding> {
+        let number = |phone: &usize| phone % self.phones.len();
+        match step {
+            Step::Edit { phone, edits } => self.edit(number(phone), edits),
+            Step::Export { phone, most } => self.export(number(phone), *most),
+            Step::LoseExport { phone } => self.lose_export(number(phone)),
+            Step::Deliver { pick, twice, damage, hearing, dies } => {
+                self.deliver(*pick, *twice, *damage, hearing.fate, *dies)?;
             }
-            91 => {
-                self.hub.add_column();
+            Step::Finish { aborts } => self.finish(*aborts),
+            Step::LoseLetters { keep } => self.network.truncate(keep % (self.network.len() + 1)),
+            Step::Replay { pick, hearing } => self.replay(*pick, hearing.fate)?,
+            Step::Portal { begins, pick, act } => self.portal(*begins, *pick, act),
+            Step::Wait { days } => self.now_ms += days * 86_400_000,
+            Step::SetClock { phone, offset_ms } => {
+                let phone = number(phone);
+                self.phones[phone].offset_ms = *offset_ms;
+                self.trace(|| format!("{at}: clock of {phone} is off by {offset_ms} ms"));
             }
-            92 => {
-                if self.hub.width[schema::PLACE] == schema::EXTRA {
+            Step::WidenHub => self.hub.add_column(),
+            Step::Widen { phone } => {
+                if self.hub.width[schema::MEMO] == schema::EXTRA {
+                    let phone = number(phone);
                     self.phones[phone].file.add_column();
                 }
             }
-            93 if self.options.copies => self.copy(phone),
-            94 if self.options.copies => {
+            Step::Copy { phone } => self.copy(number(phone)),
+            Step::BackUp { phone } => {
+                let phone = number(phone);
                 self.phones[phone].backup = Some(self.phones[phone].file.clone());
             }
-            95 if self.options.copies => self.restore(phone),
-            96 if self.options.restored_hub && self.hub_backup.is_none() => self.hub_backup = Some(self.hub.clone()),
-            97 if self.options.restored_hub => self.restore_hub(),
-            98 if self.rng.bool() => self.lose_shapes(phone),
-            99 => self.orders(phone)?,
-            _ => self.crash(phone),
+            Step::Restore { phone } => self.restore(number(phone)),
+            Step::BackUpHub => {
+                if self.hub_backup.is_none() {
+                    self.hub_backup = Some(self.hub.clone());
+                }
+            }
+            Step::RestoreHub { noticed } => self.restore_hub(*noticed),
+            Step::LoseShapes { phone, which } => self.lose_shapes(number(phone), *which),
+            Step::Orders { phone, most } => self.orders(number(phone), *most)?,
+            Step::DropRejections => self.settle(),
+            // Persons choose among entries, and what is kept for them is thrown away, on real databases only.
+            Step::Settle { .. } | Step::SettleOnHub { .. } | Step::Purge { .. } | Step::PurgeHub => {}
         }
         Ok(())
     }

@@ -2,15 +2,15 @@
 
 use super::{fail, Finding, Letter, World};
 use crate::device::{self, Device};
-use crate::hub::{self};
+use crate::hub;
+use crate::plan::{Damage, Fate};
 use crate::post;
 use fieldsync_core::wire::Shapes;
 use std::rc::Rc;
 
 impl World {
-    pub(super) fn export(&mut self, phone: usize) {
+    pub(super) fn export(&mut self, phone: usize, most: Option<usize>) {
         let wall = self.wall(phone);
-        let most = (self.rng.u8(..4) == 0).then(|| self.rng.usize(..4));
         let (blob, _) = self.phones[phone].file.export(wall, most);
         self.trace(|| format!("phone {phone}: export"));
         let blob: Rc<[u8]> = blob.into();
@@ -18,59 +18,48 @@ impl World {
         self.network.push(Letter::ToHub { from: phone, blob });
     }
 
-    pub(super) fn deliver(&mut self) -> Result<(), Finding> {
+    /// Exported, and the blob never left.
+    pub(super) fn lose_export(&mut self, phone: usize) {
+        let wall = self.wall(phone);
+        let _ = self.phones[phone].file.export(wall, None);
+    }
+
+    pub(super) fn deliver(
+        &mut self,
+        pick: Option<usize>,
+        twice: bool,
+        damage: Damage,
+        fate: Fate,
+        dies: bool,
+    ) -> Result<(), Finding> {
         if self.network.is_empty() {
             return Ok(());
         }
-        let at = if self.rng.u8(..3) == 0 { self.rng.usize(..self.network.len()) } else { 0 };
-        let twice = self.rng.u8(..8) == 0;
-        let letter = self.network.remove(at);
-        match letter {
-            Letter::ToHub { from, blob } => {
-                if twice {
-                    self.network.push(Letter::ToHub { from, blob: blob.clone() });
-                }
-                let blob = self.damaged(blob);
-                self.hear_of(from, &blob)
-            }
-            Letter::ToDevice { to, blob } => {
-                if twice {
-                    self.network.push(Letter::ToDevice { to, blob: blob.clone() });
-                }
-                let blob = self.damaged(blob);
-                self.apply(to, &blob)
-            }
+        let letter = self.network.remove(pick.unwrap_or(0) % self.network.len());
+        if twice {
+            self.network.push(letter.clone());
         }
-    }
-
-    pub(super) fn damaged(&mut self, blob: Rc<[u8]>) -> Rc<[u8]> {
-        match self.rng.u8(..40) {
-            0 => blob[..self.rng.usize(..blob.len().max(1))].into(),
-            1 if !blob.is_empty() => {
-                let mut bytes = blob.to_vec();
-                let at = self.rng.usize(..bytes.len());
-                bytes[at] ^= 1 << self.rng.u8(..8);
-                bytes.into()
-            }
-            _ => blob,
+        match letter {
+            Letter::ToHub { from, blob } => self.hear_of(from, &damaged(blob, damage), fate),
+            Letter::ToDevice { to, blob } => self.apply(to, &damaged(blob, damage), dies),
         }
     }
 
     /// A delta reaches the hub; the commit may come later, or never.
-    pub(super) fn hear_of(&mut self, from: usize, blob: &[u8]) -> Result<(), Finding> {
+    pub(super) fn hear_of(&mut self, from: usize, blob: &[u8], fate: Fate) -> Result<(), Finding> {
         match self.hub.sync(blob, self.now_ms) {
             Ok(Ok(xid)) => {
                 self.trace(|| self.told(xid, from, blob));
-                match self.rng.u8(..10) {
-                    0 => self.hub.abort(xid),
-                    1 | 2 => self.syncs_open.push_back((xid, from)),
-                    _ => self.commit_sync(xid, from),
+                match fate {
+                    Fate::Never => self.hub.abort(xid),
+                    Fate::Later => self.syncs_open.push_back((xid, from)),
+                    Fate::Now => self.commit_sync(xid, from),
                 }
             }
             Ok(Err(reply)) => self.network.push(Letter::ToDevice { to: from, blob: reply }),
             Err(refusal) => {
                 self.trace(|| format!("hub refuses: {refusal:?}"));
-                let forgotten = self.options.restored_hub && refusal == hub::Refusal::Unknown;
+                let forgotten = self.troubles.restored_hub && refusal == hub::Refusal::Unknown;
                 if !forgotten && refusal != hub::Refusal::Damaged {
                     return fail(format!("the hub refused phone {from}: {refusal:?}"));
                 }
@@ -131,9 +120,9 @@ impl World {
         }
     }
 
-    pub(super) fn finish_a_sync(&mut self) {
+    pub(super) fn finish(&mut self, aborts: bool) {
         if let Some((xid, from)) = self.syncs_open.pop_front() {
-            if self.rng.u8(..4) == 0 {
+            if aborts {
                 self.hub.abort(xid);
             } else {
                 self.commit_sync(xid, from);
@@ -141,8 +130,8 @@ impl World {
         }
     }
 
-    pub(super) fn apply(&mut self, to: usize, blob: &[u8]) -> Result<(), Finding> {
-        if self.rng.u8(..20) == 0 {
+    pub(super) fn apply(&mut self, to: usize, blob: &[u8], dies: bool) -> Result<(), Finding> {
+        if dies {
             return Ok(()); // it died before the commit: nothing happened
         }
         let outcome = self.phones[to].file.apply(blob);
@@ -163,17 +152,24 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn lose_letters(&mut self) {
-        let keep = self.rng.usize(..self.network.len() + 1);
-        self.network.truncate(keep);
-    }
-
-    pub(super) fn replay(&mut self) -> Result<(), Finding> {
+    pub(super) fn replay(&mut self, pick: usize, fate: Fate) -> Result<(), Finding> {
         if self.archive.is_empty() {
             return Ok(());
         }
-        let (from, blob) = self.archive[self.rng.usize(..self.archive.len())].clone();
+        let (from, blob) = self.archive[pick % self.archive.len()].clone();
         self.trace(|| format!("an old blob of phone {from} again"));
-        self.hear_of(from, &blob)
+        self.hear_of(from, &blob, fate)
+    }
+}
+
+fn damaged(blob: Rc<[u8]>, damage: Damage) -> Rc<[u8]> {
+    match damage {
+        Damage::Truncate(at) => blob[..at % blob.len().max(1)].into(),
+        Damage::Flip(at) if !blob.is_empty() => {
+            let mut bytes = blob.to_vec();
+            bytes[at / 8 % blob.len()] ^= 1 << (at % 8);
+            bytes.into()
+        }
+        _ => blob,
     }
 }

@@ -16,25 +16,18 @@ impl World {
     }
 
     /// Copies of the hub and a phone get the same letters in other orders.
-    pub(super) fn orders(&mut self, phone: usize) -> Result<(), Finding> {
+    pub(super) fn orders(&mut self, phone: usize, most: usize) -> Result<(), Finding> {
         let wall = self.wall(phone);
-        match orders::of_one_device(&self.hub, &self.phones[phone].file, &mut self.rng, wall, self.now_ms) {
+        match orders::of_one_device(&self.hub, &self.phones[phone].file, most, wall, self.now_ms) {
             Ok(compared) => self.figures.orders += compared,
             Err(what) => return fail(format!("phone {phone}: {what}")),
         }
         Ok(())
     }
 
-    pub(super) fn crash(&mut self, phone: usize) {
-        // Exported, and the blob never left.
-        let wall = self.wall(phone);
-        let _ = self.phones[phone].file.export(wall, None);
-    }
-
     /// What either end kept of the other's names is gone: a damaged table, a careless operator.
-    pub(super) fn lose_shapes(&mut self, phone: usize) {
+    pub(super) fn lose_shapes(&mut self, phone: usize, which: u8) {
         let tag = self.phones[phone].file.tag();
-        let which = self.rng.u8(..3);
         if which == 0 {
             self.phones[phone].file.reply_shapes = Shapes::none();
         } else if let Some(client) = self.hub.clients.get_mut(&tag) {
@@ -70,26 +63,25 @@ impl World {
         }
     }
 
-    pub(super) fn restore_hub(&mut self) {
-        if let Some(backup) = self.hub_backup.take() {
-            let migrated = self.hub.width;
-            self.hub = Hub::restored_from(&backup);
-            self.hub.width = migrated; // its operator brings the schema up to date first
-                                       // A dump, another server, a promotion: the hub sees that by itself. A disk put back under it shows only by what
-                                       // devices have seen, and not where a blob of the lost days comes late: its answer hides what its device saw.
-            let noticed = self.rng.u8(..3) > 0;
-            if noticed {
-                self.hub.epoch += 1 + self.rng.u32(..100);
-            } else {
+    pub(super) fn restore_hub(&mut self, noticed: Option<u32>) {
+        let Some(backup) = self.hub_backup.take() else { return };
+        let migrated = self.hub.width;
+        self.hub = Hub::restored_from(&backup);
+        self.hub.width = migrated; // its operator brings the schema up to date first
+                                   // A dump, another server, a promotion: the hub sees that by itself. A disk put back under it shows only by what
+                                   // devices have seen, and not where a blob of the lost days comes late: its answer hides what its device saw.
+        match noticed {
+            Some(epochs) => self.hub.epoch += epochs,
+            None => {
                 self.network.clear();
                 self.archive.clear();
             }
-            self.trace(|| format!("the hub is restored, noticed by itself: {noticed}"));
-            self.syncs_open.clear();
-            self.writers_open.clear();
-            for phone in &mut self.phones {
-                phone.cursor = None;
-            }
+        }
+        self.trace(|| format!("the hub is restored, noticed by itself: {}", noticed.is_some()));
+        self.syncs_open.clear();
+        self.writers_open.clear();
+        for phone in &mut self.phones {
+            phone.cursor = None;
         }
     }
 }

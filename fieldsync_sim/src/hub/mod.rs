@@ -170,10 +170,10 @@ pub enum Refusal {
 
 impl Hub {
     /// A new hub.
-    pub fn new(rules: Vec<TableRules>, columns_of_place: u16) -> Hub {
+    pub fn new(rules: Vec<TableRules>, columns_of_memo: u16) -> Hub {
         let mut width = [0; TABLES.len()];
         (0..TABLES.len()).for_each(|table| width[table] = schema::width(table));
-        width[schema::PLACE] = columns_of_place;
+        width[schema::MEMO] = columns_of_memo;
         Hub {
             id: [7; 16],
             epoch: 1,
@@ -240,9 +240,9 @@ impl Hub {
         dropped
     }
 
-    /// ALTER TABLE place ADD COLUMN extra.
+    /// ALTER TABLE memo ADD COLUMN extra.
     pub fn add_column(&mut self) {
-        self.width[schema::PLACE] = schema::width(schema::PLACE);
+        self.width[schema::MEMO] = schema::width(schema::MEMO);
     }
 
     /// A dump is restored, or an old standby promoted: everything since is forgotten.

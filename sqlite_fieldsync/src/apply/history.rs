@@ -3,7 +3,7 @@
 //! Invariant: nothing unsent is lost. After either turn the next export offers again whatever the hub does not have.
 
 use super::kept;
-use super::unanswered::{PendingRow, Unanswered};
+use super::unanswered::Unanswered;
 use super::Report;
 use crate::conflicts::{self, key_from_bytes, key_to_bytes};
 use crate::error::{Error, Result};
@@ -12,7 +12,6 @@ use crate::shapes;
 use crate::sql::{self, quote};
 use crate::state::{self, Standing};
 use fieldsync_core::coalesce::LoggedField;
-use fieldsync_core::delta::Op;
 use fieldsync_core::reply::{Notice, Reply, RowChange, TableRows};
 use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::Connection;
@@ -135,6 +134,9 @@ pub(super) fn offer_what_differs(
             let hub: TableRows = postcard::from_bytes(&content).map_err(|error| Error::OwnData(error.to_string()))?;
             for row in &hub.rows {
                 let key = own_order(table, &hub, &row.key);
+                if unanswered.ends_deleted(&table.name, &key) {
+                    continue; // whole, below
+                }
                 let Some(own) = rows.read(table.table_no, &key)? else { continue };
                 let mut fields = Vec::new();
                 for (slot, value) in own {
@@ -183,7 +185,8 @@ pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
 }
 
 /// Keys of rows that the hub has not sent and whose making is not pending anyway. (Fields alone, of a row that it does not
-/// have, the hub could not take. A row that is here although the log ends with its deletion came from the hub after that.)
+/// have, the hub could not take. A row that is here although the log ends with its deletion came from the hub after that; what
+/// arrives under its key then is what the log begins with.)
 fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
     let mut arrived = std::collections::HashSet::new();
     let mut statement = db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1")?;
@@ -206,8 +209,8 @@ fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Re
         let mut sorted = key.clone();
         sorted.0.sort_unstable();
         let named = !key.0.iter().any(Value::is_null);
-        let stands = |own: &PendingRow| own.made && own.last != Some(Op::Delete);
-        if named && !arrived.contains(&sorted) && !unanswered.of(&table.name, &key).is_some_and(stands) {
+        let missing = !arrived.contains(&sorted) && !unanswered.of(&table.name, &key).is_some_and(|own| own.made);
+        if named && (missing || unanswered.ends_deleted(&table.name, &key)) {
             found.push(key);
         }
     }

@@ -76,4 +76,9 @@ impl Unanswered {
         }
         self.rows.get(&(table.to_lowercase(), key.clone()))
     }
+
+    /// Whether the last of its changes is its deletion.
+    pub fn ends_deleted(&self, table: &str, key: &Key) -> bool {
+        self.of(table, key).is_some_and(|own| own.last == Some(Op::Delete))
+    }
 }

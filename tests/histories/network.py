@@ -92,8 +92,7 @@ class Network:
                 device.sql("BEGIN")
             report = device.apply(blob)
             if self.trace:
-                shown = device.inspect(blob)
-                self.say(f"phone {number}: apply {shown['batch']} {shown['cursor']} {shown['watermark']} {shown['tables']} {shown['notices']}: {report}")
+                self.say(f"phone {number}: apply {self.shown(device, blob)}: {report}")
         except sqlite3.Error as error:
             self.say(f"phone {number}: {error}")
             text = str(error)

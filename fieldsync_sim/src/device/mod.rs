@@ -208,6 +208,7 @@ impl Device {
     /// DELETE.
     pub fn delete(&mut self, wall_ms: u64, name: &RowName) {
         let Some(row) = self.rows.remove(name) else { return };
+        self.doomed.remove(name); // what is made under its key from now on is another row
         let fields = schema::fields(name.0, self.width[name.0])
             .map(|column| LoggedField { column, old: row[usize::from(column)].clone(), new: Value::Null })
             .collect();

@@ -36,7 +36,7 @@ def test_a_history(seed, drawn, make_hub, extension, tmp_path):
     except Finding as finding:
         pytest.fail(f"seed {seed}: {finding}\nagain: FIELDSYNC_HISTORIES={seed}:1 FIELDSYNC_TRACE=1 "
                     "make test-e2e PYTEST_ARGS='-s tests/test_histories.py' (FIELDSYNC_STEPS=n: fewer; "
-                    "FIELDSYNC_WITHOUT=at,at: without some)", pytrace=False)
+                    "FIELDSYNC_ONLY=at,at: those)", pytrace=False)
     finally:
         for writer in world.writers:
             writer.close()

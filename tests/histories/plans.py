@@ -16,16 +16,16 @@ def steps_of(seed):
 
 
 def plans(first, count):
-    """By seed. FIELDSYNC_STEPS=n and FIELDSYNC_WITHOUT=at,at,... take steps out, to make a failure small."""
+    """By seed. FIELDSYNC_STEPS=n and FIELDSYNC_ONLY=at,at,... take steps out, to make a failure small."""
     cargo = shutil.which("cargo") or os.path.expanduser("~/.cargo/bin/cargo")
     done = subprocess.run(
         [cargo, "run", "--quiet", "--locked", "--release", "-p", "fieldsync_sim", "--bin", "simulate", "--",
          "--from", str(first), "--count", str(count), "--steps", str(max(MOST, *map(steps_of, range(first, first + count)), 0)), "--plan", "1"],
         cwd=CHECKOUT, check=True, stdout=subprocess.PIPE, text=True)
-    without = {int(at) for at in os.environ.get("FIELDSYNC_WITHOUT", "").split(",") if at}
+    only = {int(at) for at in os.environ.get("FIELDSYNC_ONLY", "").split(",") if at}
     found = {}
     for line in done.stdout.splitlines():
         plan = json.loads(line)
-        plan["steps"] = [step for step in plan["steps"][:steps_of(plan["seed"])] if step["at"] not in without]
+        plan["steps"] = [step for step in plan["steps"][:steps_of(plan["seed"])] if not only or step["at"] in only]
         found[plan["seed"]] = plan
     return found

@@ -1,4 +1,4 @@
-//! `simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--without AT,AT,...] [--trace 1] [--keep-going 1] [--wire 1]
+//! `simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--only AT,AT,...] [--trace 1] [--keep-going 1] [--wire 1]
 //! [--plan 1]`: carries out the plans of so many seeds until one of them finds something.
 //!
 //! A finding prints the command that replays it with as few of its steps as still find something. `--wire 1`: all blobs travel
@@ -11,7 +11,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
 const USAGE: &str =
-    "usage: simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--without AT,AT,...] [--trace 1] \
+    "usage: simulate [--from SEED] [--count N] [--seconds S] [--steps N] [--only AT,AT,...] [--trace 1] \
                      [--keep-going 1] [--wire 1] [--plan 1]";
 
 #[derive(Default)]
@@ -20,7 +20,7 @@ struct Arguments {
     count: u64,
     seconds: u64,
     steps: usize,
-    without: BTreeSet<usize>,
+    only: BTreeSet<usize>,
     trace: bool,
     keep_going: bool,
     wire: bool,
@@ -32,8 +32,8 @@ fn arguments() -> Option<Arguments> {
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next()?;
-        if word == "--without" {
-            found.without = value.split(',').map(|at| at.parse().ok()).collect::<Option<_>>()?;
+        if word == "--only" {
+            found.only = value.split(',').map(|at| at.parse().ok()).collect::<Option<_>>()?;
             continue;
         }
         let number: u64 = value.parse().ok()?;
@@ -60,7 +60,7 @@ fn outcome(plan: &Plan, options: Options) -> Result<Figures, Finding> {
     })
 }
 
-/// The steps that can be left out, and how many there are at all, so that something is still found.
+/// How many steps there are at all, and which of them are enough, so that something is still found.
 fn shrunk(plan: &Plan, options: Options) -> (usize, Vec<usize>) {
     let options = Options { trace: false, ..options };
     let finds = |plan: &Plan| outcome(plan, options).is_err();
@@ -77,17 +77,16 @@ fn shrunk(plan: &Plan, options: Options) -> (usize, Vec<usize>) {
             smaller = fewer;
         }
     }
-    let kept: BTreeSet<usize> = smaller.steps.iter().map(|step| step.at).collect();
-    (steps, (0..steps).filter(|at| !kept.contains(at)).collect())
+    (steps, smaller.steps.iter().map(|step| step.at).collect())
 }
 
 fn replay(plan: &Plan, options: Options, wire: bool) -> String {
-    let (steps, without) = shrunk(plan, options);
-    let without: Vec<String> = without.iter().map(usize::to_string).collect();
+    let (steps, only) = shrunk(plan, options);
+    let only: Vec<String> = only.iter().map(usize::to_string).collect();
     format!(
-        "cargo run --release -p fieldsync_sim --bin simulate -- --from {} --count 1 --steps {steps} --trace 1{}{}",
+        "cargo run --release -p fieldsync_sim --bin simulate -- --from {} --count 1 --steps {steps} --trace 1 --only {}{}",
         plan.seed,
-        if without.is_empty() { String::new() } else { format!(" --without {}", without.join(",")) },
+        only.join(","),
         if wire { " --wire 1" } else { "" },
     )
 }
@@ -116,7 +115,7 @@ fn main() {
             break;
         }
         let mut plan = plan(seed, if arguments.steps > 0 { arguments.steps } else { steps_of(seed) });
-        plan.steps.retain(|step| !arguments.without.contains(&step.at));
+        plan.steps.retain(|step| arguments.only.is_empty() || arguments.only.contains(&step.at));
         if arguments.plan {
             println!("{}", serde_json::to_string(&plan).unwrap_or_default());
             continue;

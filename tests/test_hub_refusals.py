@@ -204,3 +204,22 @@ def test_a_transaction_that_raised_a_conflict_cannot_be_prepared_for_two_phase_c
     hub.sql("ROLLBACK")
     assert error.sqlstate == "0A000" and "NOTIFY" in error.message
     assert tablet.apply(hub.sync(blob))["conflicts"] == 1
+
+
+def test_text_that_is_not_utf8_is_refused_and_altered_nowhere(hub, client, sync):
+    """SQLite does not check; two such keys would be one if what cannot be read were replaced."""
+    hub.sql("CREATE TABLE note (id text PRIMARY KEY, body text)")
+    hub.enable("note")
+    north = client("north", "CREATE TABLE note (id TEXT NOT NULL PRIMARY KEY, body TEXT)", "note")
+    north.script("INSERT INTO note VALUES ('good', 'a'), ('latin', CAST(x'63616665e9' AS TEXT)), (CAST(x'fe' AS TEXT), 'b'), (CAST(x'ff' AS TEXT), 'c')")
+    sync(north, hub)
+    assert hub.sql("SELECT id, body FROM note") == [("good", "a")]
+    assert [(entry["row_id"], entry["rule"], entry["detail"]) for entry in north.conflicts()] == [
+        ("latin", "22021", '"63616665e9" is not a value of type pg_catalog.text in column "body" of table "note"'),
+        ("fe", "22021", '"fe" is not a value of type pg_catalog.text in column "id" of table "note"'),
+        ("ff", "22021", '"ff" is not a value of type pg_catalog.text in column "id" of table "note"')]
+    assert north.sql("SELECT hex(id), hex(body) FROM note ORDER BY 1") == [
+        ("676F6F64", "61"), ("6C6174696E", "63616665E9"), ("FE", "62"), ("FF", "63")]
+    north.script("UPDATE note SET body = 'café' WHERE id = 'latin'; UPDATE note SET id = 'fe' WHERE id = CAST(x'fe' AS TEXT)")
+    sync(north, hub)
+    assert sorted(hub.sql("SELECT id, body FROM note")) == [("fe", "b"), ("good", "a"), ("latin", "café")]

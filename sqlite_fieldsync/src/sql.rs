@@ -6,13 +6,17 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ffi, Connection, OptionalExtension, Row, Statement, ToSql};
 use std::cell::Cell;
 
-/// A value as SQLite holds it, copied. Text that is not UTF-8 (SQLite does not check) keeps what can be read.
+/// A value as SQLite holds it, copied. Text that is not UTF-8 (SQLite does not check) travels as the bytes that it is: the hub
+/// refuses those by name where it wants text, and nothing is altered on the way.
 pub fn value_from(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) => Value::Int(number),
         ValueRef::Real(number) => Value::Real(number),
-        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Text(text) => match std::str::from_utf8(text) {
+            Ok(text) => Value::Text(text.to_owned()),
+            Err(_) => Value::Blob(text.to_vec()),
+        },
         ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
     }
 }

@@ -154,3 +154,36 @@ def test_only_an_enabled_table_is_sent_again(pair, refused):
     hub.sql("CREATE TABLE other (id text PRIMARY KEY)")
     error = refused(hub.sql, "SELECT sync_control.send_again('other')")
     assert (error.sqlstate, error.message) == ("42P01", 'table "other" is not enabled for sync')
+
+
+def test_rows_of_a_bulk_load_without_triggers_reach_every_device(pair, sync):
+    """As `pg_dump --data-only --disable-triggers` and many loading scripts write it."""
+    hub, one, two = pair
+    one.sql("UPDATE p SET v = 'mine' WHERE id = 'b'")
+    hub.sql("ALTER TABLE p DISABLE TRIGGER ALL")
+    hub.sql("INSERT INTO p VALUES ('d', '4', 4)")
+    hub.sql("UPDATE p SET n = 10 WHERE id IN ('a', 'b')")
+    hub.sql("ALTER TABLE p ENABLE TRIGGER ALL")
+    hub.sql("UPDATE p SET n = 11 WHERE id = 'a'")
+    for device in (one, two, one):
+        sync(device, hub)
+    assert hub.sql("SELECT id, v, n FROM p ORDER BY id") == [("a", "1", 11), ("b", "mine", 10), ("c", "3", 3), ("d", "4", 4)]
+    for device in (one, two):
+        assert device.sql("SELECT * FROM p ORDER BY id") == hub.sql("SELECT id, v, n FROM p ORDER BY id")
+    assert hub.sql("SELECT DISTINCT tgenabled::text FROM pg_trigger WHERE tgrelid = 'p'::regclass AND tgname LIKE '~fieldsync%%'") == [("A",)]
+    assert applied(two, hub, sync) == 0
+    two.sql("UPDATE p SET n = 5 WHERE id = 'd'")
+    sync(two, hub), sync(one, hub)
+    assert one.one("SELECT n FROM p WHERE id = 'd'") == 5
+
+
+def test_who_switches_the_trigger_off_is_told(pair):
+    hub, _, _ = pair
+    said = []
+    hub.db.add_notice_handler(lambda notice: said.append((notice.severity, notice.message_primary, notice.message_hint)))
+    hub.sql("ALTER TABLE p DISABLE TRIGGER \"~fieldsync_row\"")
+    hub.sql("ALTER TABLE p ENABLE TRIGGER \"~fieldsync_row\"")
+    assert said == [
+        ("WARNING", 'trigger "~fieldsync_row" of table public.p is off: what is written now reaches no device',
+         "ALTER TABLE public.p ENABLE TRIGGER ALL sends all rows to every device; rows deleted meanwhile stay there."),
+        ("NOTICE", "triggers of table public.p were off: every device gets all its rows with its next sync", None)]

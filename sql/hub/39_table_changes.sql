@@ -69,6 +69,34 @@ BEGIN
 END
 $$;
 
+-- Bulk loads and data-only restores switch a table's triggers off and on again (DISABLE TRIGGER ALL, ENABLE TRIGGER ALL). What
+-- is written meanwhile nothing tracks; when they are on again, all rows go to every device. Deletions of that time are not known.
+CREATE FUNCTION fieldsync.look_after_triggers(relation regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own record;
+BEGIN
+    FOR own IN
+        SELECT g.tgname AS name, g.tgenabled AS enabled FROM pg_trigger AS g
+        WHERE g.tgrelid = relation AND g.tgname IN ('~fieldsync_row', '~fieldsync_truncate') AND g.tgenabled <> 'A'
+        ORDER BY g.tgname
+    LOOP
+        IF own.enabled = 'D' THEN
+            RAISE WARNING 'trigger "%" of table % is off: what is written now reaches no device', own.name, relation
+                USING HINT = format('ALTER TABLE %s ENABLE TRIGGER ALL sends all rows to every device; rows deleted meanwhile stay there.', relation);
+        ELSE
+            EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', relation, own.name);
+            IF own.name = '~fieldsync_row' THEN
+                PERFORM sync_control.send_again(relation);
+                RAISE NOTICE 'triggers of table % were off: every device gets all its rows with its next sync', relation;
+            END IF;
+        END IF;
+    END LOOP;
+END
+$$;
+
 -- A renamed table (or schema) takes its rules with it; a rule about a field that is gone or has another name now is said at
 -- once, to whoever changes the table.
 CREATE FUNCTION fieldsync.table_altered() RETURNS event_trigger
@@ -116,6 +144,7 @@ BEGIN
                                                      WHERE c.table_id = altered.table_id AND c.rule LIKE '42703%' AND c.client ? a.attname))) THEN
             PERFORM fieldsync.send_remade(altered.relid);
         END IF;
+        PERFORM fieldsync.look_after_triggers(altered.relid);
         UPDATE fieldsync.tracked_table AS t SET last_column = a.latest
         FROM (SELECT max(attnum) AS latest FROM pg_attribute WHERE attrelid = altered.relid) AS a
         WHERE t.table_id = altered.table_id AND t.last_column <> a.latest;

@@ -73,7 +73,7 @@ class Network:
             self.network.append(("device", number, self.hub.commit(batch)))
             self.say(f"{step['at']}: hub commits the batch of phone {number}")
         except psycopg.Error as error:
-            if not (self.hub_was_purged and error.sqlstate == "22023"):  # what was prepared and forgotten goes too
+            if not (self.hub_was_purged and error.sqlstate == "55000"):  # what was prepared and forgotten goes too
                 self.refused(number, error, False)
 
     def refused(self, number, error, is_damaged):

@@ -49,7 +49,7 @@ class Checks:
         except sqlite3.OperationalError as error:
             if "does not know" not in str(error):
                 raise
-            return {"tables": [{"rows": ["names not known"]}], "notices": []}
+            return {"tables": [{"rows": ["names not known"]}], "notices": ["names_wanted"]}
 
     def quiesce(self):
         for writer in self.writers:

@@ -56,8 +56,7 @@ class Orders:
         """The hub after some deliveries, and its answers."""
         before = self.hub.sql("SELECT coalesce(max(conflict_id), 0) FROM sync_control.conflicts")[0][0]
         replies = [self.hub.sync(blob) for blob in blobs]
-        if any(device.inspect(reply)["notices"] and any(name in str(device.inspect(reply)["notices"]) for name in ("new_", "names_wanted"))
-               for reply in replies):
+        if any(kind in str(self.shown(device, reply)["notices"]) for reply in replies for kind in ("new_", "names_wanted")):
             raise NotComparable("a turning point")
         # The final state of a delta counts: half of it may be refused, or bring a parent back, where the whole does not.
         if self.hub.sql("SELECT 1 FROM sync_control.conflicts WHERE conflict_id > %s AND (outcome = 'rejected' OR rule LIKE 'on\\_%%')", before):

@@ -195,7 +195,7 @@ def test_keys_of_every_kind_of_text_can_be_enabled(hub):
 
 
 @pytest.mark.parametrize("change", [
-    "ALTER TABLE t DROP CONSTRAINT t_pkey", "CREATE TABLE heir () INHERITS (t)", "ALTER TABLE t SET UNLOGGED",
+    "ALTER TABLE t DROP CONSTRAINT t_pkey", "ALTER TABLE t SET UNLOGGED",
 ])
 def test_what_could_not_be_enabled_any_more_can_be_disabled(hub, refused, change):
     hub.script("CREATE TABLE t (id text PRIMARY KEY); SELECT sync_control.enable('t')")
@@ -238,3 +238,21 @@ def test_a_database_in_another_encoding_is_refused(server, make_hub, refused):
                          user=server.environment()["PGUSER"], autocommit=True) as session:
         error = refused(session.execute, "CREATE EXTENSION pg_fieldsync")
         assert error.sqlstate == "0A000" and "LATIN1" in error.message and error.hint
+
+
+@pytest.mark.parametrize("change", [
+    "CREATE TABLE heir () INHERITS (t)", "ALTER TABLE t INHERIT ancestor", "ALTER TABLE other INHERIT t",
+    "ALTER TABLE parted ATTACH PARTITION t FOR VALUES FROM (0) TO (9)",
+])
+def test_an_enabled_table_takes_part_in_no_inheritance(hub, refused, change):
+    """Rows of a child would be read with its parent's, and nothing would see them written."""
+    hub.script("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE ancestor (id int)")
+    hub.enable("t")
+    columns = hub.one("SELECT string_agg(format('%I %s%s', attname, format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN ' NOT NULL' END), ', ')"
+                      " FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0")
+    hub.script(f"CREATE TABLE other ({columns}); CREATE TABLE parted ({columns}) PARTITION BY RANGE (id)")
+    error = refused(hub.script, change)
+    assert (error.sqlstate, error.message) == ("0A000", "table public.t is enabled for sync: it cannot take part in table inheritance")
+    assert error.hint == "Call sync_control.disable('public.t') first, or leave it out of the hierarchy."
+    assert hub.sql("SELECT 1 FROM pg_inherits WHERE 't'::regclass IN (inhrelid, inhparent)") == []
+    hub.script("CREATE TABLE a_parent (id int); CREATE TABLE a_child () INHERITS (a_parent)")

@@ -167,3 +167,29 @@ END
 $$;
 CREATE EVENT TRIGGER fieldsync_table_altered ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
     EXECUTE FUNCTION fieldsync.table_altered();
+
+-- As enable() refuses tables that take part in inheritance: rows of a child would be read with its parent's, and no trigger of
+-- ours would see them written.
+CREATE FUNCTION fieldsync.table_inherited() RETURNS event_trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    enabled regclass;
+BEGIN
+    IF fieldsync.restoring() THEN
+        RETURN;
+    END IF;
+    FOR enabled IN
+        SELECT t.relid FROM pg_event_trigger_ddl_commands() AS d
+        JOIN pg_inherits AS h ON d.classid = 'pg_class'::regclass AND d.objid IN (h.inhrelid, h.inhparent)
+        JOIN fieldsync.tracked_table AS t ON t.enabled AND t.relid IN (h.inhrelid, h.inhparent)
+        JOIN pg_trigger AS g ON g.tgrelid = t.relid AND g.tgname = '~fieldsync_row'
+    LOOP
+        RAISE EXCEPTION 'table % is enabled for sync: it cannot take part in table inheritance', enabled
+            USING ERRCODE = 'feature_not_supported', HINT = format('Call sync_control.disable(%L) first, or leave it out of the hierarchy.', enabled);
+    END LOOP;
+END
+$$;
+CREATE EVENT TRIGGER fieldsync_table_inherited ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'CREATE FOREIGN TABLE', 'ALTER TABLE')
+    EXECUTE FUNCTION fieldsync.table_inherited();

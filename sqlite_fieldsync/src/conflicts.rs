@@ -4,7 +4,7 @@
 //! make room is here whole, and both can be brought back.
 
 use crate::error::{Error, Result};
-use crate::log::{self, Entry, LogTable};
+use crate::log::{self, LogTable};
 use crate::schema::{Affinity, Table};
 use crate::sql::bind;
 use crate::state;
@@ -48,10 +48,9 @@ pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// Rejected changes of which the log is needed: they wait for a person, or the record that was made is dropped and no answer shows yet
-/// that the hub has heard of it. What was written into such a record meanwhile must not travel alone, to a hub that lacks the record.
-const IS_PARKED: &str =
-    "(status = 'open' OR (told <= 0 AND outcome = 'rejected' AND operation = 'insert' AND choice = 'theirs'))";
+/// Rejected changes of which the log is needed: they wait for a person, or one has decided and no answer shows yet that the hub has
+/// heard of it. What was written into such a row meanwhile starts from what was rejected, and must not travel without it.
+const IS_PARKED: &str = "(status = 'open' OR (told <= 0 AND outcome = 'rejected'))";
 
 /// Rejected changes that travel again with the next edit of their row, by row.
 pub type Parked = HashMap<(u32, Key), ParkedRow>;
@@ -63,6 +62,13 @@ pub struct ParkedRow {
     /// The hub does not have the row at all (it was here before anybody looked, or was written while no trigger was there): fields
     /// alone would be rejected for ever.
     is_unknown: bool,
+}
+
+impl ParkedRow {
+    /// Its first place in the log.
+    pub fn first(&self) -> i64 {
+        self.places.0
+    }
 }
 
 /// Reads them.
@@ -254,7 +260,7 @@ pub fn drop_deleted(db: &Connection) -> Result<()> {
         bind(&mut statement, 1, &key.0)?;
         if statement.raw_query().next()?.is_none() {
             db.execute(
-                "UPDATE main.fs_conflict SET status = 'resolved', choice = 'theirs', told = iif(hub_id IS NULL, told, 0),
+                "UPDATE main.fs_conflict SET status = 'resolved', choice = 'theirs', told = 0,
                         resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE conflict_id = ?1",
                 [id],
             )?;
@@ -357,7 +363,8 @@ pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>
          ON CONFLICT(hub_id) DO UPDATE SET
            operation = excluded.operation, base = excluded.base, mine = coalesce(excluded.mine, mine),
            theirs = excluded.theirs, rule = excluded.rule, outcome = excluded.outcome, status = excluded.status,
-           detail = excluded.detail, first_clock = coalesce(first_clock, excluded.first_clock),
+           detail = excluded.detail,
+           first_clock = CASE WHEN excluded.status = 'resolved' THEN NULL ELSE coalesce(first_clock, excluded.first_clock) END,
            last_clock = coalesce(excluded.last_clock, last_clock),
            kept = CASE WHEN excluded.status = 'resolved' THEN NULL ELSE kept END,
            resolved_at = coalesce(resolved_at, excluded.resolved_at)",
@@ -457,18 +464,6 @@ impl Pinned {
         }
         self.rows.get(&(table.to_lowercase(), key.row_id()))
     }
-}
-
-/// The places of the logged changes of a row up to a clock: first and last.
-pub fn span_of(entries: &[Entry], table_no: i64, key: &Key, until: Hlc) -> Option<(i64, i64)> {
-    let mut places = entries
-        .iter()
-        .filter(|Entry { logged, .. }| {
-            i64::from(logged.table) == table_no && logged.key == *key && logged.clock <= until
-        })
-        .map(|entry| entry.place);
-    let first = places.next()?;
-    Some((first, places.next_back().unwrap_or(first)))
 }
 
 /// The place of the first logged change that waits for a decision: it, and the bases since, may be needed again.

@@ -6,6 +6,7 @@
 use crate::apply::references::{values_of, References};
 use crate::call::{self, Function};
 use crate::conflicts;
+use crate::dropped::Unheard;
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable};
 use crate::schema::{Affinity, Column, Table};
@@ -26,14 +27,30 @@ struct Conflict {
     table: String,
     key: Option<Key>,
     operation: String,
+    base: Json,
     mine: Json,
     theirs: Json,
+    rule: String,
     outcome: String,
     status: String,
+    /// How it was settled is known at both ends.
+    heard: bool,
     kept: Option<conflicts::KeptRow>,
 }
 
 impl Conflict {
+    /// Whether it is a rejected change of which nobody, or only this end, knows what is to become.
+    fn waits(&self) -> bool {
+        self.outcome == "rejected" && !self.heard
+    }
+
+    /// Whether the hub had no such row before this device's, or a person's, side was chosen.
+    fn hub_had_none(&self) -> bool {
+        let none = self.theirs.as_object().is_none_or(|theirs| theirs.is_empty());
+        let replaced = matches!(self.outcome.as_str(), "client" | "custom" | "recovered");
+        none && replaced && (self.operation == "insert" || self.rule.starts_with("on_delete/"))
+    }
+
     /// The row that is aside, unless the table has one of its key again (the hub brought it back).
     fn kept_row(&self, db: &Connection) -> Result<Option<&conflicts::KeptRow>> {
         let there = self.key.is_some() && self.operation == "update" && row(db, self)?.is_there(db)?;
@@ -67,14 +84,14 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
             None => settle_theirs(db, &conflict)?,
         };
         let word = if matches!(choice, "mine" | "theirs") { choice } else { "edited" };
-        // A rejected change that is offered again is closed by the hub when it accepts it; dropping one is told.
-        let stays_open = conflict.outcome == "rejected" && word != "theirs" && !rekeyed;
+        // A rejected change that is offered again is closed by the hub when it accepts it; dropping one is told, unless it is closed.
+        let stays = conflict.outcome == "rejected" && !rekeyed && (word != "theirs" || conflict.heard);
         db.execute(
             "UPDATE main.fs_conflict SET status = CASE WHEN ?3 THEN status ELSE 'resolved' END, choice = ?2,
-                    kept = NULL, told = CASE WHEN hub_id IS NULL OR ?3 THEN told ELSE 0 END,
+                    kept = NULL, told = CASE WHEN ?3 THEN told ELSE 0 END,
                     resolved_at = CASE WHEN ?3 THEN resolved_at ELSE strftime('%Y-%m-%dT%H:%M:%fZ', 'now') END
              WHERE conflict_id = ?1",
-            (id, word, stays_open),
+            (id, word, stays),
         )?;
         Ok(Value::Text(json!({ "conflict_id": id, "choice": word, "changed": changed }).to_string()))
     })
@@ -83,7 +100,8 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
 fn load(db: &Connection, id: i64) -> Result<Conflict> {
     let found = db
         .query_row(
-            "SELECT table_name, row_key, operation, mine, theirs, outcome, status, kept FROM main.fs_conflict WHERE conflict_id = ?1",
+            "SELECT table_name, row_key, operation, base, mine, theirs, outcome, status, kept,
+                    status = 'resolved' AND told = 1, rule FROM main.fs_conflict WHERE conflict_id = ?1",
             [id],
             |row| {
                 Ok((
@@ -92,14 +110,17 @@ fn load(db: &Connection, id: i64) -> Result<Conflict> {
                     row.get::<_, String>(2)?,
                     row.get::<_, Option<String>>(3)?,
                     row.get::<_, Option<String>>(4)?,
-                    row.get::<_, String>(5)?,
+                    row.get::<_, Option<String>>(5)?,
                     row.get::<_, String>(6)?,
-                    row.get::<_, Option<Vec<u8>>>(7)?,
+                    row.get::<_, String>(7)?,
+                    row.get::<_, Option<Vec<u8>>>(8)?,
+                    row.get::<_, bool>(9)?,
+                    row.get::<_, String>(10)?,
                 ))
             },
         )
         .optional()?;
-    let Some((table, key, operation, mine, theirs, outcome, status, kept)) = found else {
+    let Some((table, key, operation, base, mine, theirs, outcome, status, kept, heard, rule)) = found else {
         return Err(Error::argument(format!("there is no conflict {id}")));
     };
     Ok(Conflict {
@@ -107,10 +128,13 @@ fn load(db: &Connection, id: i64) -> Result<Conflict> {
         table,
         key: key.map(|bytes| conflicts::key_from_bytes(&bytes)).transpose()?,
         operation,
+        base: side(base)?,
         mine: side(mine)?,
         theirs: side(theirs)?,
         outcome,
         status,
+        heard,
+        rule,
         kept: kept.map(|bytes| conflicts::kept_from_bytes(&bytes)).transpose()?,
     })
 }
@@ -149,11 +173,66 @@ fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>
     if let Some(key) = another_key(db, conflict, &fields)? {
         return write_under(db, conflict, &fields, &key);
     }
+    let fields = with_the_rest(db, conflict, fields)?;
     let changed = write_fields(db, conflict, &fields)?;
     if !changed && conflict.outcome == "rejected" {
         return touch(db, conflict);
     }
     Ok(changed)
+}
+
+/// The given fields, and of a rejected change the rest as it was, where the row does not show it any more: the person had dropped the
+/// change before, or the row is not there.
+fn with_the_rest(db: &Connection, conflict: &Conflict, fields: Map<String, Json>) -> Result<Map<String, Json>> {
+    if !conflict.waits() {
+        return Ok(fields);
+    }
+    let there = row(db, conflict)?.is_there(db)?;
+    let rest = match conflict.operation.as_str() {
+        "delete" if !there => &conflict.theirs,
+        "insert" | "update" if !there || conflict.status != "open" => &conflict.mine,
+        _ => {
+            remember_what_was(db, conflict, &fields)?;
+            return Ok(fields);
+        }
+    };
+    Ok(over(&still_here(db, conflict, rest)?.0, &fields))
+}
+
+/// Fields over those of the same names.
+fn over(under: &Map<String, Json>, fields: &Map<String, Json>) -> Map<String, Json> {
+    let mut all = under.clone();
+    for (field, value) in fields {
+        all.retain(|name, _| !name.eq_ignore_ascii_case(field));
+        all.insert(field.clone(), value.clone());
+    }
+    all
+}
+
+/// A person sets fields that were not part of the rejected change: now they are, and what they held before is in the entry's base.
+fn remember_what_was(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>) -> Result<()> {
+    let mut base = conflict.base.as_object().cloned().unwrap_or_default();
+    let before = base.len();
+    let mine = conflict.mine.as_object();
+    let row = row(db, conflict)?;
+    let values = row.values(db)?;
+    for field in fields.keys() {
+        let is_named = |name: &String| name.eq_ignore_ascii_case(field);
+        let column = row.table.columns.iter().find(|column| is_named(&column.name) && column.key_part == 0);
+        let Some(column) =
+            column.filter(|_| !base.keys().chain(mine.iter().flat_map(|mine| mine.keys())).any(is_named))
+        else {
+            continue;
+        };
+        if let Some((name, value)) = values.iter().find(|(name, _)| *name == column.name) {
+            base.insert(name.clone(), value.to_json());
+        }
+    }
+    if base.len() > before {
+        let base = Json::Object(base).to_string();
+        db.execute("UPDATE main.fs_conflict SET base = ?2 WHERE conflict_id = ?1", (conflict.id, base))?;
+    }
+    Ok(())
 }
 
 /// The key that the given fields name, if it is not the conflict's own.
@@ -178,11 +257,7 @@ fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>,
             conflict.id
         )));
     }
-    let mut all = conflict.mine.as_object().cloned().unwrap_or_default();
-    for (field, value) in fields {
-        all.retain(|name, _| !name.eq_ignore_ascii_case(field));
-        all.insert(field.clone(), value.clone());
-    }
+    let all = over(&conflict.mine.as_object().cloned().unwrap_or_default(), fields);
     let mut names = row.table.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
     let mut values = key.0.clone();
     for (field, value) in &all {
@@ -232,26 +307,77 @@ fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
     if conflict.kept.is_some() || conflict.outcome == "refused_here" {
         return Ok(false); // the row that made room stays away
     }
-    if conflict.outcome == "rejected" {
+    if conflict.waits() {
         // The person drops the change: the row becomes what the hub has. What that is, the hub tells.
         return drop_rejected(db, conflict);
     }
+    if conflict.outcome == "rejected" {
+        return Ok(false); // the hub has taken a correction: the row stays as the hub has it
+    }
+    if conflict.hub_had_none() {
+        return delete_row(db, conflict);
+    }
     let (fields, _) = still_here(db, conflict, &conflict.theirs)?;
-    if fields.is_empty() && conflict.operation != "insert" {
+    if fields.is_empty() {
         return Ok(false);
     }
     write_fields(db, conflict, &fields)
 }
 
-/// Undoes a rejected change without logging it, and asks the hub for the row.
+/// Undoes a rejected change, and whatever was to become of it meanwhile, and asks the hub for the row.
 fn drop_rejected(db: &Connection, conflict: &Conflict) -> Result<bool> {
     let Some(key) = &conflict.key else { return Ok(false) };
-    if conflict.operation == "insert" {
+    match conflict.operation.as_str() {
+        "update" | "delete" if Table::read(db, &conflict.table)?.is_none() => {}
         // The hub never had the row. Its log entries are answered; the deletion is a change like any other and cancels out.
-        return delete_row(db, conflict);
+        "insert" => return delete_row(db, conflict),
+        "delete" => {
+            if let Some(unheard) = Unheard::of(db, &conflict.table, key, None)? {
+                match unheard.exported {
+                    true => write_back(db, conflict, &conflict.theirs)?,
+                    false => unheard.forget()?,
+                }
+            }
+        }
+        _ => {
+            let (mut former, _) = still_here(db, conflict, &conflict.theirs)?;
+            former = over(&former, &still_here(db, conflict, &conflict.base)?.0);
+            if row(db, conflict)?.is_there(db)? {
+                write_back(db, conflict, &Json::Object(former.clone()))?;
+            }
+            let fields: Vec<String> = former.keys().map(|name| name.to_lowercase()).collect();
+            let unheard = Unheard::of(db, &conflict.table, key, Some(&fields))?;
+            if let Some(unheard) = unheard.filter(|unheard| !unheard.exported) {
+                unheard.forget()?;
+                // What is written into the row from now on does not start from what was rejected.
+                db.execute(
+                    "UPDATE main.fs_conflict SET first_clock = NULL, last_clock = NULL WHERE conflict_id = ?1",
+                    [conflict.id],
+                )?;
+            }
+        }
     }
     conflicts::ask_for(db, &conflict.table, key)?;
     Ok(true)
+}
+
+/// Gives the row the hub's values, as far as they are known here. A row that this database refuses (another one has its UNIQUE value
+/// by now, or what it refers to is gone) waits for the hub's answer as it is.
+fn write_back(db: &Connection, conflict: &Conflict, theirs: &Json) -> Result<()> {
+    let (fields, _) = still_here(db, conflict, theirs)?;
+    db.execute_batch("SAVEPOINT fs_back")?;
+    let written = write_fields(db, conflict, &fields).and_then(|_| {
+        let row = row(db, conflict)?;
+        refers_to_what_is_here(db, &row.table, &row.values(db)?)
+    });
+    let refused = match written {
+        Ok(()) => false,
+        Err(Error::Sqlite(error)) if sql::is_refusal(&error) => true,
+        Err(Error::Argument(_)) => true,
+        Err(error) => return Err(error),
+    };
+    db.execute_batch(if refused { "ROLLBACK TO fs_back; RELEASE fs_back" } else { "RELEASE fs_back" })?;
+    Ok(())
 }
 
 struct Row {
@@ -262,6 +388,16 @@ struct Row {
 }
 
 impl Row {
+    /// What is in it; nothing if it is not there.
+    fn values(&self, db: &Connection) -> Result<conflicts::KeptRow> {
+        let mut statement = db.prepare(&format!("SELECT * FROM {} WHERE {}", self.name, self.condition))?;
+        bind(&mut statement, 1, &self.key.0)?;
+        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let mut found = statement.raw_query();
+        let Some(found) = found.next()? else { return Ok(Vec::new()) };
+        names.into_iter().enumerate().map(|(at, name)| Ok((name, sql::column(found, at)?))).collect()
+    }
+
     fn is_there(&self, db: &Connection) -> Result<bool> {
         let mut statement = db.prepare(&format!("SELECT 1 FROM {} WHERE {}", self.name, self.condition))?;
         bind(&mut statement, 1, &self.key.0)?;

@@ -15,11 +15,12 @@ mod pass;
 pub(crate) mod references;
 mod room;
 mod rows;
+mod span;
 mod unanswered;
 mod writer;
 
 use crate::call::{self, Function};
-use crate::conflicts::{self, Pinned};
+use crate::conflicts::{self, ParkedRow, Pinned};
 use crate::error::{Error, Result};
 use crate::log::{self, Entry, LogTable, Position, Scan};
 use crate::schema::Table;
@@ -234,6 +235,11 @@ impl<'a> Apply<'a> {
         let inherited = conflicts::has_inherited(self.db)?;
         let after = if rejections || inherited { state::told(self.db, &self.standing)? } else { answered };
         let mut entries = log::read(self.db, &self.tables, after)?;
+        // As it was when the delta left: this answer may close what went along with it.
+        let (parked, ends) = match rejections {
+            true => (conflicts::parked(self.db)?, self.ends_of_exports()?),
+            false => Default::default(),
+        };
         let mut schemas: HashMap<String, Option<Table>> = HashMap::new();
         for notice in notices {
             match notice {
@@ -246,8 +252,9 @@ impl<'a> Apply<'a> {
                         conflicts::own_form(self.db, table, &mut conflict.key)?;
                     }
                     let conflict = &conflict;
-                    let span = self.table_no(conflict).and_then(|table_no| {
-                        conflicts::span_of(&entries, table_no, &conflict.key, conflict.clock.max(answered.clock))
+                    let span = self.table_of(conflict).and_then(|table| {
+                        let parked = parked.get(&(table.table_no as u32, conflict.key.clone())).map(ParkedRow::first);
+                        span::span_of(&entries, &ends, table, conflict, conflict.clock.max(answered.clock), parked)
                     });
                     conflicts::record(self.db, conflict, span)?;
                 }
@@ -314,8 +321,14 @@ impl<'a> Apply<'a> {
         Ok(kept)
     }
 
-    fn table_no(&self, conflict: &ConflictNotice) -> Option<i64> {
-        self.tables.values().find(|table| table.name.eq_ignore_ascii_case(&conflict.table)).map(|table| table.table_no)
+    fn table_of(&self, conflict: &ConflictNotice) -> Option<&LogTable> {
+        self.tables.values().find(|table| table.name.eq_ignore_ascii_case(&conflict.table))
+    }
+
+    fn ends_of_exports(&self) -> Result<Vec<i64>> {
+        let mut statement = self.db.prepare_cached("SELECT DISTINCT high_place FROM main.fs_batch ORDER BY 1")?;
+        let places = statement.query_map([], |row| row.get(0))?;
+        Ok(places.collect::<rusqlite::Result<_>>()?)
     }
 
     fn unanswered(&self, entries: &[Entry]) -> Unanswered {

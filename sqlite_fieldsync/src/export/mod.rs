@@ -239,7 +239,7 @@ impl Export<'_> {
                 i64::from(self.standing.history),
                 carried,
             ))?;
-        self.db.execute("UPDATE main.fs_conflict SET told = -?1 WHERE told = 0 AND hub_id IS NOT NULL", [sequence])?;
+        self.db.execute("UPDATE main.fs_conflict SET told = -?1 WHERE told = 0", [sequence])?;
         if self.asks_for_all()? && state::integer(self.db, "repull_sequence")? == 0 {
             // All rows come in answer to this export: from then on they are compared.
             state::set_integer(self.db, "repull_sequence", sequence)?;

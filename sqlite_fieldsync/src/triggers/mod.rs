@@ -36,6 +36,8 @@ pub mod what {
     pub const DELETE: i64 = 3;
     /// A row's key changed: its old key went, its new key came.
     pub const REKEY: i64 = 4;
+    /// Alone, without a table: the place and time of an entry that is taken out.
+    pub const FORGOTTEN: i64 = 7;
 }
 
 /// The time of a log entry, from which its clock follows when the log is read ([`crate::log`]).

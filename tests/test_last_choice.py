@@ -1,0 +1,283 @@
+"""A person settles the same entry several times before anybody hears of it: what was chosen last holds on both ends."""
+
+import json
+
+import pytest
+
+HUB = """
+CREATE TABLE place (id text PRIMARY KEY, title text, size int CHECK (size < 50), stock int, note text);
+CREATE TABLE shelf (id text PRIMARY KEY, place text NOT NULL REFERENCES place (id), label text NOT NULL, width int);
+"""
+DEVICE = """
+CREATE TABLE place (id TEXT NOT NULL PRIMARY KEY, title TEXT, size INTEGER, stock INTEGER, note TEXT);
+CREATE TABLE shelf (id TEXT NOT NULL PRIMARY KEY, place TEXT NOT NULL, label TEXT NOT NULL, width INTEGER);
+"""
+FIRST = ("l1", "Kati", 10, 3, "old")
+
+
+@pytest.fixture
+def pair(hub, client, sync):
+    hub.script(HUB)
+    hub.enable("place")
+    hub.enable("shelf")
+    hub.field_rule("place", "stock", "sum")
+    hub.sql("INSERT INTO place VALUES ('l1', 'Kati', 10, 3, 'old')")
+    phone = client("phone", DEVICE, "place", "shelf")
+    sync(phone, hub)
+    return hub, phone
+
+
+def rejected(phone):
+    """The number of the one rejection that waits."""
+    (entry,) = phone.conflicts("open")
+    assert entry["outcome"] == "rejected"
+    return entry["conflict_id"]
+
+
+def places(hub):
+    return hub.sql("SELECT id, title, size, stock, note FROM place ORDER BY id")
+
+
+def rest(sync, hub, *phones):
+    """Until nothing moves; then both ends are alike, and nothing waits."""
+    for _ in range(2):
+        for phone in phones:
+            sync(phone, hub)
+    for phone in phones:
+        assert phone.sql("SELECT * FROM place ORDER BY id") == places(hub)
+        assert phone.sql("SELECT * FROM shelf ORDER BY id") == hub.sql("SELECT id, place, label, width FROM shelf ORDER BY id")
+        assert phone.conflicts("open") == [] and phone.pending == 0
+        line = hub.ledger(phone.client)
+        assert line["acknowledged"] == sum(line[word] for word in ("applied", "merged", "superseded", "conflict", "rejected"))
+    assert hub.conflicts("open") == []
+
+
+@pytest.mark.parametrize("heard", ["nothing left", "export lost", "answer lost"])
+def test_an_update_corrected_and_then_dropped(pair, sync, heard):
+    hub, phone = pair
+    phone.sql("UPDATE place SET size = 97, title = 'Kita', stock = 8")
+    sync(phone, hub)
+    entry = rejected(phone)
+    phone.resolve(entry, {"size": 5, "stock": 7, "note": "new"})
+    if heard != "nothing left":
+        blob = phone.export()
+        if heard == "answer lost":
+            hub.sync(blob)
+            assert places(hub) == [("l1", "Kita", 5, 7, "new")]
+    phone.resolve(entry, "theirs")
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST]
+
+
+def test_an_edit_of_another_field_outlives_the_drop(pair, sync):
+    hub, phone = pair
+    phone.sql("UPDATE place SET size = 97")
+    sync(phone, hub)
+    phone.sql("UPDATE place SET note = 'new', size = 6")
+    phone.resolve(rejected(phone), "theirs")
+    hub.sql("UPDATE place SET size = 11, stock = 4")
+    rest(sync, hub, phone)
+    assert places(hub) == [("l1", "Kati", 11, 4, "new")]
+
+
+@pytest.mark.parametrize("heard", ["nothing left", "export lost", "answer lost"])
+@pytest.mark.parametrize("last", ["mine", "json"])
+def test_an_update_dropped_and_then_wanted_after_all(pair, sync, last, heard):
+    hub, phone = pair
+    phone.sql("UPDATE place SET size = 60, title = 'Kita', stock = 8")
+    sync(phone, hub)
+    entry = rejected(phone)
+    phone.resolve(entry, "theirs")
+    if heard != "nothing left":
+        blob = phone.export()
+        if heard == "answer lost":
+            hub.sync(blob)
+    phone.resolve(entry, "mine" if last == "mine" else {"size": 9})
+    hub.sql("ALTER TABLE place DROP CONSTRAINT place_size_check")
+    hub.sql("UPDATE place SET stock = stock + 10")
+    rest(sync, hub, phone)
+    assert places(hub) == [("l1", "Kita", 60 if last == "mine" else 9, 18, "old")]
+
+
+@pytest.mark.parametrize("heard", ["nothing left", "export lost", "answer lost"])
+@pytest.mark.parametrize("last", ["mine", "json"])
+def test_a_record_dropped_and_then_wanted_after_all(pair, sync, last, heard):
+    hub, phone = pair
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    sync(phone, hub)
+    entry = rejected(phone)
+    phone.resolve(entry, "theirs")
+    if heard != "nothing left":
+        blob = phone.export()
+        if heard == "answer lost":
+            hub.sync(blob)
+    phone.resolve(entry, "mine" if last == "mine" else {"size": 9})
+    hub.sql("ALTER TABLE place DROP CONSTRAINT place_size_check")
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST, ("l2", "Kita", 60 if last == "mine" else 9, 8, "mine")]
+
+
+@pytest.fixture
+def kept_by_the_hub(pair, sync):
+    """A deletion that the hub refuses."""
+    hub, phone = pair
+    hub.sql("INSERT INTO shelf VALUES ('s1', 'l1', 'top', 40)")
+    hub.script("""
+        CREATE FUNCTION stays() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'it stays' USING ERRCODE = '23514'; END $$;
+        CREATE TRIGGER stays BEFORE DELETE ON shelf FOR EACH ROW EXECUTE FUNCTION stays();
+    """)
+    sync(phone, hub)
+    phone.sql("DELETE FROM shelf")
+    sync(phone, hub)
+    return hub, phone, rejected(phone)
+
+
+def test_a_deletion_refused_and_corrected_keeps_the_other_fields(kept_by_the_hub, sync):
+    hub, phone, entry = kept_by_the_hub
+    phone.resolve(entry, {"width": 41})
+    rest(sync, hub, phone)
+    assert hub.sql("SELECT label, width FROM shelf") == [("top", 41)]
+
+
+@pytest.mark.parametrize("first", ["mine", "json"])
+@pytest.mark.parametrize("heard", ["nothing left", "export lost", "answer lost"])
+def test_a_deletion_wanted_and_then_dropped(kept_by_the_hub, sync, heard, first):
+    hub, phone, entry = kept_by_the_hub
+    phone.resolve(entry, "mine" if first == "mine" else {"label": "low", "width": 41})
+    if heard != "nothing left":
+        blob = phone.export()
+        if heard == "answer lost":
+            hub.sql("ALTER TABLE shelf DISABLE TRIGGER stays")
+            hub.sync(blob)
+            hub.sql("ALTER TABLE shelf ENABLE TRIGGER stays")
+    phone.resolve(entry, "theirs")
+    rest(sync, hub, phone)
+    assert hub.sql("SELECT label, width FROM shelf") == [("top", 40)]
+
+
+@pytest.mark.parametrize("kind", ["insert", "update"])
+def test_nothing_is_left_to_drop_once_the_correction_was_taken(pair, sync, kind):
+    """As on the hub: 'server' leaves such a row as it is."""
+    hub, phone = pair
+    if kind == "insert":
+        phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    else:
+        phone.sql("UPDATE place SET size = 60, title = 'Kita'")
+    sync(phone, hub)
+    entry = rejected(phone)
+    phone.resolve(entry, {"size": 9})
+    sync(phone, hub)
+    corrected = places(hub)
+    assert corrected != [FIRST]
+    for _ in range(2):
+        assert not json.loads(phone.resolve(entry, "theirs"))["changed"]
+        rest(sync, hub, phone)
+        assert places(hub) == corrected
+
+
+def test_a_record_dropped_twice_leaves_another_one_of_its_key(pair, sync):
+    hub, phone = pair
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    sync(phone, hub)
+    entry = rejected(phone)
+    phone.resolve(entry, "theirs")
+    hub.sql("INSERT INTO place VALUES ('l2', 'Segu', 20, 1, 'theirs')")
+    sync(phone, hub)
+    phone.resolve(entry, "theirs")
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST, ("l2", "Segu", 20, 1, "theirs")]
+
+
+def test_a_record_wanted_after_all_and_then_dropped(pair, sync):
+    hub, phone = pair
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    sync(phone, hub)
+    entry = rejected(phone)
+    for choice in ("theirs", {"size": 9}):
+        phone.resolve(entry, choice)
+    sync(phone, hub)
+    assert places(hub) == [FIRST, ("l2", "Kita", 9, 8, "mine")]
+    phone.resolve(entry, "theirs")
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST]
+
+
+@pytest.mark.parametrize("first", ["insert", "update"])
+def test_what_was_taken_before_does_not_go_along_with_a_correction(pair, sync, first):
+    """The answer to what was taken was lost: it counts once all the same."""
+    hub, phone = pair
+    key = "l1"
+    if first == "insert":
+        key = "l2"
+        phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 20, 4, 'mine')")
+    else:
+        phone.sql("UPDATE place SET stock = 4")
+    hub.sync(phone.export())
+    hub.sql("UPDATE place SET stock = stock + 10, note = 'hub' WHERE id = %s", key)
+    phone.sql("UPDATE place SET size = 60, stock = 5 WHERE id = ?", key)
+    sync(phone, hub)
+    phone.resolve(rejected(phone), {"size": 9})
+    rest(sync, hub, phone)
+    assert hub.sql("SELECT size, stock, note FROM place WHERE id = %s", key) == [(9, 15, "hub")]
+
+
+def test_what_went_along_and_was_settled_on_the_hub_meanwhile_is_dropped_whole(pair, sync):
+    hub, phone = pair
+    phone.sql("UPDATE place SET size = 60, stock = 8")
+    sync(phone, hub)
+    entry = rejected(phone)
+    phone.resolve(entry, {"title": "Kita"})
+    (waiting,) = hub.conflicts("open")
+    hub.resolve(waiting["conflict_id"], "server")
+    sync(phone, hub)
+    again = rejected(phone)
+    assert again != entry
+    phone.resolve(again, {"size": 9})
+    phone.export()
+    phone.resolve(again, "theirs")
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST]
+
+
+def test_dropped_where_the_former_values_do_not_fit_any_more(pair, sync):
+    """Another row of this device has one by now, or what it refers to is gone: dropping is never refused, the hub's answer decides."""
+    hub, phone = pair
+    hub.sql("INSERT INTO place VALUES ('l2', 'Kita', 20, 1, 'other')")
+    hub.sql("INSERT INTO shelf VALUES ('s1', 'l2', 'top', 40)")
+    hub.sql("ALTER TABLE shelf ADD CHECK (width < 50)")
+    hub.sql("ALTER TABLE place ADD UNIQUE (title)")
+    phone.script("""
+        DROP TABLE shelf;
+        CREATE TABLE shelf (id TEXT NOT NULL PRIMARY KEY, place TEXT NOT NULL REFERENCES place DEFERRABLE INITIALLY DEFERRED,
+                            label TEXT NOT NULL, width INTEGER);
+        CREATE UNIQUE INDEX place_title ON place (title);
+        PRAGMA foreign_keys = ON;
+    """)
+    phone.track("shelf")
+    sync(phone, hub)
+    phone.sql("UPDATE place SET size = 60, title = 'Segu' WHERE id = 'l1'")
+    phone.sql("UPDATE shelf SET width = 60, place = 'l1'")
+    sync(phone, hub)
+    assert len(phone.conflicts("open")) == 2
+    phone.sql("DELETE FROM place WHERE id = 'l2'")
+    phone.sql("INSERT INTO place VALUES ('l3', 'Kati', 5, 0, NULL)")
+    for entry in phone.conflicts("open"):
+        phone.resolve(entry["conflict_id"], "theirs")
+    sync(phone, hub)
+    # The hub needs what was deleted and what was taken meanwhile.
+    for entry, (row, choice) in zip(phone.conflicts("open"), [("l2", "theirs"), ("l3", {"title": "Mopti"})], strict=True):
+        assert entry["row_id"] == row
+        phone.resolve(entry["conflict_id"], choice)
+    rest(sync, hub, phone)
+    assert hub.sql("SELECT place, width FROM shelf") == [("l2", 40)]
+    assert hub.sql("SELECT id, title, size FROM place ORDER BY id") == [("l1", "Kati", 10), ("l2", "Kita", 20), ("l3", "Mopti", 5)]
+
+
+def test_dropped_where_the_table_is_gone(pair, sync):
+    hub, phone = pair
+    phone.sql("UPDATE place SET size = 60")
+    sync(phone, hub)
+    phone.sql("DROP TABLE place")
+    phone.resolve(rejected(phone), "theirs")
+    sync(phone, hub), sync(phone, hub)
+    assert phone.conflicts("open") == [] and hub.conflicts("open") == [] and places(hub) == [FIRST]

@@ -155,6 +155,14 @@ def test_a_deletion_wanted_and_then_dropped(kept_by_the_hub, sync, heard, first)
     assert hub.sql("SELECT label, width FROM shelf") == [("top", 40)]
 
 
+def test_a_refused_deletion_offered_again_is_done_once_nothing_is_against_it(kept_by_the_hub, sync):
+    hub, phone, entry = kept_by_the_hub
+    hub.sql("ALTER TABLE shelf DISABLE TRIGGER stays")
+    phone.resolve(entry, "mine")
+    rest(sync, hub, phone)
+    assert hub.sql("SELECT label, width FROM shelf") == []
+
+
 @pytest.mark.parametrize("kind", ["insert", "update"])
 def test_nothing_is_left_to_drop_once_the_correction_was_taken(pair, sync, kind):
     """As on the hub: 'server' leaves such a row as it is."""

@@ -197,6 +197,8 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
             entry.change.fields = fields;
             entry.open = false;
         }
+        // A refused deletion is offered once more.
+        (Op::Delete, Op::Update) if logged.fields.is_empty() => {}
         (Op::Cancelled, Op::Insert) => {
             entry.change.op = Op::Insert;
             entry.open = logged.fields.is_empty();

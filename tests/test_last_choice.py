@@ -163,6 +163,23 @@ def test_a_refused_deletion_offered_again_is_done_once_nothing_is_against_it(kep
     assert hub.sql("SELECT label, width FROM shelf") == []
 
 
+@pytest.mark.parametrize("heard", ["export lost", "answer lost"])
+def test_dropping_a_refused_record_leaves_another_one_of_its_key(pair, sync, heard):
+    hub, phone = pair
+    hub.rule("place", on_delete="delete_wins")
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    sync(phone, hub)
+    entry = rejected(phone)
+    hub.sql("INSERT INTO place VALUES ('l2', 'Segu', 20, 1, 'theirs')")
+    phone.resolve(entry, "mine")
+    blob = phone.export()
+    if heard == "answer lost":
+        hub.sync(blob)
+    phone.resolve(entry, "theirs")
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST, ("l2", "Segu", 20, 1, "theirs")]
+
+
 @pytest.mark.parametrize("kind", ["insert", "update"])
 def test_nothing_is_left_to_drop_once_the_correction_was_taken(pair, sync, kind):
     """As on the hub: 'server' leaves such a row as it is."""

@@ -161,6 +161,17 @@ pub fn waiting_rows(client: &Client) -> Result<HashSet<(i32, String)>, SqlError>
     Ok(rows.rows.iter().map(|row| (row.int(0) as i32, row.text(1).to_owned())).collect())
 }
 
+/// Records of a client that the hub has refused and that wait, by table number and row id.
+pub fn not_taken(client: &Client) -> Result<HashSet<(i32, String)>, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::run(
+        "SELECT table_id, row_id FROM fieldsync.conflict
+         WHERE client_no = $1 AND status = 'open' AND outcome = 'rejected' AND operation = 'insert'",
+        &[Param::Int(i64::from(client.number))],
+    )?;
+    Ok(rows.rows.iter().map(|row| (row.int(0) as i32, row.text(1).to_owned())).collect())
+}
+
 /// Closes entries that a person has settled on the device. What that changes in a row travels as a change of its own.
 pub fn settle(
     client: &Client,

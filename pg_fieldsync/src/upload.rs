@@ -28,7 +28,7 @@ use fieldsync_core::clock::SkewCorrection;
 use fieldsync_core::delta::TableChanges;
 use fieldsync_core::wire::WireError;
 use fieldsync_core::Hlc;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A delta that has been merged (for good or on trial).
 pub struct Merged {
@@ -48,11 +48,13 @@ pub fn merge(
     // Rows of an earlier delta of this very transaction are news to this sender.
     feed::write_as_sent();
     let body = &received.delta.body;
+    let not_taken = record::not_taken(&received.client)?;
     record::settle(&received.client, &body.settled, body.cursor.as_ref(), version)?;
     let client = received.client.clone();
     let upload = Upload {
         already_made: copies::delivered_by_others(&client, schema, &receive::limits())?,
         separate: record::separate_records(&client)?,
+        not_taken,
         correction: SkewCorrection::new(received.delta.device_now_ms, now_ms()),
         lost_history: received.delta.history != 0 && received.delta.body.cursor.is_none(),
         names: client::names()?,
@@ -75,6 +77,8 @@ struct Upload<'a> {
     correction: SkewCorrection,
     already_made: AlreadyMade,
     separate: Separate,
+    /// Records that the hub has not taken.
+    not_taken: HashSet<(i32, String)>,
     lost_history: bool,
     names: HashMap<u32, String>,
     applied_named_max: usize,
@@ -199,6 +203,7 @@ impl Upload<'_> {
         work.tables.sort_by_key(|table| place(&table.table));
         for table in &mut work.tables {
             table.mark_separate(&self.separate);
+            table.take_back(&self.not_taken);
         }
         Ok(work)
     }

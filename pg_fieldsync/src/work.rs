@@ -15,7 +15,7 @@ use fieldsync_core::merge::{Collision, HubState, IncomingField, Outcome};
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 /// Everything that one delta asks for.
@@ -237,6 +237,22 @@ impl TableWork {
             let Some(record) = parked.get(&(self.table.table_id, self.table.row_id(&item.key))) else { continue };
             for change in &mut item.changes {
                 change.of_parked = change.base.as_ref().is_none_or(|base| !base.visible(record.told));
+            }
+        }
+    }
+
+    /// A device that takes a record back which the hub has not taken deletes nothing: the hub may have another one of that key by now.
+    pub fn take_back(&mut self, not_taken: &HashSet<(i32, String)>) {
+        if not_taken.is_empty() {
+            return;
+        }
+        for item in &mut self.items {
+            let Some(last) = item.changes.iter().rposition(|change| change.op == Op::Delete) else { continue };
+            if not_taken.contains(&(self.table.table_id, self.table.row_id(&item.key))) {
+                for change in &mut item.changes[..=last] {
+                    change.op = Op::Cancelled;
+                    change.fields.clear();
+                }
             }
         }
     }

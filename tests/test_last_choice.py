@@ -155,6 +155,30 @@ def test_a_deletion_wanted_and_then_dropped(kept_by_the_hub, sync, heard, first)
     assert hub.sql("SELECT label, width FROM shelf") == [("top", 40)]
 
 
+@pytest.mark.parametrize("heard", ["nothing left", "export lost", "answer lost"])
+def test_a_copy_drops_a_record_that_was_refused_for_its_original(pair, sync, tmp_path, heard):
+    hub, phone = pair
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    sync(phone, hub)
+    copy = phone.copy(tmp_path / "copy.db")
+    phone.sql("UPDATE place SET note = 'here' WHERE id = 'l1'")
+    sync(phone, hub)
+    sync(copy, hub)
+    assert copy.client != phone.client
+    entry = rejected(copy)
+    copy.sql("UPDATE place SET size = 59 WHERE id = 'l2'")
+    if heard != "nothing left":
+        blob = copy.export()
+        if heard == "answer lost":
+            hub.sync(blob)
+    copy.resolve(entry, "theirs")
+    phone.resolve(rejected(phone), "theirs")
+    rest(sync, hub, phone, copy)
+    assert places(hub) == [("l1", "Kati", 10, 3, "here")]
+    assert not [x for x in hub.conflicts("resolved") if x["rule"] == "02000"], json.dumps(hub.conflicts("resolved"), default=str)
+    copy.close()
+
+
 def test_a_refused_deletion_offered_again_is_done_once_nothing_is_against_it(kept_by_the_hub, sync):
     hub, phone, entry = kept_by_the_hub
     hub.sql("ALTER TABLE shelf DISABLE TRIGGER stays")

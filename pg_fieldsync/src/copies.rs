@@ -88,13 +88,15 @@ pub fn delivered_by_others(client: &Client, schema: &Schema, limits: &Limits) ->
 }
 
 /// Rows of which the hub has not taken a client's changes, by client, table and row id. What was rejected was not made: whoever
-/// delivers it again gets a verdict of its own.
+/// delivers it again gets a verdict of its own. Nor was a record that a person dropped since: the rule of such an entry is still the
+/// SQLSTATE of its refusal.
 fn refused() -> Result<HashSet<(i64, String, String)>, SqlError> {
     let _owner = AsOwner::new();
     let rows = sql::run(
         "SELECT DISTINCT c.client_no, t.table_name::text, c.row_id
          FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
-         WHERE c.outcome = 'rejected' AND (c.status = 'open' OR c.resolution ->> 'choice' IS DISTINCT FROM 'client')",
+         WHERE (c.outcome = 'rejected' AND (c.status = 'open' OR c.resolution ->> 'choice' IS DISTINCT FROM 'client'))
+            OR (c.outcome = 'server' AND c.operation = 'insert' AND c.rule ~ '^[0-9A-Z]{5}( |$)')",
         &[],
     )?;
     Ok(rows.rows.iter().map(|row| (row.int(0), row.text(1).to_owned(), row.text(2).to_owned())).collect())

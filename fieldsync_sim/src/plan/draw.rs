@@ -83,14 +83,14 @@ impl Draw {
         let Troubles { copies, restored_hub, persons } = self.troubles;
         match roll {
             93 if copies => Step::Copy { phone },
-            94 if copies => Step::BackUp { phone },
-            95 if copies => Step::Restore { phone },
-            96 if restored_hub => Step::BackUpHub,
-            97 if restored_hub => Step::RestoreHub { noticed: (!self.one_in(3)).then(|| self.rng.u32(1..100)) },
+            94 | 96 if copies => Step::BackUp { phone },
+            _ if copies => Step::Restore { phone },
+            93 | 94 | 96 if restored_hub => Step::BackUpHub,
+            _ if restored_hub => Step::RestoreHub { noticed: (!self.one_in(3)).then(|| self.rng.u32(1..100)) },
             93 if persons && self.rng.bool() => Step::Purge { phone },
             93 if persons => Step::PurgeHub,
             94 | 95 if persons => Step::Settle { phone, pick: self.pick(), mine: self.rng.bool() },
-            96 | 97 if persons => Step::SettleOnHub { pick: self.pick(), client: self.rng.bool() },
+            _ if persons => Step::SettleOnHub { pick: self.pick(), client: self.rng.bool() },
             _ => Step::LoseExport { phone },
         }
     }

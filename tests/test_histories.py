@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from histories.plans import plans
+from histories import plans
 from histories.world import Finding, World
 from kit.device import Device
 
@@ -18,19 +18,19 @@ TRACE = os.environ.get("FIELDSYNC_TRACE") == "1"
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    return plans(FIRST, COUNT)
+def simulator():
+    return plans.build()
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
-def test_a_history(seed, drawn, make_hub, extension, tmp_path):
+def test_a_history(seed, simulator, make_hub, extension, tmp_path):
     devices = []
 
     def make_device(name):
         devices.append(Device(tmp_path / f"{name}.db", extension))
         return devices[-1]
 
-    world = World(drawn[seed], make_hub(), make_device, trace=TRACE)
+    world = World(plans.plan(simulator, seed), make_hub(), make_device, trace=TRACE)
     try:
         world.run()
     except Finding as finding:

@@ -13,6 +13,8 @@ use crate::value::{Kind, Value};
 pub struct Pending {
     /// Whether the device made the row itself, and the hub has not answered yet: then all of it is the device's own.
     pub made: bool,
+    /// Whether it deleted the row and did not make it again. If it shows one all the same, that came from the hub afterwards.
+    pub unmade: bool,
     /// The last operation on the row.
     pub last: Option<Op>,
     /// Logged differences per field, oldest first: column, old, new.
@@ -70,6 +72,30 @@ pub fn overlay(op: Op, fields: &[(u16, Value)], pending: &Pending, sums: &[u16],
     }
 }
 
+/// What a device offers of a row that it shows, when all rows of a history that is new to it have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// Nothing: what it has not heard an answer to goes up anyway.
+    Nothing,
+    /// The fields that are other than what arrived, but for those that go up anyway.
+    Differences,
+    /// All of it, as a row of its making.
+    Whole,
+}
+
+/// Decides about one row: the hub has lost what came after some day, and what devices still hold of that comes back. `made` and
+/// `unmade`: of the device's unanswered changes, as in [`Pending`]; `arrived`: whether the hub has a row of this key.
+pub fn offer(made: bool, unmade: bool, arrived: bool) -> Offer {
+    match (unmade, made, arrived) {
+        // What arrives under its key then is another row: the one that its log begins with.
+        (true, _, _) => Offer::Whole,
+        (_, true, _) => Offer::Nothing,
+        // Fields alone, of a row that it does not have, the hub could not take.
+        (_, false, false) => Offer::Whole,
+        (_, false, true) => Offer::Differences,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,8 +106,11 @@ mod tests {
 
     #[test]
     fn own_edits_stay_on_top_and_counters_rebase() {
-        let pending =
-            Pending { made: false, last: Some(Op::Update), fields: vec![(1, int(5), int(7)), (2, int(1), int(9))] };
+        let pending = Pending {
+            last: Some(Op::Update),
+            fields: vec![(1, int(5), int(7)), (2, int(1), int(9))],
+            ..Pending::default()
+        };
         let kinds = [Kind::Int; 4];
         let arriving = [(1, int(12)), (2, int(3)), (3, int(4))];
         assert_eq!(
@@ -92,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_row_with_own_edits_does_not_vanish() {
-        let pending = Pending { made: false, last: Some(Op::Update), fields: vec![(1, int(5), int(7))] };
+        let pending = Pending { last: Some(Op::Update), fields: vec![(1, int(5), int(7))], ..Pending::default() };
         assert_eq!(overlay(Op::Delete, &[], &pending, &[], &[]), Action::Nothing);
         assert_eq!(overlay(Op::Delete, &[], &Pending::default(), &[], &[]), Action::Delete);
     }

@@ -5,7 +5,7 @@ use crate::post::{self, Unreadable};
 use crate::schema::{self, Row, RowName, TABLES};
 use fieldsync_core::coalesce::{Logged, LoggedField};
 use fieldsync_core::delta::{Base, BatchId, HistoryTag, Op, Recovery};
-use fieldsync_core::overlay::{overlay, Action, Pending};
+use fieldsync_core::overlay::{offer, overlay, Action, Offer, Pending};
 use fieldsync_core::reply::{Notice, Reply, TableRows};
 use fieldsync_core::wire::{Shape, Shapes};
 use fieldsync_core::Hlc;
@@ -120,15 +120,17 @@ impl Device {
             for row in &table.rows {
                 let name: RowName = (number, row.key.clone());
                 arrived.insert(name.clone());
-                if row.op == Op::Delete || self.is_own(&name) {
+                let own = self.pending_of(&name);
+                if row.op == Op::Delete || offer(own.made, own.unmade, true) != Offer::Differences {
                     continue;
                 }
                 let Some(mine) = self.row(&name).cloned() else { continue };
                 let mut differing = Vec::new();
                 for (column, theirs) in row.fields.iter().filter(|(column, _)| *column <= self.width[number]) {
-                    let own = &mine[usize::from(*column)];
-                    if own != theirs && !table.sums.contains(column) {
-                        differing.push(LoggedField { column: *column, old: theirs.clone(), new: own.clone() });
+                    let value = &mine[usize::from(*column)];
+                    let goes_anyway = table.sums.contains(column) || own.fields.iter().any(|(at, _, _)| at == column);
+                    if value != theirs && !goes_anyway {
+                        differing.push(LoggedField { column: *column, old: theirs.clone(), new: value.clone() });
                     }
                 }
                 if !differing.is_empty() {
@@ -139,9 +141,7 @@ impl Device {
         let kept: Vec<RowName> = self.visible().map(|(name, _)| name.clone()).collect();
         for name in kept {
             let own = self.pending_of(&name);
-            // A row that is here although the log ends with its deletion came from the hub after that; what arrived under its name is
-            // what the log begins with.
-            if own.last == Some(Op::Delete) || !own.made && !arrived.contains(&name) {
+            if offer(own.made, own.unmade, arrived.contains(&name)) == Offer::Whole {
                 self.log(hub_now_ms, &name, Op::Insert, Vec::new());
             }
         }
@@ -270,11 +270,17 @@ impl Device {
             if (logged.table as usize, &logged.key) != (name.0, &name.1) || !(entry.parked || self.is_pending(entry)) {
                 continue;
             }
-            pending.made |= logged.op == Op::Insert;
             pending.last = Some(logged.op);
-            pending
-                .fields
-                .extend(logged.fields.iter().map(|field| (field.column, field.old.clone(), field.new.clone())));
+            match logged.op {
+                Op::Insert => pending = Pending { made: true, last: pending.last, ..Pending::default() },
+                Op::Delete => pending = Pending { unmade: true, last: pending.last, ..Pending::default() },
+                _ => {
+                    let differences = logged.fields.iter();
+                    pending
+                        .fields
+                        .extend(differences.map(|field| (field.column, field.old.clone(), field.new.clone())));
+                }
+            }
         }
         pending
     }

@@ -12,6 +12,7 @@ use crate::shapes;
 use crate::sql::{self, quote};
 use crate::state::{self, Standing};
 use fieldsync_core::coalesce::LoggedField;
+use fieldsync_core::overlay::Offer;
 use fieldsync_core::reply::{Notice, Reply, RowChange, TableRows};
 use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::Connection;
@@ -134,8 +135,8 @@ pub(super) fn offer_what_differs(
             let hub: TableRows = postcard::from_bytes(&content).map_err(|error| Error::OwnData(error.to_string()))?;
             for row in &hub.rows {
                 let key = own_order(table, &hub, &row.key);
-                if unanswered.ends_deleted(&table.name, &key) {
-                    continue; // whole, below
+                if unanswered.offer(&table.name, &key, true) != Offer::Differences {
+                    continue;
                 }
                 let Some(own) = rows.read(table.table_no, &key)? else { continue };
                 let mut fields = Vec::new();
@@ -157,7 +158,7 @@ pub(super) fn offer_what_differs(
                 }
             }
         }
-        for key in not_arrived(db, table, unanswered)? {
+        for key in offered_whole(db, table, unanswered)? {
             log::append_insert(db, table, clock, &key)?;
             clock += 1;
         }
@@ -184,10 +185,8 @@ pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
     Key(table.columns[..table.key_len].iter().map(|column| part(&column.name).unwrap_or_default()).collect())
 }
 
-/// Keys of rows that the hub has not sent and whose making is not pending anyway. (Fields alone, of a row that it does not
-/// have, the hub could not take. A row that is here although the log ends with its deletion came from the hub after that; what
-/// arrives under its key then is what the log begins with.)
-fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
+/// Keys of rows that are offered whole.
+fn offered_whole(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
     let mut arrived = std::collections::HashSet::new();
     let mut statement = db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1")?;
     let mut rows = statement.query([&table.name])?;
@@ -209,8 +208,7 @@ fn not_arrived(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Re
         let mut sorted = key.clone();
         sorted.0.sort_unstable();
         let named = !key.0.iter().any(Value::is_null);
-        let missing = !arrived.contains(&sorted) && !unanswered.of(&table.name, &key).is_some_and(|own| own.made);
-        if named && (missing || unanswered.ends_deleted(&table.name, &key)) {
+        if named && unanswered.offer(&table.name, &key, arrived.contains(&sorted)) == Offer::Whole {
             found.push(key);
         }
     }

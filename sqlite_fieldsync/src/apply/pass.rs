@@ -329,6 +329,7 @@ impl<'a, 'p> Pass<'a, 'p> {
             None => Pending::default(),
             Some(own) => Pending {
                 made: own.made,
+                unmade: own.unmade,
                 last: own.last,
                 fields: own
                     .fields

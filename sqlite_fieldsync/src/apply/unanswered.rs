@@ -2,6 +2,7 @@
 
 use crate::log::Entry;
 use fieldsync_core::delta::Op;
+use fieldsync_core::overlay::{self, Offer};
 use fieldsync_core::Key;
 use fieldsync_core::Value;
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ pub struct Unanswered {
 pub struct PendingRow {
     /// The device made the row.
     pub made: bool,
+    /// The device deleted the row, and did not make it again.
+    pub unmade: bool,
     /// The last operation on it.
     pub last: Option<Op>,
     /// Field (lower case), old and new value, in the order of the log.
@@ -37,10 +40,13 @@ impl Unanswered {
             match entry.op {
                 Op::Insert => {
                     // Made again over a deletion that the hub has not seen either: all of it is the device's own.
-                    pending.made = true;
+                    (pending.made, pending.unmade) = (true, false);
                     pending.fields.clear();
                 }
-                Op::Delete => pending.fields.clear(),
+                Op::Delete => {
+                    (pending.made, pending.unmade) = (false, true);
+                    pending.fields.clear();
+                }
                 _ => {}
             }
             pending.last = Some(entry.op);
@@ -77,8 +83,9 @@ impl Unanswered {
         self.rows.get(&(table.to_lowercase(), key.clone()))
     }
 
-    /// Whether the last of its changes is its deletion.
-    pub fn ends_deleted(&self, table: &str, key: &Key) -> bool {
-        self.of(table, key).is_some_and(|own| own.last == Some(Op::Delete))
+    /// What is offered of a row that is here, after the hub has lost history.
+    pub fn offer(&self, table: &str, key: &Key, arrived: bool) -> Offer {
+        let own = self.of(table, key);
+        overlay::offer(own.is_some_and(|own| own.made), own.is_some_and(|own| own.unmade), arrived)
     }
 }

@@ -1,6 +1,7 @@
 """A person settles the same entry several times before anybody hears of it: what was chosen last holds on both ends."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -330,3 +331,38 @@ def test_dropped_where_the_table_is_gone(pair, sync):
     phone.resolve(rejected(phone), "theirs")
     sync(phone, hub), sync(phone, hub)
     assert phone.conflicts("open") == [] and hub.conflicts("open") == [] and places(hub) == [FIRST]
+
+
+@pytest.mark.parametrize("last", ["theirs", "json"])
+def test_a_refused_record_that_a_lost_history_had_offered_again(pair, sync, last):
+    """It is in the log twice, as new both times: no row without values comes of that."""
+    hub, phone = pair
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    sync(phone, hub)
+    hub.sql("UPDATE fieldsync.hub SET system_identifier = system_identifier + 1")
+    sync(phone, hub), sync(phone, hub)
+    entry = rejected(phone)
+    for choice in ("theirs", {"size": 9}, "theirs"):
+        phone.resolve(entry, choice)
+        phone.export()
+    if last == "json":
+        phone.resolve(entry, {"size": 9})
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST] + ([("l2", "Kita", 9, 8, "mine")] if last == "json" else [])
+
+
+@pytest.mark.parametrize("choice", ["mine", "json"])
+def test_fields_of_a_record_that_is_gone_make_no_other_one(pair, sync, choice):
+    hub, phone = pair
+    phone.sql("UPDATE place SET size = 60")
+    sync(phone, hub)
+    entry = rejected(phone)
+    phone.resolve(entry, "theirs")
+    hub.sql("DELETE FROM place")
+    sync(phone, hub)
+    phone.resolve(entry, "theirs")
+    with pytest.raises(sqlite3.Error, match="is gone"):
+        phone.resolve(entry, "mine" if choice == "mine" else {"size": 9})
+    assert not json.loads(phone.resolve(entry, "theirs"))["changed"]
+    rest(sync, hub, phone)
+    assert places(hub) == []

@@ -318,7 +318,7 @@ fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
         return delete_row(db, conflict);
     }
     let (fields, _) = still_here(db, conflict, &conflict.theirs)?;
-    if fields.is_empty() {
+    if fields.is_empty() || (conflict.operation == "update" && !row(db, conflict)?.is_there(db)?) {
         return Ok(false);
     }
     write_fields(db, conflict, &fields)
@@ -471,6 +471,12 @@ fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>
             db.prepare(&format!("UPDATE {} SET {} WHERE {}", row.name, sets.join(", "), row.condition))?;
         bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
         statement.raw_execute()?;
+    } else if conflict.operation == "update" {
+        return Err(Error::argument(format!(
+            "row {} of table '{}' is gone, so that the change cannot be made to it; make the record again, or settle it with 'theirs'",
+            row.key.row_id(),
+            row.table.name
+        )));
     } else {
         let mut all = row.table.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
         all.extend(names);

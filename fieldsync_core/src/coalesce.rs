@@ -197,6 +197,12 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
             entry.change.fields = fields;
             entry.open = false;
         }
+        // Logged once more by who compared the tables, or the row went unlogged in between: it is told as it is now.
+        (Op::Insert, Op::Insert) => {
+            entry.open = logged.fields.is_empty();
+            entry.change.fields =
+                logged.fields.into_iter().map(|field| FieldChange::made(field.column, field.new)).collect();
+        }
         // A refused deletion is offered once more.
         (Op::Delete, Op::Update) if logged.fields.is_empty() => {}
         (Op::Cancelled, Op::Insert) => {
@@ -335,7 +341,10 @@ fn tell_open_inserts<E>(
                     });
                 }
             }
-            if later.change.op == Op::Delete || later.open {
+            let came_and_went = later.change.op == Op::Cancelled;
+            vanished |= came_and_went;
+            // One that was made again without having been deleted is the same row, or one of which nothing else is known.
+            if later.change.op == Op::Delete || came_and_went || later.open && later.change.op != Op::Insert {
                 gone = true;
                 break;
             }
@@ -351,12 +360,16 @@ fn tell_open_inserts<E>(
         }
         if vanished {
             // Nobody knows its values any more, and a row without them was made by nobody.
-            for &at in &history[place..] {
+            let until = if gone { place + 1 } else { history.len() };
+            for &at in &history[place..until] {
                 entries[at].change.op = Op::Cancelled;
                 entries[at].change.fields.clear();
                 entries[at].open = false;
             }
-            break;
+            if !gone {
+                break;
+            }
+            continue;
         }
         let entry = &mut entries[at];
         let remade = entry.change.op == Op::Update;
@@ -384,6 +397,32 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::convert::Infallible;
+
+    /// A row that went unlogged (a hub's deletion is no change of the device's), or that was logged once more by who compared the
+    /// tables, is in the log as new twice.
+    #[test]
+    fn a_row_that_is_new_twice_is_never_told_without_its_values() {
+        let logged =
+            |op, clock, fields| Logged { table: 0, op, key: Key(vec![1.into()]), clock: Hlc(clock), count: 1, fields };
+        let old = |value: i64| vec![LoggedField { column: 0, old: value.into(), new: Value::Null }];
+        let log = || {
+            [
+                logged(Op::Insert, 1, vec![]),
+                logged(Op::Insert, 2, vec![]),
+                logged(Op::Delete, 3, old(7)),
+                logged(Op::Insert, 4, vec![]),
+            ]
+        };
+        for boundaries in [vec![], vec![1], vec![2], vec![1, 3], vec![3], vec![1, 2, 3]] {
+            let boundaries: Vec<Hlc> = boundaries.into_iter().map(Hlc).collect();
+            let row = |_, _: &Key| Ok::<_, Infallible>(Some(vec![(0, Value::Int(9))]));
+            let folded = coalesce(log(), &boundaries, row).unwrap();
+            assert_eq!(folded.iter().map(|folded| folded.change.count).sum::<u32>(), 4);
+            for folded in folded.iter().filter(|folded| folded.change.op == Op::Insert) {
+                assert_eq!(folded.change.fields.len(), 1, "{boundaries:?}");
+            }
+        }
+    }
 
     type Rows = BTreeMap<i64, Vec<Value>>;
     const COLUMNS: u16 = 3;

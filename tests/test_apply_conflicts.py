@@ -334,3 +334,27 @@ def test_what_is_settled_already_is_on_record_here_also_where_the_first_answers_
     (here,) = one.conflicts("resolved")
     assert (here["mine"], here["theirs"], here["outcome"]) == (there["client"], there["server"], there["outcome"])
     assert one.conflicts() == [] and sync(one, hub)["applied"] == 0
+
+
+def test_two_rows_of_the_hub_for_which_only_the_device_has_a_constraint(hub, client, sync):
+    """One of them shows, the other one waits and is listed; they don't make room for each other for ever."""
+    hub.sql("CREATE TABLE place (id text PRIMARY KEY, code text)")
+    hub.enable("place")
+    north = client("north", "CREATE TABLE place (id TEXT NOT NULL PRIMARY KEY, code TEXT UNIQUE COLLATE NOCASE)", "place")
+    hub.sql("INSERT INTO place VALUES ('1', 'x'), ('2', 'X'), ('3', 'y')")
+    reports = [north.apply(hub.sync(north.export())) for _ in range(3)]
+    assert [report["more"] for report in reports] == [True, False, False] and reports[2]["applied"] == 0
+    shown = north.sql("SELECT id FROM place WHERE code = 'x'")
+    assert len(shown) == 1 and [entry["row_id"] for entry in north.conflicts()] == [{"1": "2", "2": "1"}[shown[0][0]]]
+    assert north.conflicts()[0]["detail"] == f"row {shown[0][0]} of the hub has the same unique value"
+    # A row of the device's own gives way to neither for ever, and the hub takes it.
+    north.sql("INSERT INTO place VALUES ('4', 'z')")
+    hub.sql("INSERT INTO place VALUES ('5', 'z')")
+    assert not sync(north, hub)["more"] and north.pending == 0
+    assert hub.sql("SELECT id FROM place WHERE code = 'z' ORDER BY id") == [("4",), ("5",)]
+    # When one of them has another value, both are there.
+    hub.sql("UPDATE place SET code = 'free' WHERE id = %s", shown[0][0])
+    hub.sql("DELETE FROM place WHERE id = %s", north.one("SELECT id FROM place WHERE code = 'z'"))
+    sync(north, hub)
+    assert north.sql("SELECT id, code FROM place ORDER BY id") == hub.sql("SELECT id, code FROM place ORDER BY id")
+    assert north.conflicts() == [] and north.status()["kept_for_later"] == 0

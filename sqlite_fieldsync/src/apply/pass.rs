@@ -43,7 +43,7 @@ pub struct Pass<'a, 'p> {
     /// Nothing of this device's own has to be looked at.
     quiet: bool,
     /// Rows that stepped aside, by table (lower case) and row id, and wait for a person.
-    aside: HashSet<(String, String)>,
+    pub(super) aside: HashSet<(String, String)>,
 }
 
 /// A table of the apply.

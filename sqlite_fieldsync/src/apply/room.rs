@@ -66,7 +66,12 @@ impl Pass<'_, '_> {
         }
         for (place, row, fields, before, after) in waiting {
             let Some(writer) = &mut self.tables[place.0].writer else { continue };
-            for blocker in writer.in_the_way(&after, &row.key)? {
+            let blockers = writer.in_the_way(&after, &row.key)?;
+            if blockers.iter().any(|blocker| self.both_are_the_hubs(place.0, &row.key, blocker)) {
+                self.excluded.insert(place);
+                continue;
+            }
+            for blocker in blockers {
                 self.blocker_steps_aside(place.0, blocker, &row.key)?;
             }
             let Some(writer) = &mut self.tables[place.0].writer else { continue };
@@ -85,6 +90,17 @@ impl Pass<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a row comes again, with the value for which it has stepped aside, and the one in its way is none of this device's own: the
+    /// hub has both, because it lacks the constraint. The one that is here stays and the other waits; they would make room for each other for
+    /// ever.
+    fn both_are_the_hubs(&self, table: usize, key: &Key, blocker: &Key) -> bool {
+        let name = &self.tables[table].head.table;
+        let blocker = self.device_key(table, blocker);
+        self.aside.contains(&(name.to_lowercase(), self.device_key(table, key).row_id()))
+            && self.unanswered.of(name, &blocker).is_none()
+            && self.pinned.of(name, &blocker).is_none()
     }
 
     /// A row that holds a unique value of the hub's row `key` leaves its table and is kept whole.

@@ -177,7 +177,9 @@ class Troubles:
             self.say(f"hub: {error.sqlstate} {error}")
 
     def drop_rejections(self):
-        dropped = self.hub.sql("SELECT conflict_id FROM sync_control.conflicts WHERE status = 'open' AND outcome = 'rejected'")
+        """Changes that wait on their device, as they are: what the hub refused, and children of a deleted parent."""
+        dropped = self.hub.sql("""SELECT conflict_id FROM sync_control.conflicts
+            WHERE status = 'open' AND (outcome = 'rejected' OR rule LIKE 'on\\_delete/%' AND outcome = 'manual')""")
         for (conflict,) in dropped:
             self.hub.resolve(conflict, "server")
         return len(dropped)

@@ -358,3 +358,27 @@ def test_two_rows_of_the_hub_for_which_only_the_device_has_a_constraint(hub, cli
     sync(north, hub)
     assert north.sql("SELECT id, code FROM place ORDER BY id") == hub.sql("SELECT id, code FROM place ORDER BY id")
     assert north.conflicts() == [] and north.status()["kept_for_later"] == 0
+
+
+@pytest.mark.parametrize("enforcement", ["ON", "OFF"])
+@pytest.mark.parametrize("choice", ["mine", {"person": "p1"}])
+def test_no_choice_makes_a_row_refer_to_one_that_stepped_aside(hub, client, sync, enforcement, choice):
+    """Nor where the connection does not enforce foreign keys (full history 500319)."""
+    hub.script("CREATE TABLE person (id text PRIMARY KEY, code text UNIQUE);"
+               "CREATE TABLE visit (id integer PRIMARY KEY, person text NOT NULL REFERENCES person, note text)")
+    hub.enable("person"), hub.enable("visit")
+    north = client("north", "CREATE TABLE person (id TEXT NOT NULL PRIMARY KEY, code TEXT UNIQUE);"
+                   "CREATE TABLE visit (id INTEGER NOT NULL PRIMARY KEY, person TEXT NOT NULL REFERENCES person, note TEXT)", "person", "visit")
+    north.sql(f"PRAGMA foreign_keys = {enforcement}")
+    hub.sql("INSERT INTO person VALUES ('p2', 'taken')")
+    hub.sql("INSERT INTO visit VALUES (3, 'p2', 'the hub''s')")
+    north.script("INSERT INTO person VALUES ('p1', 'taken'); INSERT INTO visit VALUES (3, 'p1', 'the device''s')")
+    sync(north, hub)
+    (entry,) = [entry for entry in north.conflicts() if entry["table_name"] == "visit"]
+    assert north.sql("SELECT * FROM visit") == [(3, "p2", "the hub's")] and entry["rule"] == "on_same_key/separate"
+    with pytest.raises(sqlite3.Error, match="the row refers to p1 in table 'person', which is not here|FOREIGN KEY constraint failed"):
+        north.resolve(entry["conflict_id"], choice)
+    assert north.sql("SELECT * FROM visit") == [(3, "p2", "the hub's")] and north.sql("PRAGMA foreign_key_check") == []
+    north.resolve(entry["conflict_id"], {"note": "the device's"})
+    sync(north, hub)
+    assert hub.sql("SELECT id, person, note FROM visit") == [(3, "p2", "the device's")] == north.sql("SELECT * FROM visit")

@@ -366,12 +366,8 @@ fn drop_rejected(db: &Connection, conflict: &Conflict) -> Result<bool> {
 fn write_back(db: &Connection, conflict: &Conflict, theirs: &Json) -> Result<()> {
     let (fields, _) = still_here(db, conflict, theirs)?;
     db.execute_batch("SAVEPOINT fs_back")?;
-    let written = write_fields(db, conflict, &fields).and_then(|_| {
-        let row = row(db, conflict)?;
-        refers_to_what_is_here(db, &row.table, &row.values(db)?)
-    });
-    let refused = match written {
-        Ok(()) => false,
+    let refused = match write_fields(db, conflict, &fields) {
+        Ok(_) => false,
         Err(Error::Sqlite(error)) if sql::is_refusal(&error) => true,
         Err(Error::Argument(_)) => true,
         Err(error) => return Err(error),
@@ -486,6 +482,8 @@ fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>
         bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
         statement.raw_execute()?;
     }
+    let is_written = |name: &String| !there || fields.keys().any(|field| field.eq_ignore_ascii_case(name));
+    refers_to_what_is_here(db, &row.table, &row.values(db)?, is_written)?;
     let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     Ok(after > before)
 }
@@ -532,16 +530,24 @@ fn bring_back(
     bind(&mut statement, 1, &values)?;
     statement.raw_execute()?;
     let row: conflicts::KeptRow = columns.into_iter().zip(values).collect();
-    refers_to_what_is_here(db, &table, &row)?;
+    refers_to_what_is_here(db, &table, &row, |_| true)?;
     Ok(true)
 }
 
 /// An error if a row that came back refers to one that is not here, whether the connection enforces foreign keys or not: most often
 /// that one has stepped aside, too.
-fn refers_to_what_is_here(db: &Connection, table: &Table, row: &conflicts::KeptRow) -> Result<()> {
+fn refers_to_what_is_here(
+    db: &Connection,
+    table: &Table,
+    row: &conflicts::KeptRow,
+    is_written: impl Fn(&String) -> bool,
+) -> Result<()> {
     let mut references = References::load(db)?;
     for at in references.of_child(&table.name) {
         let key = references.key(at).clone();
+        if !key.from.iter().any(&is_written) {
+            continue;
+        }
         let Some(values) = values_of(row, &key.from) else { continue };
         if !references.parent_is_there(at, &values)? {
             let id = Key(values).row_id();

@@ -1,0 +1,256 @@
+//! The row of a conflict, read and written as a person's choice wants it.
+//!
+//! Invariant: no choice leaves a reference open, whether the connection enforces foreign keys or not.
+
+use super::Conflict;
+use crate::apply::references::{values_of, References};
+use crate::conflicts;
+use crate::error::{Error, Result};
+use crate::log::{self, LogTable};
+use crate::schema::{Affinity, Column, Table};
+use crate::sql::{self, bind, quote};
+use fieldsync_core::{Key, Value};
+use rusqlite::{Connection, OptionalExtension};
+use serde_json::{Map, Value as Json};
+
+/// A conflict's row.
+pub(super) struct Row {
+    pub table: Table,
+    /// The table's name, quoted.
+    pub name: String,
+    /// The condition of its key.
+    pub condition: String,
+    pub key: Key,
+}
+
+impl Row {
+    /// What is in it; nothing if it is not there.
+    pub fn values(&self, db: &Connection) -> Result<conflicts::KeptRow> {
+        let mut statement = db.prepare(&format!("SELECT * FROM {} WHERE {}", self.name, self.condition))?;
+        bind(&mut statement, 1, &self.key.0)?;
+        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let mut found = statement.raw_query();
+        let Some(found) = found.next()? else { return Ok(Vec::new()) };
+        names.into_iter().enumerate().map(|(at, name)| Ok((name, sql::column(found, at)?))).collect()
+    }
+
+    pub fn is_there(&self, db: &Connection) -> Result<bool> {
+        let mut statement = db.prepare(&format!("SELECT 1 FROM {} WHERE {}", self.name, self.condition))?;
+        bind(&mut statement, 1, &self.key.0)?;
+        let found = statement.raw_query().next()?.is_some();
+        Ok(found)
+    }
+}
+
+pub(super) fn row(db: &Connection, conflict: &Conflict) -> Result<Row> {
+    if conflict.status != "open" && conflict.key.is_none() {
+        return Err(Error::argument(format!("conflict {} has no row", conflict.id)));
+    }
+    let Some(key) = conflict.key.clone() else {
+        return Err(Error::argument(format!(
+            "conflict {} is about a whole table; correct its rows instead",
+            conflict.id
+        )));
+    };
+    let Some(table) = Table::read(db, &conflict.table)? else {
+        return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
+    };
+    let condition = table.key_condition(db)?;
+    let name = table.qualified(db)?;
+    Ok(Row { table, name, condition, key })
+}
+
+/// A value as the column wants it: `\x` and hexadecimal digits are bytes only where the column holds bytes.
+pub(super) fn value_of(json: &Json, column: &Column) -> Value {
+    let bytes = column.affinity() == Affinity::Blob || column.declared == "ANY";
+    match json {
+        Json::String(text) => match text.strip_prefix("\\x").filter(|digits| bytes && digits.len() % 2 == 0) {
+            Some(digits) => (0..digits.len() / 2)
+                .map(|at| digits.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+                .collect::<Option<Vec<u8>>>()
+                .map_or_else(|| Value::Text(text.clone()), Value::Blob),
+            None => match text.parse::<f64>() {
+                Ok(number) if number.is_infinite() && column.affinity() == Affinity::Real => Value::Real(number),
+                _ => Value::Text(text.clone()),
+            },
+        },
+        Json::Number(number) if column.affinity() == Affinity::Text => Value::Text(number.to_string()),
+        other => Value::from_json(other),
+    }
+}
+
+/// Writes the fields into the row, or makes it; the capture triggers log it.
+pub(super) fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>) -> Result<bool> {
+    let row = row(db, conflict)?;
+    let mut names = Vec::new();
+    let mut values = Vec::new();
+    for (field, value) in fields {
+        let Some(column) = row.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(field)) else {
+            return Err(Error::argument(format!("table '{}' has no column '{field}'", row.table.name)));
+        };
+        if column.generated || column.key_part > 0 {
+            continue;
+        }
+        names.push(quote(db, &column.name)?);
+        values.push(value_of(value, column));
+    }
+    let there = row.is_there(db)?;
+    let before: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    if there {
+        if names.is_empty() {
+            return Ok(false);
+        }
+        let first = row.key.0.len() + 1;
+        let sets: Vec<String> =
+            names.iter().enumerate().map(|(at, name)| format!("{name} = ?{}", first + at)).collect();
+        let mut statement =
+            db.prepare(&format!("UPDATE {} SET {} WHERE {}", row.name, sets.join(", "), row.condition))?;
+        bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
+        statement.raw_execute()?;
+    } else if conflict.operation == "update" {
+        return Err(Error::argument(format!(
+            "row {} of table '{}' is gone, so that the change cannot be made to it; make the record again, or settle it with 'theirs'",
+            row.key.row_id(),
+            row.table.name
+        )));
+    } else {
+        let mut all = row.table.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
+        all.extend(names);
+        let marks: Vec<String> = (1..=all.len()).map(|at| format!("?{at}")).collect();
+        let mut statement =
+            db.prepare(&format!("INSERT INTO {}({}) VALUES ({})", row.name, all.join(", "), marks.join(", ")))?;
+        bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
+        statement.raw_execute()?;
+    }
+    let is_written = |name: &String| !there || fields.keys().any(|field| field.eq_ignore_ascii_case(name));
+    refers_to_what_is_here(db, &row.table, &row.values(db)?, is_written)?;
+    let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
+    Ok(after > before)
+}
+
+/// Brings a row that made room back into its table, corrected; a logged insert.
+pub(super) fn bring_back(
+    db: &Connection,
+    conflict: &Conflict,
+    kept: &conflicts::KeptRow,
+    corrections: &Map<String, Json>,
+) -> Result<bool> {
+    let Some(table) = Table::read(db, &conflict.table)? else {
+        return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
+    };
+    let mut names = Vec::new();
+    let mut columns = Vec::new();
+    let mut values = Vec::new();
+    for (name, value) in kept {
+        let Some(column) =
+            table.columns.iter().find(|column| !column.generated && column.name.eq_ignore_ascii_case(name))
+        else {
+            continue;
+        };
+        let corrected = corrections
+            .iter()
+            .find(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value_of(value, column));
+        names.push(quote(db, name)?);
+        columns.push(name.clone());
+        values.push(corrected.unwrap_or_else(|| value.clone()));
+    }
+    for field in corrections.keys() {
+        if !kept.iter().any(|(name, _)| name.eq_ignore_ascii_case(field)) {
+            return Err(Error::argument(format!("table '{}' has no column '{field}'", table.name)));
+        }
+    }
+    let marks: Vec<String> = (1..=names.len()).map(|at| format!("?{at}")).collect();
+    let mut statement = db.prepare(&format!(
+        "INSERT INTO {}({}) VALUES ({})",
+        table.qualified(db)?,
+        names.join(", "),
+        marks.join(", ")
+    ))?;
+    bind(&mut statement, 1, &values)?;
+    statement.raw_execute()?;
+    let row: conflicts::KeptRow = columns.into_iter().zip(values).collect();
+    refers_to_what_is_here(db, &table, &row, |_| true)?;
+    Ok(true)
+}
+
+/// An error if a row that came back refers to one that is not here, whether the connection enforces foreign keys or not: most often
+/// that one has stepped aside, too.
+fn refers_to_what_is_here(
+    db: &Connection,
+    table: &Table,
+    row: &conflicts::KeptRow,
+    is_written: impl Fn(&String) -> bool,
+) -> Result<()> {
+    let mut references = References::load(db)?;
+    for at in references.of_child(&table.name) {
+        let key = references.key(at).clone();
+        if !key.from.iter().any(&is_written) {
+            continue;
+        }
+        let Some(values) = values_of(row, &key.from) else { continue };
+        if !references.parent_is_there(at, &values)? {
+            let id = Key(values).row_id();
+            return Err(Error::argument(format!(
+                "the row refers to {id} in table '{}', which is not here; settle that first if it has stepped aside, too",
+                key.parent
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// An error if other rows refer to one that is about to go, whether the connection enforces foreign keys or not, unless an action
+/// of their foreign key will see to them: most often the hub refused those, too.
+fn nothing_refers_to(db: &Connection, row: &Row) -> Result<()> {
+    let enforced: bool = db.query_row("PRAGMA foreign_keys", [], |row| row.get(0))?;
+    let mut references = References::load(db)?;
+    for at in references.of_parent(&row.table.name) {
+        let key = references.key(at).clone();
+        if enforced && matches!(key.on_delete.as_str(), "CASCADE" | "SET NULL" | "SET DEFAULT") {
+            continue;
+        }
+        let Some(child) = Table::read(db, &key.child)? else { continue };
+        let names = key.to.iter().map(|name| quote(db, name)).collect::<Result<Vec<_>>>()?.join(", ");
+        let mut statement = db.prepare(&format!("SELECT {names} FROM {} WHERE {}", row.name, row.condition))?;
+        bind(&mut statement, 1, &row.key.0)?;
+        let mut found = statement.raw_query();
+        let Some(referred) = found.next()? else { continue };
+        let values = (0..key.to.len()).map(|place| sql::column(referred, place)).collect::<Result<Vec<_>>>()?;
+        let children = references.children_of(at, &child, &values)?;
+        let is_itself = |other: &Key| child.name == row.table.name && *other == row.key;
+        if let Some(other) = children.iter().find(|other| !is_itself(other)) {
+            return Err(Error::argument(format!(
+                "row {} of table '{}' refers to this record; settle or delete that first",
+                other.row_id(),
+                child.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn delete_row(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    let row = row(db, conflict)?;
+    nothing_refers_to(db, &row)?;
+    let mut statement = db.prepare(&format!("DELETE FROM {} WHERE {}", row.name, row.condition))?;
+    bind(&mut statement, 1, &row.key.0)?;
+    Ok(statement.raw_execute()? > 0)
+}
+
+/// A logged change of no field: it takes the parked change along once more.
+pub(super) fn touch(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    let Some(key) = &conflict.key else { return Ok(false) };
+    let table_no: Option<i64> = db
+        .query_row(
+            "SELECT table_no FROM main.fs_table WHERE name = ?1 AND state = 'tracked'",
+            [&conflict.table],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let Some(table_no) = table_no else { return Ok(false) };
+    if let Some(table) = LogTable::all(db)?.get(&table_no) {
+        log::append_update(db, table, log::next_clock(db)?, key, &[])?;
+    }
+    Ok(true)
+}

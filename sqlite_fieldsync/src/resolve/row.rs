@@ -94,7 +94,8 @@ pub(super) fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<St
         names.push(quote(db, &column.name)?);
         values.push(value_of(value, column));
     }
-    let there = row.is_there(db)?;
+    let before_it = row.values(db)?;
+    let there = !before_it.is_empty();
     let before: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     if there {
         if names.is_empty() {
@@ -122,8 +123,7 @@ pub(super) fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<St
         bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
         statement.raw_execute()?;
     }
-    let is_written = |name: &String| !there || fields.keys().any(|field| field.eq_ignore_ascii_case(name));
-    refers_to_what_is_here(db, &row.table, &row.values(db)?, is_written)?;
+    refers_to_what_is_here(db, &row.table, &row.values(db)?, &before_it)?;
     let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     Ok(after > before)
 }
@@ -170,25 +170,25 @@ pub(super) fn bring_back(
     bind(&mut statement, 1, &values)?;
     statement.raw_execute()?;
     let row: conflicts::KeptRow = columns.into_iter().zip(values).collect();
-    refers_to_what_is_here(db, &table, &row, |_| true)?;
+    refers_to_what_is_here(db, &table, &row, &Vec::new())?;
     Ok(true)
 }
 
-/// An error if a row that came back refers to one that is not here, whether the connection enforces foreign keys or not: most often
-/// that one has stepped aside, too.
+/// An error if a row refers to one that is not here and did not do so before (nothing: it was not there), whether the connection enforces
+/// foreign keys or not: most often that one has stepped aside, too.
 fn refers_to_what_is_here(
     db: &Connection,
     table: &Table,
     row: &conflicts::KeptRow,
-    is_written: impl Fn(&String) -> bool,
+    before: &conflicts::KeptRow,
 ) -> Result<()> {
     let mut references = References::load(db)?;
     for at in references.of_child(&table.name) {
         let key = references.key(at).clone();
-        if !key.from.iter().any(&is_written) {
+        let Some(values) = values_of(row, &key.from) else { continue };
+        if values_of(before, &key.from).as_ref() == Some(&values) {
             continue;
         }
-        let Some(values) = values_of(row, &key.from) else { continue };
         if !references.parent_is_there(at, &values)? {
             let id = Key(values).row_id();
             return Err(Error::argument(format!(

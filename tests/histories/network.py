@@ -10,7 +10,7 @@ from .schema import Finding
 class Network:
     def do_export(self, step):
         number, most = self.phone(step), step["most"]
-        blob = self.devices[number].export(None if most is None else 200 + 40 * most)
+        blob = self.devices[number].export(None if most is None else room_for(most))
         if self.trace:
             shown = self.devices[number].inspect(blob)
             self.say(f"{step['at']}: phone {number}: export, most {most}: {shown['parent']} {shown['unanswered']} {shown['cursor']} "
@@ -120,6 +120,11 @@ def covers(one, other):
     (xmax, running), (other_xmax, other_running) = read(one), read(other)
     unseen = running | set(range(xmax, other_xmax))
     return all(xid in other_running or xid >= other_xmax for xid in unseen)
+
+
+def room_for(changes):
+    """In how many bytes about so many changes leave, as the plan counts them."""
+    return 200 + 40 * changes
 
 
 def damaged(blob, damage):

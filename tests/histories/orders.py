@@ -5,6 +5,7 @@ import sqlite3
 
 import psycopg
 
+from .network import room_for
 from .schema import COLUMNS, Finding
 
 
@@ -20,7 +21,7 @@ class Orders:
         if device.sql("SELECT 1 FROM fs_state WHERE name IN ('reconciling', 'names_wanted', 'recovery_until', 'repull') AND value <> 0"):
             return
         copy, files = self.copy_aside(number, "sender"), []
-        part, whole = copy.export(200 + 40 * step["most"]), copy.export()
+        part, whole = copy.export(room_for(step["most"])), copy.export()
         expected = None
         try:
             for blobs in ([part, whole], [whole], [part, part, whole, whole], [whole, part, whole]):
@@ -54,9 +55,10 @@ class Orders:
 
     def after(self, device, blobs):
         """The hub after some deliveries, and its answers."""
-        before = self.hub.sql("SELECT coalesce(max(conflict_id), 0) FROM sync_control.conflicts")[0][0]
+        before = self.hub.one("SELECT coalesce(max(conflict_id), 0) FROM sync_control.conflicts")
         replies = [self.hub.sync(blob) for blob in blobs]
-        if any(kind in str(self.shown(device, reply)["notices"]) for reply in replies for kind in ("new_", "names_wanted")):
+        notices = str([self.shown(device, reply)["notices"] for reply in replies])
+        if "new_" in notices or "names_wanted" in notices:
             raise NotComparable("a turning point")
         # The final state of a delta counts: half of it may be refused, or bring a parent back, where the whole does not.
         if self.hub.sql("SELECT 1 FROM sync_control.conflicts WHERE conflict_id > %s AND (outcome = 'rejected' OR rule LIKE 'on\\_%%')", before):

@@ -270,10 +270,9 @@ impl Device {
             if (logged.table as usize, &logged.key) != (name.0, &name.1) || !(entry.parked || self.is_pending(entry)) {
                 continue;
             }
-            pending.last = Some(logged.op);
             match logged.op {
-                Op::Insert => pending = Pending { made: true, last: pending.last, ..Pending::default() },
-                Op::Delete => pending = Pending { unmade: true, last: pending.last, ..Pending::default() },
+                Op::Insert => pending = Pending { made: true, ..Pending::default() },
+                Op::Delete => pending = Pending { unmade: true, ..Pending::default() },
                 _ => {
                     let differences = logged.fields.iter();
                     pending
@@ -281,6 +280,7 @@ impl Device {
                         .extend(differences.map(|field| (field.column, field.old.clone(), field.new.clone())));
                 }
             }
+            pending.last = Some(logged.op);
         }
         pending
     }

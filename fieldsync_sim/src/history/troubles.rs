@@ -67,9 +67,10 @@ impl World {
         let Some(backup) = self.hub_backup.take() else { return };
         let migrated = self.hub.width;
         self.hub = Hub::restored_from(&backup);
-        self.hub.width = migrated; // its operator brings the schema up to date first
-                                   // A dump, another server, a promotion: the hub sees that by itself. A disk put back under it shows only by what
-                                   // devices have seen, and not where a blob of the lost days comes late: its answer hides what its device saw.
+        // Its operator brings the schema up to date first.
+        self.hub.width = migrated;
+        // A dump, another server, a promotion: the hub sees that by itself. A disk put back under it shows only by what
+        // devices have seen, and not where a blob of the lost days comes late: its answer hides what its device saw.
         match noticed {
             Some(epochs) => self.hub.epoch += epochs,
             None => {

@@ -361,7 +361,7 @@ def test_two_rows_of_the_hub_for_which_only_the_device_has_a_constraint(hub, cli
 
 
 @pytest.mark.parametrize("enforcement", ["ON", "OFF"])
-@pytest.mark.parametrize("choice", ["mine", {"person": "p1"}])
+@pytest.mark.parametrize("choice", ["mine", {"person": "p1"}, {"id": 4, "note": "a record of its own"}])
 def test_no_choice_makes_a_row_refer_to_one_that_stepped_aside(hub, client, sync, enforcement, choice):
     """Nor where the connection does not enforce foreign keys (full history 500319)."""
     hub.script("CREATE TABLE person (id text PRIMARY KEY, code text UNIQUE);"

@@ -219,6 +219,39 @@ class TestInTheWay:
             made.resolve(number, {"nothing": 1})
         assert list(made.db.iterdump()) == before
 
+    @pytest.mark.parametrize("then", ["refused", "aside", "taken", "taken away", "copied"])
+    def test_its_key_given_to_another_record_before_the_hub_has_heard_of_it(self, programme, strict, sync, tmp_path, then):
+        """What becomes of the second record is never written over the first one's entry: that one waits for a person, whole."""
+        made = strict()
+        blob = made.export()
+        made.shell("INSERT INTO households VALUES ('mine', 'KAT-1', 'first');")
+        made.apply(programme.sync(blob))
+        entry = made.conflicts("open")[0]
+        assert (entry["outcome"], entry["mine"]["village"]) == ("in_the_way", "first")
+        if then == "copied":
+            made.copy(tmp_path / "copy.db").close()
+            sync(made.copy(tmp_path / "other.db"), programme)
+        programme.script("ALTER TABLE programme.households ADD CHECK (village <> 'nowhere')")
+        made.shell("INSERT INTO households VALUES ('mine', 'NEW-1', 'second');")
+        if then in ("refused", "copied"):
+            made.shell("UPDATE households SET village = 'nowhere' WHERE id = 'mine';")
+        if then == "aside":
+            programme.sql("INSERT INTO programme.households VALUES ('h3', 'NEW-1', 'Gao')")
+        if then == "taken away":
+            blob = made.export()
+            made.shell("DELETE FROM households WHERE id = 'mine';")
+            made.apply(programme.sync(blob))
+        for _ in range(3):
+            sync(made, programme)
+        first = next(c for c in made.conflicts("open") if c["conflict_id"] == entry["conflict_id"])
+        assert first["mine"] == entry["mine"], made.conflicts("open")
+        second = [c["mine"]["code"] for c in made.conflicts("open") if c["conflict_id"] != entry["conflict_id"]]
+        assert second == (["NEW-1"] if then in ("refused", "aside", "copied") else [])
+        made.resolve(entry["conflict_id"], '{"id": "mine-2", "code": "FREE"}')
+        sync(made, programme), sync(made, programme)
+        assert programme.sql("SELECT code, village FROM programme.households WHERE id = 'mine-2'") == [("FREE", "first")]
+        assert entry["conflict_id"] not in {c["conflict_id"] for c in made.conflicts("open")}
+
     def test_rows_of_the_hub_that_change_places(self, programme, strict, sync):
         made = strict()
         sync(made, programme)

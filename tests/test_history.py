@@ -147,6 +147,27 @@ class TestHubRestored:
         assert restored.sql("SELECT code, village FROM programme.households WHERE id = 'again'") == [("A-2", "the hub's")]
         assert_equal(restored, north)
 
+    @pytest.mark.parametrize("other_is", ["here", "gone"])
+    def test_a_row_that_is_aside_waits_on(self, programme, client, make_hub, sync, other_is):
+        """The hub that refused it has forgotten that. It is offered again, and nobody takes it for settled."""
+        north = client("north", "CREATE TABLE households (id TEXT NOT NULL PRIMARY KEY, code TEXT UNIQUE, village TEXT)", "households")
+        sync(north, programme)
+        script = programme.dump()
+        programme.sql("INSERT INTO programme.households VALUES ('h9', 'SAME', 'the hub''s')")
+        north.sql("INSERT INTO households VALUES ('mine', 'SAME', 'the device''s')")
+        sync(north, programme)
+        assert [(c["row_id"], c["outcome"]) for c in north.conflicts("open")] == [("mine", "rejected")]
+        if other_is == "gone":
+            programme.sql("DELETE FROM programme.households WHERE id = 'h9'")
+            sync(north, programme)
+        restored = restore(make_hub(extension=False), script)
+        settle(north, restored), settle(north, restored)
+        assert restored.sql("SELECT code, village FROM programme.households WHERE id = 'mine'") == [("SAME", "the device's")]
+        assert rows(restored, "households") == rows(north, "households")
+        # Only the row that lost its place this time waits.
+        waiting = [(c["row_id"], c["outcome"], c["mine"]["village"]) for c in north.conflicts("open")]
+        assert waiting == ([("h9", "rejected", "the hub's")] if other_is == "here" else [])
+
     def test_counters_are_exact_after_a_restore(self, programme, north, make_hub, sync):
         programme.field_rule("members", "visits", "sum")
         north.sql("UPDATE members SET visits = visits + 1")
@@ -332,6 +353,22 @@ class TestDeviceCopied:
         assert programme.one("SELECT visits FROM programme.members") == 2 + 1 + 10
         assert_equal(programme, north, clone)
         clone.close()
+
+    def test_a_row_that_is_aside_is_not_settled_by_what_a_copy_makes_under_its_key(self, programme, client, sync, tmp_path):
+        north = client("north", "CREATE TABLE households (id TEXT NOT NULL PRIMARY KEY, code TEXT UNIQUE, village TEXT)", "households")
+        north.sql("INSERT INTO households VALUES ('mine', 'KAT-1', 'first')")
+        sync(north, programme)
+        copy = north.copy(tmp_path / "copy.db")
+        sync(north, programme)
+        copy.sql("INSERT INTO households VALUES ('mine', 'FREE', 'second')")
+        sync(copy, programme), sync(copy, programme)
+        assert programme.sql("SELECT code FROM programme.households WHERE id = 'mine'") == [("FREE",)]
+        ((number, village),) = [(c["conflict_id"], c["mine"]["village"]) for c in copy.conflicts("open")]
+        assert village == "first"
+        copy.resolve(number, {"id": "mine-2", "code": "FREE-2"})
+        sync(copy, programme), sync(copy, programme)
+        assert programme.sql("SELECT village FROM programme.households WHERE id = 'mine-2'") == [("first",)]
+        assert copy.conflicts("open") == []
 
     def test_a_device_restored_from_its_backup(self, programme, north, sync, tmp_path):
         backup = north.copy(tmp_path / "backup.db")

@@ -1,7 +1,8 @@
 //! Conflicts and rejections on the device, and rows that stepped aside for the hub's.
 //!
 //! Invariant: nothing that a person entered is ever only in a log. A rejected change stays in its row, a row that had to
-//! make room is here whole, and both can be brought back.
+//! make room is here whole, and both can be brought back. What becomes of another record that got its key since is an entry of
+//! that record's own.
 
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable};
@@ -167,11 +168,11 @@ pub fn kept_from_bytes(bytes: &[u8]) -> Result<KeptRow> {
 pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason: &str) -> Result<()> {
     let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
     let mine = fields_to_json(row.iter().map(|(name, value)| (name.as_str(), value))).to_string();
-    // Whatever is open about the row already: a person decides once.
+    // Whatever is open about the row already: a person decides once. If a row is aside under this key, that is another record.
     let open: Option<i64> = db
         .prepare_cached(
             "SELECT conflict_id FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open'
-             AND outcome <> 'refused_here' ORDER BY conflict_id DESC LIMIT 1",
+             AND outcome <> 'refused_here' AND kept IS NULL ORDER BY conflict_id DESC LIMIT 1",
         )?
         .query_row([table, &key.row_id()], |row| row.get(0))
         .optional()?;
@@ -241,6 +242,19 @@ pub fn ask_for(db: &Connection, table: &str, key: &Key) -> Result<()> {
     Ok(())
 }
 
+/// Whether a table has a row of this key; none where the table, or its key, is not what it was.
+fn is_in_its_table(db: &Connection, table: &str, key: &Key) -> Result<Option<bool>> {
+    let Some(table) = Table::read(db, table)? else { return Ok(None) };
+    let mut statement =
+        db.prepare_cached(&format!("SELECT 1 FROM {} WHERE {}", table.qualified(db)?, table.key_condition(db)?))?;
+    if statement.parameter_count() != key.0.len() {
+        return Ok(None);
+    }
+    bind(&mut statement, 1, &key.0)?;
+    let found = statement.raw_query().next()?.is_some();
+    Ok(Some(found))
+}
+
 /// Drops rejected inserts whose rows somebody has deleted since: there is nothing left to decide. The hub is told.
 pub fn drop_deleted(db: &Connection) -> Result<()> {
     let mut statement = db.prepare_cached(
@@ -250,15 +264,7 @@ pub fn drop_deleted(db: &Connection) -> Result<()> {
     let found: Vec<(i64, String, Vec<u8>)> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?;
     for (id, name, key) in found {
-        let Some(table) = Table::read(db, &name)? else { continue };
-        let sql = format!("SELECT 1 FROM {} WHERE {}", table.qualified(db)?, table.key_condition(db)?);
-        let mut statement = db.prepare(&sql)?;
-        let key = key_from_bytes(&key)?;
-        if statement.parameter_count() != key.0.len() {
-            continue;
-        }
-        bind(&mut statement, 1, &key.0)?;
-        if statement.raw_query().next()?.is_none() {
+        if is_in_its_table(db, &name, &key_from_bytes(&key)?)? == Some(false) {
             db.execute(
                 "UPDATE main.fs_conflict SET status = 'resolved', choice = 'theirs', told = 0,
                         resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE conflict_id = ?1",
@@ -292,21 +298,29 @@ pub fn uuid_text(bytes: &[u8]) -> String {
     parts.map(|(from, to)| text.get(from..to).unwrap_or_default()).join("-")
 }
 
-/// Rows that stepped aside and of which the hub has said nothing: table (lower case) and row id.
-pub fn aside(db: &Connection) -> Result<std::collections::HashSet<(String, String)>> {
+/// Rows that stepped aside, of which the hub has said nothing and whose key no other record has got: table (lower case) and row id.
+pub fn aside(db: &Connection) -> Result<HashSet<(String, String)>> {
     let mut statement = db.prepare_cached(
-        "SELECT lower(table_name), row_id FROM main.fs_conflict
+        "SELECT lower(table_name), row_id, row_key FROM main.fs_conflict
          WHERE status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL",
     )?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let mut rows = statement.query([])?;
+    let mut aside = HashSet::new();
+    while let Some(row) = rows.next()? {
+        let (name, key): (String, Vec<u8>) = (row.get(0)?, row.get(2)?);
+        if is_in_its_table(db, &name, &key_from_bytes(&key)?)? == Some(false) {
+            aside.insert((name, row.get(1)?));
+        }
+    }
+    Ok(aside)
 }
 
-/// Such a row was accepted by the hub after all, and is in its table again.
+/// Such a row was accepted by the hub after all, and is in its table again. If several had one key, it is the last.
 pub fn came_back(db: &Connection, table: &str, row_id: &str) -> Result<()> {
     db.prepare_cached(
         "UPDATE main.fs_conflict SET status = 'resolved', kept = NULL, resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-         WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL",
+         WHERE conflict_id = (SELECT max(conflict_id) FROM main.fs_conflict
+           WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL)",
     )?
     .execute([table, row_id])?;
     Ok(())
@@ -332,11 +346,12 @@ pub fn has_inherited(db: &Connection) -> Result<bool> {
         .query_row([], |row| row.get(0))?)
 }
 
-/// The hub has answered a later change of the row, which took the rejected one along, and has said nothing against it.
+/// The hub has answered a later change of the row, which took the rejected one along, and has said nothing against it. It did not take
+/// along a row that is aside: that change was another record's.
 pub fn close_inherited(db: &Connection, table: &str, key: &Key) -> Result<()> {
     db.prepare_cached(&format!(
         "UPDATE main.fs_conflict SET status = 'resolved', resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-         WHERE table_name = ?1 AND row_id = ?2 AND {INHERITED}"
+         WHERE table_name = ?1 AND row_id = ?2 AND kept IS NULL AND {INHERITED}"
     ))?
     .execute((table, key.row_id()))?;
     Ok(())
@@ -347,14 +362,25 @@ pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>
     let row_id = notice.key.row_id();
     let resolved = notice.status == "resolved";
     // A row that made room before the hub had judged it, and what was rejected for the original of this copy, has a record of this
-    // device's own: the hub's takes it over.
-    db.prepare_cached(
-        "UPDATE main.fs_conflict SET hub_id = ?1 WHERE conflict_id =
-           (SELECT conflict_id FROM main.fs_conflict WHERE hub_id IS NULL AND table_name = ?2 AND row_id = ?3
-            AND status = 'open' AND outcome IN ('in_the_way', 'rejected') AND row_key IS NOT NULL LIMIT 1)
-         AND NOT EXISTS (SELECT 1 FROM main.fs_conflict WHERE hub_id = ?1)",
-    )?
-    .execute((notice.conflict_id as i64, &notice.table, &row_id))?;
+    // device's own: the hub's takes it over, unless the key is another record's by now.
+    let own: Option<(i64, Vec<u8>, bool)> = db
+        .prepare_cached(
+            "SELECT conflict_id, row_key, kept IS NOT NULL FROM main.fs_conflict
+             WHERE hub_id IS NULL AND table_name = ?2 AND row_id = ?3 AND status = 'open'
+               AND outcome IN ('in_the_way', 'rejected') AND row_key IS NOT NULL
+               AND NOT EXISTS (SELECT 1 FROM main.fs_conflict WHERE hub_id = ?1)
+             ORDER BY conflict_id DESC LIMIT 1",
+        )?
+        .query_row((notice.conflict_id as i64, &notice.table, &row_id), |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?;
+    if let Some((own, key, is_aside)) = own {
+        if !is_aside || is_in_its_table(db, &notice.table, &key_from_bytes(&key)?)? != Some(true) {
+            db.prepare_cached("UPDATE main.fs_conflict SET hub_id = ?2 WHERE conflict_id = ?1")?
+                .execute((own, notice.conflict_id as i64))?;
+        }
+    }
     db.prepare_cached(
         "INSERT INTO main.fs_conflict(hub_id, table_name, row_id, row_key, operation, base, mine, theirs, rule, outcome, status,
                                       detail, first_clock, last_clock, resolved_at)
@@ -388,23 +414,41 @@ pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>
     Ok(())
 }
 
+/// The hub was restored: the numbers that it has given for changes logged after a place (`last` for a change whose place is not known)
+/// will be given again, for others.
+pub fn forget_numbers(db: &Connection, after: i64, last: i64) -> Result<()> {
+    let mut statement = db.prepare(
+        "SELECT conflict_id FROM main.fs_conflict WHERE hub_id IS NOT NULL AND coalesce(last_clock, ?1) > ?2",
+    )?;
+    let forgotten: Vec<i64> = statement.query_map([last, after], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    forgotten.into_iter().try_for_each(|id| forget(db, id, "the hub was restored; the change is offered again"))
+}
+
 /// After a complete answer of a new history, which names all that waits for a person: what it did not name (`named`, by the hub's
 /// numbers), this history knows nothing of.
 pub fn close_unknown(db: &Connection, named: &HashSet<u64>) -> Result<()> {
-    let mut statement = db.prepare_cached(
-        "SELECT conflict_id, hub_id FROM main.fs_conflict WHERE status = 'open' AND hub_id IS NOT NULL",
-    )?;
+    let mut statement =
+        db.prepare("SELECT conflict_id, hub_id FROM main.fs_conflict WHERE status = 'open' AND hub_id IS NOT NULL")?;
     let open: Vec<(i64, i64)> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-    for (id, _) in open.iter().filter(|(_, hub_id)| !named.contains(&(*hub_id as u64))) {
-        db.execute(
-            "UPDATE main.fs_conflict SET hub_id = NULL, status = 'resolved',
-                    resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'),
-                    detail = detail || ' (the hub was restored and has no record of it; what is here is offered again)'
-             WHERE conflict_id = ?1",
-            [id],
-        )?;
-    }
+    let unknown = open.iter().filter(|(_, hub_id)| !named.contains(&(*hub_id as u64)));
+    let why = "the hub was restored and has no record of it; what is here is offered again";
+    unknown.into_iter().try_for_each(|(id, _)| forget(db, *id, why))
+}
+
+/// The hub knows nothing of a conflict any more. A row that is aside waits on, as if the hub had never judged it.
+fn forget(db: &Connection, id: i64, why: &str) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET hub_id = NULL, outcome = 'in_the_way', first_clock = NULL, last_clock = NULL
+         WHERE conflict_id = ?1 AND kept IS NOT NULL AND status = 'open'",
+    )?
+    .execute([id])?;
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET hub_id = NULL, status = 'resolved', detail = detail || ' (' || ?2 || ')',
+                resolved_at = coalesce(resolved_at, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+         WHERE conflict_id = ?1 AND hub_id IS NOT NULL",
+    )?
+    .execute((id, why))?;
     Ok(())
 }
 

@@ -65,14 +65,7 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             // Rows may show what became of these changes in the lost history: exports ask for them along with the changes.
             state::set_integer(db, "offered_again", last)?;
             db.execute("DELETE FROM main.fs_arrived", [])?;
-            // The numbers of conflicts that the hub has forgotten will be given again.
-            db.execute(
-                "UPDATE main.fs_conflict SET hub_id = NULL,
-                        status = 'resolved', resolved_at = coalesce(resolved_at, strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-                        detail = detail || ' (the hub was restored; the change is offered again)'
-                 WHERE hub_id IS NOT NULL AND coalesce(last_clock, ?1) > ?2",
-                [last, place],
-            )?;
+            conflicts::forget_numbers(db, place, last)?;
             format!("the hub has a new history: {reason}")
         }
         Notice::Conflict(_) | Notice::Warning(_) | Notice::NamesWanted => String::new(),

@@ -384,16 +384,10 @@ impl<'a, 'p> Pass<'a, 'p> {
                     let after = writer.read(&row.key)?;
                     self.done.removed.push((place, before, after));
                 }
-                if row.op == Op::Insert && !self.aside.is_empty() {
-                    let key = in_order(table.key_order.as_deref(), &row.key);
-                    let name = (table.head.table.to_lowercase(), key.row_id());
-                    if self.aside.contains(&name) {
-                        self.done.back.push(name);
-                    }
-                }
                 if table.watched {
                     self.done.written.push((place, fields.to_vec()));
                 }
+                self.note_that_it_is_back(place, row);
             }
             Written::Missing => {
                 let key = in_order(table.key_order.as_deref(), &row.key);
@@ -409,6 +403,16 @@ impl<'a, 'p> Pass<'a, 'p> {
             }
         }
         Ok(())
+    }
+
+    /// A row that had stepped aside is in its table again: the hub has it.
+    pub(super) fn note_that_it_is_back(&mut self, place: Place, row: &RowChange) {
+        if row.op == Op::Insert && !self.aside.is_empty() {
+            let name = (self.tables[place.0].head.table.to_lowercase(), self.device_key(place.0, &row.key).row_id());
+            if self.aside.contains(&name) {
+                self.done.back.push(name);
+            }
+        }
     }
 
     fn delete(&mut self, place: Place) -> Result<()> {

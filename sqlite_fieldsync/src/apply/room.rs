@@ -86,6 +86,7 @@ impl Pass<'_, '_> {
                     self.done.rows += 1;
                     self.done.removed.extend(before.map(|before| (place, before, Some(after))));
                     self.done.written.push((place, fields));
+                    self.note_that_it_is_back(place, &row);
                 }
             }
         }

@@ -10,11 +10,11 @@ use crate::conflicts;
 use crate::dropped::Unheard;
 use crate::error::{Error, Result};
 use crate::schema::Table;
-use crate::sql::{self, atomically, bind, quote};
+use crate::sql::{self, atomically};
 use crate::state::Standing;
 use crate::track;
 use fieldsync_core::{Key, Value};
-use row::{bring_back, delete_row, row, touch, value_of, write_fields};
+use row::{bring_back, delete_row, row, touch, value_of, write_fields, write_under};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{json, Map, Value as Json};
 
@@ -76,8 +76,8 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
         track::renew(db)?;
         let conflict = load(db, id)?;
         let rekeyed = match &given {
-            Some(fields) if conflict.kept.is_none() => another_key(db, &conflict, fields)?.is_some(),
-            _ => false,
+            Some(fields) => another_key(db, &conflict, fields)?.is_some(),
+            None => false,
         };
         let changed = match given {
             Some(fields) => settle_edited(db, &conflict, fields)?,
@@ -172,7 +172,14 @@ fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>
         return bring_back(db, conflict, kept, &fields);
     }
     if let Some(key) = another_key(db, conflict, &fields)? {
-        return write_under(db, conflict, &fields, &key);
+        if conflict.operation != "insert" {
+            return Err(Error::argument(format!(
+                "conflict {} is about a record that the hub has; its key cannot be chosen here, change it in the row itself",
+                conflict.id
+            )));
+        }
+        let all = over(&conflict.mine.as_object().cloned().unwrap_or_default(), &fields);
+        return write_under(db, conflict, &all, &key);
     }
     let fields = with_the_rest(db, conflict, fields)?;
     let changed = write_fields(db, conflict, &fields)?;
@@ -246,45 +253,6 @@ fn another_key(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>)
         }
     }
     Ok((key != row.key).then_some(key))
-}
-
-/// Another key makes the change a record of its own: a record that was made here and that the hub did not take moves there;
-/// one that lost its key to another record comes back there, whole.
-fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>, key: &Key) -> Result<bool> {
-    let row = row(db, conflict)?;
-    if conflict.operation != "insert" {
-        return Err(Error::argument(format!(
-            "conflict {} is about a record that the hub has; its key cannot be chosen here, change it in the row itself",
-            conflict.id
-        )));
-    }
-    let all = over(&conflict.mine.as_object().cloned().unwrap_or_default(), fields);
-    let mut names = row.table.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
-    let mut values = key.0.clone();
-    for (field, value) in &all {
-        let Some(column) = row.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(field)) else {
-            return Err(Error::argument(format!("table '{}' has no column '{field}'", row.table.name)));
-        };
-        if !column.generated && column.key_part == 0 {
-            names.push(quote(db, &column.name)?);
-            values.push(value_of(value, column));
-        }
-    }
-    let moved = conflict.outcome == "rejected" && row.is_there(db)?;
-    let sql = if moved {
-        let first = row.key.0.len() + 1;
-        let sets: Vec<String> =
-            names.iter().enumerate().map(|(at, name)| format!("{name} = ?{}", first + at)).collect();
-        format!("UPDATE {} SET {} WHERE {}", row.name, sets.join(", "), row.condition)
-    } else {
-        let marks: Vec<String> = (1..=names.len()).map(|at| format!("?{at}")).collect();
-        format!("INSERT INTO {}({}) VALUES ({})", row.name, names.join(", "), marks.join(", "))
-    };
-    let mut statement = db.prepare(&sql)?;
-    let before: &[Value] = if moved { &row.key.0 } else { &[] };
-    bind(&mut statement, 1, before.iter().chain(&values))?;
-    statement.raw_execute()?;
-    Ok(true)
 }
 
 /// The fields of one side that the table has, and the name of one that it does not have (only the hub does, or it was dropped).

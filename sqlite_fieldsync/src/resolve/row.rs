@@ -34,6 +34,47 @@ impl Row {
         names.into_iter().enumerate().map(|(at, name)| Ok((name, sql::column(found, at)?))).collect()
     }
 
+    /// The columns that a person's fields name, with the values as the columns want them; not the key's, nor generated ones.
+    pub fn fields(&self, fields: &Map<String, Json>) -> Result<conflicts::KeptRow> {
+        let mut found = Vec::new();
+        for (field, value) in fields {
+            let Some(column) = self.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(field)) else {
+                return Err(Error::argument(format!("table '{}' has no column '{field}'", self.table.name)));
+            };
+            if !column.generated && column.key_part == 0 {
+                found.push((column.name.clone(), value_of(value, column)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// A key by column.
+    pub fn key_fields(&self, key: &Key) -> conflicts::KeptRow {
+        self.table.key().iter().zip(&key.0).map(|(part, value)| (part.name.clone(), value.clone())).collect()
+    }
+
+    /// Sets these columns; a logged update.
+    pub fn update(&self, db: &Connection, fields: &conflicts::KeptRow) -> Result<()> {
+        let first = self.key.0.len() + 1;
+        let sets =
+            fields.iter().enumerate().map(|(at, (name, _))| Ok(format!("{} = ?{}", quote(db, name)?, first + at)));
+        let sets = sets.collect::<Result<Vec<_>>>()?.join(", ");
+        let mut statement = db.prepare(&format!("UPDATE {} SET {sets} WHERE {}", self.name, self.condition))?;
+        bind(&mut statement, 1, self.key.0.iter().chain(fields.iter().map(|(_, value)| value)))?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
+    /// Makes a row of these columns; a logged insert.
+    pub fn insert(&self, db: &Connection, fields: &conflicts::KeptRow) -> Result<()> {
+        let names = fields.iter().map(|(name, _)| quote(db, name)).collect::<Result<Vec<_>>>()?.join(", ");
+        let marks = (1..=fields.len()).map(|at| format!("?{at}")).collect::<Vec<_>>().join(", ");
+        let mut statement = db.prepare(&format!("INSERT INTO {}({names}) VALUES ({marks})", self.name))?;
+        bind(&mut statement, 1, fields.iter().map(|(_, value)| value))?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
     pub fn is_there(&self, db: &Connection) -> Result<bool> {
         let mut statement = db.prepare(&format!("SELECT 1 FROM {} WHERE {}", self.name, self.condition))?;
         bind(&mut statement, 1, &self.key.0)?;
@@ -82,32 +123,14 @@ pub(super) fn value_of(json: &Json, column: &Column) -> Value {
 /// Writes the fields into the row, or makes it; the capture triggers log it.
 pub(super) fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>) -> Result<bool> {
     let row = row(db, conflict)?;
-    let mut names = Vec::new();
-    let mut values = Vec::new();
-    for (field, value) in fields {
-        let Some(column) = row.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(field)) else {
-            return Err(Error::argument(format!("table '{}' has no column '{field}'", row.table.name)));
-        };
-        if column.generated || column.key_part > 0 {
-            continue;
-        }
-        names.push(quote(db, &column.name)?);
-        values.push(value_of(value, column));
-    }
+    let fields = row.fields(fields)?;
     let before_it = row.values(db)?;
-    let there = !before_it.is_empty();
     let before: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
-    if there {
-        if names.is_empty() {
+    if !before_it.is_empty() {
+        if fields.is_empty() {
             return Ok(false);
         }
-        let first = row.key.0.len() + 1;
-        let sets: Vec<String> =
-            names.iter().enumerate().map(|(at, name)| format!("{name} = ?{}", first + at)).collect();
-        let mut statement =
-            db.prepare(&format!("UPDATE {} SET {} WHERE {}", row.name, sets.join(", "), row.condition))?;
-        bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
-        statement.raw_execute()?;
+        row.update(db, &fields)?;
     } else if conflict.operation == "update" {
         return Err(Error::argument(format!(
             "row {} of table '{}' is gone, so that the change cannot be made to it; make the record again, or settle it with 'theirs'",
@@ -115,17 +138,26 @@ pub(super) fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<St
             row.table.name
         )));
     } else {
-        let mut all = row.table.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
-        all.extend(names);
-        let marks: Vec<String> = (1..=all.len()).map(|at| format!("?{at}")).collect();
-        let mut statement =
-            db.prepare(&format!("INSERT INTO {}({}) VALUES ({})", row.name, all.join(", "), marks.join(", ")))?;
-        bind(&mut statement, 1, row.key.0.iter().chain(&values))?;
-        statement.raw_execute()?;
+        row.insert(db, &[row.key_fields(&row.key), fields].concat())?;
     }
     refers_to_what_is_here(db, &row.table, &row.values(db)?, &before_it)?;
     let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     Ok(after > before)
+}
+
+/// The change becomes a record of its own, under another key: a record that was made here and that the hub did not take moves there;
+/// one that lost its key to another record comes back there, whole.
+pub(super) fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>, key: &Key) -> Result<bool> {
+    let row = row(db, conflict)?;
+    let all = [row.key_fields(key), row.fields(fields)?].concat();
+    let before = if conflict.outcome == "rejected" { row.values(db)? } else { Vec::new() };
+    if before.is_empty() {
+        row.insert(db, &all)?;
+    } else {
+        row.update(db, &all)?;
+    }
+    refers_to_what_is_here(db, &row.table, &all, &before)?;
+    Ok(true)
 }
 
 /// Brings a row that made room back into its table, corrected; a logged insert.
@@ -135,42 +167,23 @@ pub(super) fn bring_back(
     kept: &conflicts::KeptRow,
     corrections: &Map<String, Json>,
 ) -> Result<bool> {
-    let Some(table) = Table::read(db, &conflict.table)? else {
-        return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
-    };
-    let mut names = Vec::new();
-    let mut columns = Vec::new();
-    let mut values = Vec::new();
+    let row = row(db, conflict)?;
+    let mut fields = Vec::new();
     for (name, value) in kept {
-        let Some(column) =
-            table.columns.iter().find(|column| !column.generated && column.name.eq_ignore_ascii_case(name))
-        else {
+        let is_it = |other: &str| other.eq_ignore_ascii_case(name);
+        let Some(column) = row.table.columns.iter().find(|column| !column.generated && is_it(&column.name)) else {
             continue;
         };
-        let corrected = corrections
-            .iter()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value_of(value, column));
-        names.push(quote(db, name)?);
-        columns.push(name.clone());
-        values.push(corrected.unwrap_or_else(|| value.clone()));
+        let corrected = corrections.iter().find(|(field, _)| is_it(field)).map(|(_, value)| value_of(value, column));
+        fields.push((name.clone(), corrected.unwrap_or_else(|| value.clone())));
     }
     for field in corrections.keys() {
         if !kept.iter().any(|(name, _)| name.eq_ignore_ascii_case(field)) {
-            return Err(Error::argument(format!("table '{}' has no column '{field}'", table.name)));
+            return Err(Error::argument(format!("table '{}' has no column '{field}'", row.table.name)));
         }
     }
-    let marks: Vec<String> = (1..=names.len()).map(|at| format!("?{at}")).collect();
-    let mut statement = db.prepare(&format!(
-        "INSERT INTO {}({}) VALUES ({})",
-        table.qualified(db)?,
-        names.join(", "),
-        marks.join(", ")
-    ))?;
-    bind(&mut statement, 1, &values)?;
-    statement.raw_execute()?;
-    let row: conflicts::KeptRow = columns.into_iter().zip(values).collect();
-    refers_to_what_is_here(db, &table, &row, &Vec::new())?;
+    row.insert(db, &fields)?;
+    refers_to_what_is_here(db, &row.table, &fields, &Vec::new())?;
     Ok(true)
 }
 

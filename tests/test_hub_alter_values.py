@@ -187,3 +187,30 @@ def test_who_switches_the_trigger_off_is_told(pair):
         ("WARNING", 'trigger "~fieldsync_row" of table public.p is off: what is written now reaches no device',
          "ALTER TABLE public.p ENABLE TRIGGER ALL sends all rows to every device; rows deleted meanwhile stay there."),
         ("NOTICE", "triggers of table public.p were off: every device gets all its rows with its next sync", None)]
+
+
+@pytest.mark.parametrize("name", ["~fieldsync_row", "~fieldsync_truncate"])
+def test_who_drops_a_trigger_is_told_and_enable_makes_up_for_it(pair, sync, name):
+    hub, one, two = pair
+    said = []
+    hub.db.add_notice_handler(lambda notice: said.append((notice.severity, notice.message_primary, notice.message_hint)))
+    hub.sql(f'DROP TRIGGER "{name}" ON p')
+    assert said == [
+        ("WARNING", f'trigger "{name}" of table public.p is gone: what is written now reaches no device',
+         "SELECT sync_control.enable('public.p') makes it again and sends all rows to every device; rows deleted meanwhile stay there.")]
+    hub.sql("INSERT INTO p VALUES ('d', '4', 4)")
+    hub.sql("UPDATE p SET n = 10 WHERE id = 'a'")
+    ((report,),) = hub.enable("p")
+    assert report["refreshed"] and report["warnings"] == [
+        "a trigger was missing: every device gets all rows, and rows deleted meanwhile stay there"]
+    for device in (one, two):
+        sync(device, hub)
+        assert device.sql("SELECT * FROM p ORDER BY id") == hub.sql("SELECT id, v, n FROM p ORDER BY id")
+    ((report,),) = hub.enable("p")
+    assert report["warnings"] == [] and applied(two, hub, sync) == 0
+    # What goes with the table, or by disable(), is nobody's mistake.
+    del said[:]
+    hub.sql("SELECT sync_control.disable('p')")
+    hub.enable("p")
+    hub.sql("DROP TABLE p")
+    assert said == []

@@ -108,7 +108,7 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
                     == fieldsync_core::Value::Int(1)
         }
     };
-    add_triggers(relation, &qualified)?;
+    let was_unseen = add_triggers(relation, &qualified)?;
     history::make_identity()?;
     let table_id = register(relation, &schema, &name, soft_delete, (!continues).then_some((version, clock)))?;
     catalog::announce_change(relation);
@@ -117,6 +117,10 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
     if !continues {
         // Devices that already have a cursor look at the whole table once.
         feed::note_whole_table(table_id);
+    } else if was_unseen {
+        // Somebody had dropped a trigger: what was written since, nothing tracked.
+        send_again(relation)?;
+        notes.push("a trigger was missing: every device gets all rows, and rows deleted meanwhile stay there".to_owned());
     }
     Ok(serde_json::json!({
         "table": qualified,
@@ -305,8 +309,10 @@ fn add_columns(qualified: &str, added: &[&str], with_clocks: bool, version: u64)
     Ok(())
 }
 
-/// ALWAYS: writes that arrive by logical replication are tracked as well. (CREATE OR REPLACE TRIGGER came with Postgres 14.)
-fn add_triggers(relation: pg_sys::Oid, qualified: &str) -> Result<(), SqlError> {
+/// Gives whether one was missing. ALWAYS: writes that arrive by logical replication are tracked as well. (CREATE OR REPLACE TRIGGER came
+/// with Postgres 14.)
+fn add_triggers(relation: pg_sys::Oid, qualified: &str) -> Result<bool, SqlError> {
+    let mut missing = false;
     for (name, what) in [
         (
             "~fieldsync_row",
@@ -324,10 +330,11 @@ fn add_triggers(relation: pg_sys::Oid, qualified: &str) -> Result<(), SqlError> 
         let name = ident(name);
         if there.rows.is_empty() {
             sql::run(&format!("CREATE TRIGGER {name} {}", what.replace("{table}", qualified)), &[])?;
+            missing = true;
         }
         sql::run(&format!("ALTER TABLE ONLY {qualified} ENABLE ALWAYS TRIGGER {name}"), &[])?;
     }
-    Ok(())
+    Ok(missing)
 }
 
 fn register(
@@ -409,6 +416,8 @@ pub fn disable(relation: pg_sys::Oid) -> Result<(), HubError> {
     if !known.is_some_and(|known| known.enabled) {
         return Err(HubError::NotTracked(name));
     }
+    // First, so that what goes now is not taken for somebody's mistake.
+    forget(relation)?;
     for statement in [
         format!("DROP TRIGGER IF EXISTS \"~fieldsync_row\" ON {qualified}"),
         format!("DROP TRIGGER IF EXISTS \"~fieldsync_truncate\" ON {qualified}"),
@@ -416,7 +425,6 @@ pub fn disable(relation: pg_sys::Oid) -> Result<(), HubError> {
     ] {
         sql::run(&statement, &[])?;
     }
-    forget(relation)?;
     catalog::announce_change(relation);
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 -- An enabled table that is dropped leaves nothing behind that would be taken for another table's of its name: feed and
 -- tombstones go, and what operators see of it is its conflicts, as a record. Rules stay: they are the site's decisions, and
--- hold again if a table of that name is enabled again.
+-- hold again if a table of that name is enabled again. A trigger of ours that is dropped alone is said to be missing, to whoever
+-- drops it.
 CREATE FUNCTION fieldsync.table_dropped() RETURNS event_trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -21,6 +22,16 @@ BEGIN
         DELETE FROM fieldsync.feed WHERE table_id = dropped.table_id;
         DELETE FROM sync_control.table_sync_state
         WHERE table_name IN (dropped.table_name, dropped.schema_name || '.' || dropped.table_name);
+    END LOOP;
+    FOR dropped IN
+        SELECT t.relid, d.address_names[3] AS name
+        FROM pg_event_trigger_dropped_objects() AS d
+        JOIN fieldsync.tracked_table AS t ON t.enabled AND t.schema_name = d.address_names[1] AND t.table_name = d.address_names[2]
+        WHERE d.object_type = 'trigger' AND d.address_names[3] IN ('~fieldsync_row', '~fieldsync_truncate')
+    LOOP
+        RAISE WARNING 'trigger "%" of table % is gone: what is written now reaches no device', dropped.name, dropped.relid::regclass
+            USING HINT = format('SELECT sync_control.enable(%L) makes it again and sends all rows to every device; rows deleted meanwhile stay there.',
+                                dropped.relid::regclass);
     END LOOP;
 END
 $$;
@@ -168,9 +179,9 @@ $$;
 CREATE EVENT TRIGGER fieldsync_table_altered ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
     EXECUTE FUNCTION fieldsync.table_altered();
 
--- As enable() refuses tables that take part in inheritance: rows of a child would be read with its parent's, and no trigger of
--- ours would see them written.
-CREATE FUNCTION fieldsync.table_inherited() RETURNS event_trigger
+-- What enable() refuses, no enabled table becomes. Inheritance: rows of a child would be read with its parent's, and no trigger of
+-- ours would see them written. Unlogged: its rows would vanish in a crash, and devices would never hear of it.
+CREATE FUNCTION fieldsync.table_unfit() RETURNS event_trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -189,7 +200,16 @@ BEGIN
         RAISE EXCEPTION 'table % is enabled for sync: it cannot take part in table inheritance', enabled
             USING ERRCODE = 'feature_not_supported', HINT = format('Call sync_control.disable(%L) first, or leave it out of the hierarchy.', enabled);
     END LOOP;
+    FOR enabled IN
+        SELECT t.relid FROM pg_event_trigger_ddl_commands() AS d
+        JOIN pg_class AS c ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND c.relpersistence = 'u'
+        JOIN fieldsync.tracked_table AS t ON t.enabled AND t.relid = c.oid
+        JOIN pg_trigger AS g ON g.tgrelid = t.relid AND g.tgname = '~fieldsync_row'
+    LOOP
+        RAISE EXCEPTION 'table % is enabled for sync: it cannot be unlogged, its rows would vanish in a crash', enabled
+            USING ERRCODE = 'feature_not_supported', HINT = format('Call sync_control.disable(%L) first.', enabled);
+    END LOOP;
 END
 $$;
-CREATE EVENT TRIGGER fieldsync_table_inherited ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'CREATE FOREIGN TABLE', 'ALTER TABLE')
-    EXECUTE FUNCTION fieldsync.table_inherited();
+CREATE EVENT TRIGGER fieldsync_table_unfit ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'CREATE FOREIGN TABLE', 'ALTER TABLE')
+    EXECUTE FUNCTION fieldsync.table_unfit();

@@ -120,7 +120,9 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
     } else if was_unseen {
         // Somebody had dropped a trigger: what was written since, nothing tracked.
         send_again(relation)?;
-        notes.push("a trigger was missing: every device gets all rows, and rows deleted meanwhile stay there".to_owned());
+        notes.push(
+            "a trigger was missing: every device gets all rows, and rows deleted meanwhile stay there".to_owned(),
+        );
     }
     Ok(serde_json::json!({
         "table": qualified,

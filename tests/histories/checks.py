@@ -104,6 +104,6 @@ class Checks:
         # A row that stepped aside, and under whose key the application then made another, never left its device: it is on record
         # there.
         recorded += " ".join(row[0] for device in self.devices for row in device.sql("SELECT mine FROM fs_conflicts WHERE mine IS NOT NULL"))
-        for (number, table, key, column), value in self.last_edits.items():
+        for (number, table, key, column), value in [*self.last_edits.items(), *self.left_behind]:
             if isinstance(value, str) and value.startswith("v") and value not in ever and f'"{value}"' not in recorded:
                 raise Finding(f"{value}, which phone {number} wrote into {table}.{column} of {key}, is nowhere")

@@ -79,6 +79,9 @@ class Edits:
         else:
             device.sql(f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in fields)} WHERE {named(table)}", *fields.values(), *key)
         self.forget(known)
+        if before is None:
+            # What was here went without its user: what becomes of the row that is here now says nothing about that one.
+            self.left_behind += self.take_edits(number, table, key).items()
         for name in changed:
             self.last_edits[(number, table, key, name)] = fields[name]
 
@@ -104,8 +107,11 @@ class Edits:
             return
         self.say(f"phone {number}: move {table}/{key} to {to}")
         device.sql(f"UPDATE {table} SET {key_columns(table)[-1]} = ? WHERE {named(table)}", last, *key)
-        for name in [name for name in self.last_edits if name[:3] == (number, table, key)]:
-            self.last_edits[(number, table, to, name[3])] = self.last_edits.pop(name)
+        for name, value in self.take_edits(number, table, key).items():
+            self.last_edits[(number, table, to, name[3])] = value
+
+    def take_edits(self, number, table, key):
+        return {name: self.last_edits.pop(name) for name in list(self.last_edits) if name[:3] == (number, table, key)}
 
     def edits_of_copies(self, number, table, key, columns):
         """Edits of copies of this file that it holds itself, as they stand in it: who replaces such a value replaces his own,

@@ -48,6 +48,7 @@ COLUMNS = {
     "memo": ["body", "extra"],
 }
 KEY_COLUMNS = {"attendance": ("person", "day")}
+TEXTS = {"person": "name", "visit": "status", "place": "title", "attendance": "status", "memo": "body"}
 PARENTS = {("visit", "person"): "person", ("place", "parent"): "place", ("attendance", "person"): "person"}
 
 
@@ -57,6 +58,13 @@ class Finding(AssertionError):
 
 def key_columns(table):
     return KEY_COLUMNS.get(table, ("id",))
+
+
+def key_of(table, row_id):
+    """The key of a row as views show it."""
+    if len(key_columns(table)) > 1:
+        return tuple(json.loads(row_id))
+    return (int(row_id) if table == "visit" else row_id,)
 
 
 def row_id(key):

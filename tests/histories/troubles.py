@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 
 from .edits import LOCK_TIMEOUT
-from .schema import row_id
+from .schema import TEXTS, key_columns, key_of, row_id
 
 
 class Troubles:
@@ -55,6 +55,7 @@ class Troubles:
         self.stock_exact = False
         # What was edited since is gone with the phone.
         self.last_edits = {name: value for name, value in self.last_edits.items() if name[0] != number}
+        self.left_behind = [edit for edit in self.left_behind if edit[0][0] != number]
         self.say(f"phone {number} is restored")
 
     # -- the hub
@@ -146,19 +147,38 @@ class Troubles:
         self.say(f"{step['at']}: hub: purge")
 
     def do_settle(self, step):
-        """On a device, an open conflict or any other."""
-        number, choice = self.phone(step), "mine" if step["mine"] else "theirs"
-        device = self.devices[number]
-        entries = device.sql("SELECT conflict_id, table_name, row_id FROM fs_conflicts ORDER BY status, conflict_id")
-        if entries:
-            entry = entries[step["pick"] % len(entries)]
-            self.say(f"{step['at']}: phone {number}: resolve {entry} {choice}")
-            try:
-                device.resolve(entry[0], choice)
-                # As if its user had written the row again: what it wrote before need not be anywhere.
-                self.forget([name for name in self.last_edits if (name[0], name[1], row_id(name[2])) == (number, *entry[1:])])
-            except sqlite3.Error as error:
-                self.say(f"phone {number}: {error}")
+        """On a device, or the next one that has any: an open conflict or any other."""
+        first, count = self.phone(step), len(self.devices)
+        for number in [(first + further) % count for further in range(count)]:
+            device = self.devices[number]
+            entries = device.sql("SELECT conflict_id, table_name, row_id FROM fs_conflicts WHERE row_id <> '' ORDER BY status, conflict_id")
+            if entries:
+                break
+        else:
+            return
+        conflict, table, row = entries[step["pick"] % len(entries)]
+        key, choice = key_of(table, row), step["choice"]
+        if choice == "edited" and table in TEXTS:
+            choice = {TEXTS[table]: step["value"]}
+        elif choice == "another" and table in TEXTS:
+            last, at = key_columns(table)[-1], 10 + step["pick"] % 3
+            choice = {last: at if isinstance(key[-1], int) else f"{key[-1][0]}{at}", TEXTS[table]: step["value"]}
+            key = (*key[:-1], choice[last])
+        elif choice in ("edited", "another"):
+            choice = "mine"
+        self.say(f"{step['at']}: phone {number}: resolve {(conflict, table, row)} {choice}")
+        try:
+            device.resolve(conflict, choice)
+        except sqlite3.Error as error:
+            self.say(f"phone {number}: {error}")
+            return
+        # As if its user had written the row again: what it wrote before need not be anywhere.
+        is_other = lambda name: (name[0], name[1], row_id(name[2])) != (number, table, row)
+        self.last_edits = {name: value for name, value in self.last_edits.items() if is_other(name)}
+        self.left_behind = [edit for edit in self.left_behind if is_other(edit[0])]
+        if isinstance(choice, dict):
+            shown = self.row(device, table, key) or {}
+            self.last_edits.update({(number, table, key, name): value for name, value in shown.items() if value == step["value"]})
 
     def do_settle_on_hub(self, step):
         entries = self.hub.sql("SELECT conflict_id, table_name, row_id FROM sync_control.conflicts ORDER BY status, conflict_id")

@@ -22,6 +22,7 @@ class World(Edits, Network, Troubles, Orders, Checks):
         self.stock = {"flour": 100, "oil": 100}
         self.stock_exact = True
         self.last_edits = {}
+        self.left_behind = []  # the last edits of rows whose key their device has given to others since
         self.origin = {}  # of which device a file is a copy, at first hand or not
         self.devices, self.enforcing, self.network, self.archive, self.writers = [], [], [], [], []
         self.prepared = []  # deltas that wait for their commit: (device, batch)

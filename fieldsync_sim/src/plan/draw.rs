@@ -1,7 +1,7 @@
 //! Draws a plan from its seed: the one generator of the simulated and the full histories.
 
 use super::{
-    Act, Cell, Damage, Edit, Fate, Field, Hearing, Phone, Plan, RowEdit, Step, TablePlan, Timed, Troubles, Way,
+    Act, Cell, Choice, Damage, Edit, Fate, Field, Hearing, Phone, Plan, RowEdit, Step, TablePlan, Timed, Troubles, Way,
 };
 use crate::schema::{self, pick, Table, TABLES};
 use fastrand::Rng;
@@ -51,6 +51,7 @@ impl Draw {
     fn step(&mut self) -> Step {
         let phone = self.pick();
         match self.rng.u32(..100) {
+            0..=7 if self.troubles.persons => self.settle(phone),
             0..=34 => Step::Edit { phone, edits: (0..self.rng.usize(1..4)).map(|_| self.edit()).collect() },
             35..=49 => Step::Export { phone, most: self.one_in(4).then(|| self.rng.usize(..4)) },
             50..=69 => Step::Deliver {
@@ -89,10 +90,19 @@ impl Draw {
             _ if restored_hub => Step::RestoreHub { noticed: (!self.one_in(3)).then(|| self.rng.u32(1..100)) },
             93 if persons && self.rng.bool() => Step::Purge { phone },
             93 if persons => Step::PurgeHub,
-            94 | 95 if persons => Step::Settle { phone, pick: self.pick(), mine: self.rng.bool() },
             _ if persons => Step::SettleOnHub { pick: self.pick(), client: self.rng.bool() },
             _ => Step::LoseExport { phone },
         }
+    }
+
+    fn settle(&mut self, phone: usize) -> Step {
+        let choice = match self.rng.u8(..6) {
+            0 | 1 => Choice::Mine,
+            2 => Choice::Theirs,
+            3 | 4 => Choice::Edited,
+            _ => Choice::Another,
+        };
+        Step::Settle { phone, pick: self.pick(), choice, value: self.text() }
     }
 
     fn hearing(&mut self) -> Hearing {
@@ -179,8 +189,14 @@ impl Draw {
         Field { number, column: schema::column_name(table, number), changes, value }
     }
 
-    fn value(&mut self, table: Table, number: u16) -> Cell {
+    /// A text that nobody has written before.
+    fn text(&mut self) -> String {
         self.values += 1;
+        format!("v{}", self.values)
+    }
+
+    fn value(&mut self, table: Table, number: u16) -> Cell {
+        let text = self.text();
         if self.one_in(12) {
             return Cell::Null(());
         }
@@ -194,7 +210,7 @@ impl Draw {
             (schema::VISIT, schema::AMOUNT) => Cell::Text(format!("{}.{:02}", self.rng.u16(..30), self.rng.u8(..100))),
             _ if self.one_in(40) && schema::is_checked(table, number) => Cell::Text(schema::REFUSED.to_owned()),
             _ if self.one_in(10) => Cell::Same { same: true },
-            _ => Cell::Text(format!("v{}", self.values)),
+            _ => Cell::Text(text),
         }
     }
 }

@@ -201,8 +201,10 @@ pub enum Step {
         phone: usize,
         /// Which entry.
         pick: usize,
-        /// For the device's side.
-        mine: bool,
+        /// How.
+        choice: Choice,
+        /// A text that nobody has written before, for a choice that writes one.
+        value: String,
     },
     /// A person settles an entry of the hub's `conflicts`, settled ones too.
     SettleOnHub {
@@ -218,6 +220,20 @@ pub enum Step {
     },
     /// The hub drops what it need not keep.
     PurgeHub,
+}
+
+/// How a person settles a conflict on a device.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    /// For the device's side.
+    Mine,
+    /// For the hub's.
+    Theirs,
+    /// With a field set anew.
+    Edited,
+    /// As a record of its own, under a key that nobody else uses.
+    Another,
 }
 
 /// One edit by a device's user.

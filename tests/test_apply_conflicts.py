@@ -382,3 +382,28 @@ def test_no_choice_makes_a_row_refer_to_one_that_stepped_aside(hub, client, sync
     north.resolve(entry["conflict_id"], {"note": "the device's"})
     sync(north, hub)
     assert hub.sql("SELECT id, person, note FROM visit") == [(3, "p2", "the device's")] == north.sql("SELECT * FROM visit")
+
+
+@pytest.mark.parametrize("enforcement", ["ON", "OFF"])
+@pytest.mark.parametrize("choice", [{"id": "p9"}, {"code": "free"}])
+def test_no_choice_takes_away_what_others_refer_to(hub, client, sync, enforcement, choice):
+    """A refused record that others refer to, by its key or a UNIQUE code, keeps both until they are settled (full history 1210059)."""
+    hub.script("CREATE TABLE person (id text PRIMARY KEY, code text UNIQUE CHECK (code <> 'bad'));"
+               "CREATE TABLE visit (id integer PRIMARY KEY, person text REFERENCES person, of_code text REFERENCES person (code))")
+    hub.enable("person"), hub.enable("visit")
+    north = client("north", "CREATE TABLE person (id TEXT NOT NULL PRIMARY KEY, code TEXT UNIQUE);"
+                   "CREATE TABLE visit (id INTEGER NOT NULL PRIMARY KEY, person TEXT REFERENCES person, of_code TEXT REFERENCES person (code))",
+                   "person", "visit")
+    north.sql(f"PRAGMA foreign_keys = {enforcement}")
+    north.script("INSERT INTO person VALUES ('p1', 'bad'); INSERT INTO visit VALUES (1, " + ("'p1', NULL)" if "id" in choice else "NULL, 'bad')"))
+    sync(north, hub)
+    (entry,) = [entry for entry in north.conflicts() if entry["table_name"] == "person"]
+    before = list(north.db.iterdump())
+    with pytest.raises(sqlite3.Error, match="row 1 of table 'visit' refers to this record; settle or delete that first|FOREIGN KEY constraint failed"):
+        north.resolve(entry["conflict_id"], choice)
+    assert list(north.db.iterdump()) == before
+    north.sql("DELETE FROM visit")
+    north.resolve(entry["conflict_id"], {"code": "free", **choice})
+    sync(north, hub), sync(north, hub)
+    assert hub.sql("SELECT id, code FROM person") == north.sql("SELECT * FROM person") == [(choice.get("id", "p1"), "free")]
+    assert north.conflicts() == [] == hub.conflicts("open")

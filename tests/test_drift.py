@@ -56,6 +56,24 @@ class TestTheHubIsAhead:
         if one.one("SELECT w FROM p WHERE id = 'a'") == "hub":
             assert hub.one("SELECT count(*) FROM sync_control.conflicts WHERE row_id = 'a'") == 1, "and the other value is kept"
 
+    @pytest.mark.parametrize("wrote", [None, "mine"])
+    def test_what_was_kept_for_a_column_comes_also_into_a_row_that_the_device_made(self, pair, sync, wrote):
+        """Both made it. The delta that the hub meets said nothing of that column, so no answer comes to it (full history 1200049)."""
+        hub, one, two = pair
+        hub.sql("ALTER TABLE p ADD COLUMN w text DEFAULT 'std'")
+        hub.sql("INSERT INTO p VALUES ('new', 'hub', 0)")
+        earlier = one.export()
+        one.shell("INSERT INTO p VALUES ('new', 'one', 1);")
+        one.apply(hub.sync(earlier))
+        assert one.sql("SELECT * FROM p WHERE id = 'new'") == [("new", "one", 1)]
+        reply = hub.sync(one.export())
+        one.shell("ALTER TABLE p ADD COLUMN w TEXT;" + (f"UPDATE p SET w = '{wrote}' WHERE id = 'new';" if wrote else ""))
+        one.status()
+        one.apply(reply)
+        sync(one, hub)
+        assert one.sql("SELECT id, v, w FROM p ORDER BY id") == hub.sql("SELECT id, v, w FROM p ORDER BY id")
+        assert one.one("SELECT w FROM p WHERE id = 'new'") in ("std", wrote) and one.status()["kept_for_later"] == 0
+
     def test_a_table_that_the_device_lacks_waits_for_it(self, pair, sync):
         hub, one, two = pair
         hub.script("CREATE TABLE extra (id text PRIMARY KEY, v text); INSERT INTO extra VALUES ('x', '1'), ('y', '2'), ('z', '3')")

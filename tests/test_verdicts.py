@@ -208,6 +208,14 @@ def test_a_record_made_anew_under_a_refused_key_leaves_the_first_on_record(progr
     on_record = programme.sql("SELECT client->>'village', client->>'code', status FROM sync_control.conflicts ORDER BY 3, 1")
     assert on_record == [(None, "NEW-1", "open"), ("first", "KAT-1", "resolved")]
     sums(programme)
+    # On the device the first one waits on: nobody has decided about it.
+    waiting = {entry["mine"]["code"]: (entry["conflict_id"], entry["outcome"]) for entry in north.conflicts("open")}
+    assert {code: outcome for code, (_, outcome) in waiting.items()} == {"KAT-1": "in_the_way", "NEW-1": "rejected"}
+    north.sql("UPDATE households SET village = 'second' WHERE id = 'h9'")
+    north.resolve(waiting["KAT-1"][0], {"id": "h8", "code": "FREE"})
+    sync(north, programme), sync(north, programme)
+    assert north.conflicts("open") == [] == programme.conflicts("open")
+    assert programme.sql("SELECT id, village FROM programme.households WHERE id IN ('h8', 'h9') ORDER BY id") == [("h8", "first"), ("h9", "second")]
 
 
 class TestStrict:

@@ -357,10 +357,14 @@ pub fn close_inherited(db: &Connection, table: &str, key: &Key) -> Result<()> {
     Ok(())
 }
 
-/// Records what the hub says of a conflict or a rejection, in its latest state.
-pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>) -> Result<()> {
+/// Records what the hub says of a conflict or a rejection, in its latest state. `span`: the places of the logged changes behind it;
+/// `made`: the place at which the row was made last, before that.
+pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>, made: Option<i64>) -> Result<()> {
     let row_id = notice.key.row_id();
     let resolved = notice.status == "resolved";
+    if notice.outcome == "rejected" {
+        leave_to_another(db, notice, made)?;
+    }
     // A row that made room before the hub had judged it, and what was rejected for the original of this copy, has a record of this
     // device's own: the hub's takes it over, unless the key is another record's by now.
     let own: Option<(i64, Vec<u8>, bool)> = db
@@ -414,6 +418,24 @@ pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>
     Ok(())
 }
 
+/// A record that got the key of a row that is aside is for the hub a correction of that row: refused, it gets the entry's number, and
+/// taken, it settles the entry. Then the row that is aside waits on by itself.
+fn leave_to_another(db: &Connection, notice: &ConflictNotice, made: Option<i64>) -> Result<()> {
+    let aside: Option<(i64, Vec<u8>, i64)> = db
+        .prepare_cached(
+            "SELECT conflict_id, row_key, ifnull(last_clock, 0) FROM main.fs_conflict
+             WHERE hub_id = ?1 AND status = 'open' AND kept IS NOT NULL AND row_key IS NOT NULL",
+        )?
+        .query_row([notice.conflict_id as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((id, key, judged)) = aside else { return Ok(()) };
+    let is_about_it = notice.status != "resolved" && made.is_none_or(|made| made <= judged);
+    if !is_about_it && is_in_its_table(db, &notice.table, &key_from_bytes(&key)?)? == Some(true) {
+        wait_alone(db, id)?;
+    }
+    Ok(())
+}
+
 /// The hub was restored: the numbers that it has given for changes logged after a place (`last` for a change whose place is not known)
 /// will be given again, for others.
 pub fn forget_numbers(db: &Connection, after: i64, last: i64) -> Result<()> {
@@ -436,13 +458,19 @@ pub fn close_unknown(db: &Connection, named: &HashSet<u64>) -> Result<()> {
     unknown.into_iter().try_for_each(|(id, _)| forget(db, *id, why))
 }
 
-/// The hub knows nothing of a conflict any more. A row that is aside waits on, as if the hub had never judged it.
-fn forget(db: &Connection, id: i64, why: &str) -> Result<()> {
+/// A row that is aside waits on, as if the hub had never judged it.
+fn wait_alone(db: &Connection, id: i64) -> Result<()> {
     db.prepare_cached(
         "UPDATE main.fs_conflict SET hub_id = NULL, outcome = 'in_the_way', first_clock = NULL, last_clock = NULL
          WHERE conflict_id = ?1 AND kept IS NOT NULL AND status = 'open'",
     )?
     .execute([id])?;
+    Ok(())
+}
+
+/// The hub knows nothing of a conflict any more.
+fn forget(db: &Connection, id: i64, why: &str) -> Result<()> {
+    wait_alone(db, id)?;
     db.prepare_cached(
         "UPDATE main.fs_conflict SET hub_id = NULL, status = 'resolved', detail = detail || ' (' || ?2 || ')',
                 resolved_at = coalesce(resolved_at, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))

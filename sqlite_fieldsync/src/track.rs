@@ -66,7 +66,7 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
                 }
             }
             views::refresh(db)?;
-            apply::deliver_kept(db, &table)?;
+            apply::deliver_kept(db, &table, &[])?;
         }
         settle(db)?;
         let mut report = json!({ "table": table.name, "captured": captured, "warnings": warnings(&table) });
@@ -389,11 +389,12 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bo
     let columns = remember(db, table, known.table_no)?;
     let plan = Plan::new(db, table, known.table_no, |column| columns.slot(column))?;
     install(db, table, known.table_no, &plan)?;
+    let mut new_columns = Vec::new();
     for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
-        let slot = columns.slot(&column.name);
-        let is_new = !before.contains(&column.name.to_lowercase()) && slot > highest_before;
-        if is_new {
+        let (name, slot) = (column.name.to_lowercase(), columns.slot(&column.name));
+        if !before.contains(&name) && slot > highest_before {
             capture_new_column(db, table, known.table_no, &column.name, slot)?;
+            new_columns.push(name);
         }
     }
     if !had_triggers {
@@ -406,7 +407,7 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bo
         )?;
         db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE table_no = ?1", [known.table_no])?;
     }
-    apply::deliver_kept(db, table)
+    apply::deliver_kept(db, table, &new_columns)
 }
 
 /// Whether a program made a table anew, and what the hub has changed meanwhile has not come yet.

@@ -1,5 +1,6 @@
 """What must hold after every step, and when all has come to rest."""
 
+import json
 import sqlite3
 
 import psycopg
@@ -76,7 +77,9 @@ class Checks:
         keys = key_columns(table)
         live = self.live.get(table, "") if side is self.hub else ""
         rows = side.sql(f"SELECT {', '.join(keys)}, {columns} FROM {table}{live}")
-        return {row[:len(keys)]: row[len(keys):] for row in rows}
+        # A set is the same however it is spelt.
+        spelt = lambda name, value: json.dumps(json.loads(value)) if name == "tags" and value is not None else value
+        return {row[:len(keys)]: tuple(map(spelt, COLUMNS[table], row[len(keys):])) for row in rows}
 
     def judge(self):
         for table in COLUMNS:

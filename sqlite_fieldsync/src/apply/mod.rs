@@ -256,7 +256,8 @@ impl<'a> Apply<'a> {
                         let parked = parked.get(&(table.table_no as u32, conflict.key.clone())).map(ParkedRow::first);
                         span::span_of(&entries, &ends, table, conflict, conflict.clock.max(answered.clock), parked)
                     });
-                    conflicts::record(self.db, conflict, span)?;
+                    let made = self.table_of(conflict).and_then(|table| span::made_at(&entries, table, conflict));
+                    conflicts::record(self.db, conflict, span, made)?;
                 }
                 Notice::Warning(text) => {
                     state::note(self.db, text)?;
@@ -400,21 +401,38 @@ impl<'a> Apply<'a> {
     }
 }
 
-/// Writes what was kept for a table that is there now.
-pub fn deliver_kept(db: &Connection, table: &Table) -> Result<()> {
+/// Writes what was kept for a table that is there now, or for columns (lower case) that are new in it.
+pub fn deliver_kept(db: &Connection, table: &Table, new_columns: &[String]) -> Result<()> {
     let tables = kept::take_table(db, &table.name)?;
     if !tables.is_empty() {
-        write_kept(db, tables)?;
+        write_kept(db, tables, new_columns)?;
     }
     let columns = table.columns.iter().filter(|column| !column.generated);
     kept::forget_seen(db, &table.name, columns.map(|column| column.name.as_str()))
 }
 
-fn write_kept(db: &Connection, tables: Vec<TableRows>) -> Result<()> {
+fn write_kept(db: &Connection, mut tables: Vec<TableRows>, new_columns: &[String]) -> Result<()> {
     let standing = Standing::load(db)?;
     let apply = Apply::new(db, standing, 0)?;
     let pending = log::read(db, &apply.tables, apply.standing.answered())?;
-    let unanswered = apply.unanswered(&pending);
+    let mut unanswered = apply.unanswered(&pending);
+    // A row that this device has made is all its own, but for columns that it did not have: what it wrote into these since is logged
+    // apart, and the rest it did not say, so that no answer will come to it.
+    for table in &mut tables {
+        let Some(known) = apply.tables.values().find(|known| known.name.eq_ignore_ascii_case(&table.table)) else {
+            continue;
+        };
+        let head = kept::head(table);
+        for row in table.rows.iter_mut().filter(|row| row.op == Op::Update) {
+            let key = history::own_order(known, &head, &row.key);
+            if unanswered.of(&head.table, &key).is_some_and(|own| own.made) {
+                let name = |at: u16| head.columns.get(usize::from(at)).map(|name| name.to_lowercase());
+                row.fields.retain(|(at, _)| name(*at).is_some_and(|name| new_columns.contains(&name)));
+                unanswered.tell_apart(&head.table, &key);
+            }
+        }
+        table.rows.retain(|row| row.op != Op::Update || !row.fields.is_empty());
+    }
     let pinned = Pinned::load(db)?;
     let source = Source::of_kept(tables);
     rows::write(db, source, &unanswered, &pinned, &HashSet::new())?;

@@ -83,6 +83,13 @@ impl Unanswered {
         self.rows.get(&(table.to_lowercase(), key.clone()))
     }
 
+    /// From here on what the device wrote of a row that it made counts by field.
+    pub fn tell_apart(&mut self, table: &str, key: &Key) {
+        if let Some(own) = self.rows.get_mut(&(table.to_lowercase(), key.clone())) {
+            own.made = false;
+        }
+    }
+
     /// What is offered of a row that is here, after the hub has lost history.
     pub fn offer(&self, table: &str, key: &Key, arrived: bool) -> Offer {
         let own = self.of(table, key);

@@ -140,7 +140,7 @@ pub(super) fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<St
     } else {
         row.insert(db, &[row.key_fields(&row.key), fields].concat())?;
     }
-    refers_to_what_is_here(db, &row.table, &row.values(db)?, &before_it)?;
+    references_hold(db, &row.table, &before_it, &row.values(db)?)?;
     let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     Ok(after > before)
 }
@@ -156,7 +156,10 @@ pub(super) fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<Str
     } else {
         row.update(db, &all)?;
     }
-    refers_to_what_is_here(db, &row.table, &all, &before)?;
+    let mut after = before.clone();
+    after.retain(|(name, _)| !all.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)));
+    after.extend(all);
+    references_hold(db, &row.table, &before, &after)?;
     Ok(true)
 }
 
@@ -183,22 +186,23 @@ pub(super) fn bring_back(
         }
     }
     row.insert(db, &fields)?;
-    refers_to_what_is_here(db, &row.table, &fields, &Vec::new())?;
+    references_hold(db, &row.table, &Vec::new(), &fields)?;
     Ok(true)
 }
 
-/// An error if a row refers to one that is not here and did not do so before (nothing: it was not there), whether the connection enforces
-/// foreign keys or not: most often that one has stepped aside, too.
-fn refers_to_what_is_here(
+/// An error if the row, as it is after a choice, refers to one that is not here and did not do so before (nothing: it was not there), or
+/// if others are left that refer to what it was, whether the connection enforces foreign keys or not: most often the hub refused
+/// those, too, or what they refer to has stepped aside.
+fn references_hold(
     db: &Connection,
     table: &Table,
-    row: &conflicts::KeptRow,
     before: &conflicts::KeptRow,
+    after: &conflicts::KeptRow,
 ) -> Result<()> {
     let mut references = References::load(db)?;
     for at in references.of_child(&table.name) {
         let key = references.key(at).clone();
-        let Some(values) = values_of(row, &key.from) else { continue };
+        let Some(values) = values_of(after, &key.from) else { continue };
         if values_of(before, &key.from).as_ref() == Some(&values) {
             continue;
         }
@@ -210,7 +214,23 @@ fn refers_to_what_is_here(
             )));
         }
     }
+    for at in references.of_parent(&table.name) {
+        let key = references.key(at).clone();
+        let Some(values) = values_of(before, &key.to) else { continue };
+        let Some(child) = Table::read(db, &key.child)?.filter(|_| values_of(after, &key.to).as_ref() != Some(&values))
+        else {
+            continue;
+        };
+        if let Some(other) = references.children_of(at, &child, &values)?.first() {
+            return Err(refers_to_it(other, &child));
+        }
+    }
     Ok(())
+}
+
+fn refers_to_it(other: &Key, child: &Table) -> Error {
+    let id = other.row_id();
+    Error::argument(format!("row {id} of table '{}' refers to this record; settle or delete that first", child.name))
 }
 
 /// An error if other rows refer to one that is about to go, whether the connection enforces foreign keys or not, unless an action
@@ -233,11 +253,7 @@ fn nothing_refers_to(db: &Connection, row: &Row) -> Result<()> {
         let children = references.children_of(at, &child, &values)?;
         let is_itself = |other: &Key| child.name == row.table.name && *other == row.key;
         if let Some(other) = children.iter().find(|other| !is_itself(other)) {
-            return Err(Error::argument(format!(
-                "row {} of table '{}' refers to this record; settle or delete that first",
-                other.row_id(),
-                child.name
-            )));
+            return Err(refers_to_it(other, &child));
         }
     }
     Ok(())

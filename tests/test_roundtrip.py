@@ -332,6 +332,21 @@ class TestTwoPhases:
         assert programme.sql("SELECT note, age FROM programme.members") == [("once", 40)]
         assert programme.sql("SELECT acknowledged, applied + merged FROM sync_control.ledger WHERE client_id = 'north'") == [(2, 2)]
 
+    def test_purge_with_a_device_that_has_heard_nothing_but_a_confirmation(self, programme, team, sync):
+        """Its cursor has seen nothing, and Postgres has no snapshot of that (full history 1310034)."""
+        north = team("north")
+        north.sql("INSERT INTO households VALUES ('n1', 'N-1', 'x')")
+        first = north.export()
+        north.sql("INSERT INTO households VALUES ('n2', 'N-2', 'x')")
+        programme.sync(north.export())  # its answer is lost
+        assert north.apply(programme.sync(first))["more"]
+        north.sql("INSERT INTO households VALUES ('n3', 'N-3', 'x')")
+        programme.sync(north.export())  # and this one's
+        assert programme.one("SELECT count(*) FROM sync_control.purge(interval '0')") > 0
+        assert programme.one("SELECT pending_changes FROM sync_control.sync_health") is not None
+        sync(north, programme)
+        assert_equal(programme, north)
+
     def test_purge_keeps_a_deletion_whose_answer_was_lost(self, programme, team, sync):
         north = team("north")
         sync(north, programme)

@@ -1,5 +1,6 @@
 //! Who sends a blob.
 
+use crate::batch;
 use crate::catch::SqlError;
 use crate::error::HubError;
 use crate::guards::AsOwner;
@@ -110,7 +111,7 @@ pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, body: &Delta
             Param::Int(i64::from(original.number)),
             Param::Int(batch as i64),
             Param::Int(body.parent as i64),
-            Param::MaybeText(body.cursor.as_ref().map(ToString::to_string).as_deref()),
+            Param::MaybeText(batch::held_cursor(body.cursor.as_ref()).as_deref()),
         ],
     )?;
     Ok(client_id)

@@ -128,9 +128,9 @@ pub fn close_superseded(received: &Received<'_>, reply: &[u8]) -> Result<(), Sql
 /// Lines of a committed batch's report. Who wants to know more finds it in the conflicts.
 const NAMED_MAX: usize = 1_000;
 
-/// A device's cursor as the machinery keeps it, for Postgres to read: none if the device has not seen anything yet, and heard only
-/// that its changes are confirmed.
-pub fn held_cursor(cursor: Option<&Snapshot>) -> Option<String> {
+/// A device's cursor for Postgres to read: none if the device has not seen anything yet, and heard only that its changes are
+/// confirmed, for Postgres has no snapshot of that.
+pub fn snapshot_text(cursor: Option<&Snapshot>) -> Option<String> {
     cursor.filter(|cursor| cursor.xmin > 0).map(ToString::to_string)
 }
 
@@ -156,7 +156,7 @@ pub fn close(
     let client = Param::Int(i64::from(received.client.number));
     let seen = cursor;
     let cursor = seen.map(ToString::to_string);
-    let held = held_cursor(received.delta.body.cursor.as_ref());
+    let held = snapshot_text(received.delta.body.cursor.as_ref());
     let _owner = AsOwner::new();
     sql::run(
         "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered, reply, shapes,

@@ -111,7 +111,7 @@ pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, body: &Delta
             Param::Int(i64::from(original.number)),
             Param::Int(batch as i64),
             Param::Int(body.parent as i64),
-            Param::MaybeText(batch::held_cursor(body.cursor.as_ref()).as_deref()),
+            Param::MaybeText(batch::snapshot_text(body.cursor.as_ref()).as_deref()),
         ],
     )?;
     Ok(client_id)

@@ -5,6 +5,7 @@
 //! * Every value that lost or waits is in `fieldsync.conflict`, with the value before and both sides' values.
 //! * A client has at most one open rejection per row: a corrected edit replaces it or closes it.
 
+use crate::batch;
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
@@ -180,7 +181,7 @@ pub fn settle(
     version: u64,
 ) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
-    let cursor = cursor.map(ToString::to_string);
+    let cursor = batch::snapshot_text(cursor);
     for one in settled {
         let outcome = match one.choice.as_str() {
             "mine" => "client",

@@ -219,38 +219,79 @@ class TestInTheWay:
             made.resolve(number, {"nothing": 1})
         assert list(made.db.iterdump()) == before
 
-    @pytest.mark.parametrize("then", ["refused", "aside", "taken", "taken away", "copied"])
-    def test_its_key_given_to_another_record_before_the_hub_has_heard_of_it(self, programme, strict, sync, tmp_path, then):
-        """What becomes of the second record is never written over the first one's entry: that one waits for a person, whole."""
+    @pytest.mark.parametrize("judged", [False, True])
+    @pytest.mark.parametrize("then", ["refused", "aside", "taken", "taken away", "refused and taken away", "copied"])
+    def test_its_key_given_to_another_record(self, programme, strict, sync, tmp_path, then, judged):
+        """What becomes of the second record is never written over the first one's entry: that one waits for a person, whole, whether the
+        hub had refused it before or had not heard of it."""
         made = strict()
         blob = made.export()
         made.shell("INSERT INTO households VALUES ('mine', 'KAT-1', 'first');")
-        made.apply(programme.sync(blob))
+        made.apply(programme.sync(made.export() if judged else blob))
         entry = made.conflicts("open")[0]
-        assert (entry["outcome"], entry["mine"]["village"]) == ("in_the_way", "first")
+        assert (entry["outcome"], entry["mine"]["village"]) == ("rejected" if judged else "in_the_way", "first")
         if then == "copied":
             made.copy(tmp_path / "copy.db").close()
             sync(made.copy(tmp_path / "other.db"), programme)
         programme.script("ALTER TABLE programme.households ADD CHECK (village <> 'nowhere')")
         made.shell("INSERT INTO households VALUES ('mine', 'NEW-1', 'second');")
-        if then in ("refused", "copied"):
+        if then in ("refused", "refused and taken away", "copied"):
             made.shell("UPDATE households SET village = 'nowhere' WHERE id = 'mine';")
         if then == "aside":
             programme.sql("INSERT INTO programme.households VALUES ('h3', 'NEW-1', 'Gao')")
-        if then == "taken away":
+        if then.endswith("taken away"):
             blob = made.export()
             made.shell("DELETE FROM households WHERE id = 'mine';")
             made.apply(programme.sync(blob))
         for _ in range(3):
             sync(made, programme)
+        if then == "taken":
+            # Somebody else's record under the key is not the first one either.
+            made.sql("DELETE FROM households WHERE id = 'mine'")
+            sync(made, programme)
+            programme.sql("INSERT INTO programme.households VALUES ('mine', 'OTHER', 'third')")
+            sync(made, programme)
         first = next(c for c in made.conflicts("open") if c["conflict_id"] == entry["conflict_id"])
-        assert first["mine"] == entry["mine"], made.conflicts("open")
+        assert {**first["mine"], "id": "mine"} == entry["mine"], made.conflicts("open")
         second = [c["mine"]["code"] for c in made.conflicts("open") if c["conflict_id"] != entry["conflict_id"]]
         assert second == (["NEW-1"] if then in ("refused", "aside", "copied") else [])
         made.resolve(entry["conflict_id"], '{"id": "mine-2", "code": "FREE"}')
         sync(made, programme), sync(made, programme)
         assert programme.sql("SELECT code, village FROM programme.households WHERE id = 'mine-2'") == [("FREE", "first")]
         assert entry["conflict_id"] not in {c["conflict_id"] for c in made.conflicts("open")}
+
+    def test_its_verdict_arrives_when_its_key_is_another_records(self, programme, strict, sync):
+        made = strict()
+        blob = made.export()
+        made.shell("INSERT INTO households VALUES ('mine', 'KAT-1', 'first');")
+        made.apply(programme.sync(blob))
+        answer = programme.sync(made.export())
+        made.shell("INSERT INTO households VALUES ('mine', 'NEW-1', 'second');")
+        made.apply(answer)
+        (entry,) = made.conflicts("open")
+        assert (entry["outcome"], entry["mine"]["village"]) == ("rejected", "first")
+        made.resolve(entry["conflict_id"], "theirs")
+        sync(made, programme), sync(made, programme)
+        assert programme.sql("SELECT code, village FROM programme.households WHERE id = 'mine'") == [("NEW-1", "second")]
+        assert_equal(programme, made)
+        assert made.conflicts("open") == [] == programme.conflicts("open")
+
+    def test_three_records_under_one_key(self, programme, strict, sync):
+        """Two of them aside; each is to be had under a key of its own."""
+        made = strict()
+        for code in ("A-1", "A-2", "A-3"):
+            made.sql("INSERT INTO households VALUES ('mine', ?, ?)", code, f"with {code}")
+            if code != "A-3":
+                programme.sql("INSERT INTO programme.households VALUES (%s, %s, 'Gao')", f"h{code}", code)
+            sync(made, programme)
+        assert {c["mine"]["village"]: c["row_id"] for c in made.conflicts("open")} == {"with A-1": "mine", "with A-2": "mine"}
+        for number, entry in enumerate(made.conflicts("open")):
+            made.resolve(entry["conflict_id"], {"id": f"mine-{number}", "code": f"FREE-{number}"})
+        sync(made, programme), sync(made, programme)
+        assert programme.sql("SELECT id, village FROM programme.households WHERE id LIKE 'mine%' ORDER BY id") == [
+            ("mine", "with A-3"), ("mine-0", "with A-1"), ("mine-1", "with A-2")]
+        assert_equal(programme, made)
+        assert made.conflicts("open") == [] == programme.conflicts("open")
 
     def test_rows_of_the_hub_that_change_places(self, programme, strict, sync):
         made = strict()

@@ -366,3 +366,148 @@ def test_fields_of_a_record_that_is_gone_make_no_other_one(pair, sync, choice):
     assert not json.loads(phone.resolve(entry, "theirs"))["changed"]
     rest(sync, hub, phone)
     assert places(hub) == []
+
+
+@pytest.fixture
+def aside(hub, client, sync, request):
+    """A record that has stepped aside, and its entry; the hub has judged it before, or not."""
+    hub.sql("CREATE TABLE place (id text PRIMARY KEY, title text UNIQUE, note text)")
+    hub.enable("place")
+    hub.sql("INSERT INTO place VALUES ('l1', 'Kati', 'hub')")
+    phone = client("phone", "CREATE TABLE place (id TEXT NOT NULL PRIMARY KEY, title TEXT UNIQUE, note TEXT)", "place")
+    blob = phone.export()
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kati', 'mine')")
+    phone.apply(hub.sync(phone.export() if request.param == "judged" else blob))
+    (entry,) = phone.conflicts("open")
+    return hub, phone, entry["conflict_id"]
+
+
+either = pytest.mark.parametrize("aside", ["judged", "not judged"], indirect=True)
+
+
+def made(hub, phone, sync):
+    """What the phone has made, on both ends."""
+    sync(phone, hub), sync(phone, hub)
+    rows = hub.sql("SELECT id, title, note FROM place WHERE id <> 'l1' ORDER BY id")
+    assert phone.sql("SELECT * FROM place WHERE id <> 'l1' ORDER BY id") == rows
+    assert phone.conflicts("open") == [] == hub.conflicts("open") and phone.pending == 0
+    return rows
+
+
+@either
+@pytest.mark.parametrize("key", ["l2", "l3"])
+def test_a_record_aside_dropped_and_then_wanted_comes_back_whole(aside, sync, key):
+    hub, phone, entry = aside
+    phone.resolve(entry, "theirs")
+    phone.resolve(entry, {"id": key, "title": "Kita"})
+    assert made(hub, phone, sync) == [(key, "Kita", "mine")]
+
+
+@either
+@pytest.mark.parametrize("choice", ["theirs", "mine", {"title": "Kita"}, {"id": "l3", "title": "Kita"}])
+def test_a_record_aside_dropped_leaves_another_one_of_its_key(aside, sync, choice):
+    hub, phone, entry = aside
+    phone.resolve(entry, "theirs")
+    phone.sql("INSERT INTO place VALUES ('l2', 'Segu', 'another')")
+    if choice == "mine" or choice == {"title": "Kita"}:
+        with pytest.raises(sqlite3.Error, match="^fs_resolve: row l2 of table 'place' is another record by now; give this one another key"):
+            phone.resolve(entry, choice)
+    else:
+        phone.resolve(entry, choice)
+    third = [("l3", "Kita", "mine")] if "id" in choice else []
+    assert made(hub, phone, sync) == [("l2", "Segu", "another"), *third]
+
+
+@either
+@pytest.mark.parametrize("key", ["l2", "l3"])
+@pytest.mark.parametrize("last", ["theirs", {"title": "Segu"}, {"id": "l4", "title": "Segu"}])
+def test_a_record_aside_brought_back_and_then_chosen_about_again(aside, sync, key, last):
+    """Also where it was brought back under another key: there is one record of it, or none."""
+    hub, phone, entry = aside
+    phone.resolve(entry, {"id": key, "title": "Kita"})
+    phone.resolve(entry, last)
+    assert made(hub, phone, sync) == ([] if last == "theirs" else [(last.get("id", key), "Segu", "mine")])
+
+
+def test_a_record_that_gets_another_key_keeps_what_was_written_into_it(pair, sync):
+    hub, phone = pair
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    sync(phone, hub)
+    phone.sql("UPDATE place SET note = 'later' WHERE id = 'l2'")
+    phone.resolve(rejected(phone), {"id": "l3", "size": 9})
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST, ("l3", "Kita", 9, 8, "later")]
+
+
+@pytest.mark.parametrize("enforcement", ["ON", "OFF"])
+def test_a_record_that_others_refer_to_gets_no_other_key(pair, sync, enforcement):
+    """Nor where the connection does not enforce foreign keys: they would refer to nothing."""
+    hub, phone = pair
+    phone.script("DROP TABLE shelf; CREATE TABLE shelf (id TEXT NOT NULL PRIMARY KEY, place TEXT NOT NULL REFERENCES place, label TEXT, width INTEGER)")
+    phone.track("shelf")
+    phone.sql(f"PRAGMA foreign_keys = {enforcement}")
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    phone.sql("INSERT INTO shelf VALUES ('s1', 'l2', 'top', 1)")
+    sync(phone, hub)
+    entries = {entry["row_id"]: entry["conflict_id"] for entry in phone.conflicts()}
+    with pytest.raises(sqlite3.Error, match="refers to this record|FOREIGN KEY"):
+        phone.resolve(entries["l2"], {"id": "l3", "size": 9})
+    phone.resolve(entries["l2"], {"size": 9})
+    phone.resolve(entries["s1"], "mine")
+    rest(sync, hub, phone)
+    assert hub.sql("SELECT place FROM shelf") == [("l2",)]
+
+
+@pytest.mark.parametrize("then", ["another key", "another key twice", "mine before", "its key", "deleted again", "changed", "changed here"])
+def test_a_refused_record_under_a_key_that_the_hub_has_given_to_another(pair, sync, then):
+    """The table shows the hub's, the entry has the refused one, whole, until a person decides."""
+    hub, phone = pair
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    sync(phone, hub)
+    hub.sql("INSERT INTO place VALUES ('l2', 'Segu', 20, 1, 'theirs')")
+    sync(phone, hub)
+    assert phone.sql("SELECT title FROM place WHERE id = 'l2'") == [("Segu",)]
+    (entry,) = phone.conflicts()
+    assert entry["theirs"]["title"] == "Segu" and entry["mine"]["title"] == "Kita"
+    theirs = [("l2", "Segu", 20, 1, "theirs")]
+    if then == "deleted again":
+        hub.sql("DELETE FROM place WHERE id = 'l2'")
+        sync(phone, hub), sync(phone, hub)
+        assert phone.sql("SELECT id FROM place") == [("l1",)] and len(phone.conflicts()) == 1
+        theirs = []
+    if then == "changed":
+        hub.sql("UPDATE place SET stock = 2 WHERE id = 'l2'")
+        sync(phone, hub)
+        theirs = [("l2", "Segu", 20, 2, "theirs")]
+    if then == "changed here":
+        phone.sql("UPDATE place SET note = 'both' WHERE id = 'l2'")
+        sync(phone, hub)
+        theirs = [("l2", "Segu", 20, 1, "both")]
+    if then in ("another key twice", "mine before"):
+        phone.resolve(entry["conflict_id"], "mine" if then == "mine before" else {"id": "l4", "size": 8})
+    key = "l2" if then == "its key" else "l3"
+    phone.resolve(entry["conflict_id"], {"id": key, "size": 9})
+    rest(sync, hub, phone)
+    kept = [row for row in places(hub) if row[0] == key]
+    assert [(title, size, note) for _, title, size, _, note in kept] == [("Kita", 9, "mine")]
+    assert [row for row in places(hub) if row[0] != key] == [FIRST, *(theirs if key != "l2" else [])]
+    assert hub.one("SELECT count(*) FROM place WHERE title = 'Kita'") == 1
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_refused_record_stays_where_the_hub_has_deleted_another_one_of_its_key(pair, sync, seen):
+    """The hub says so again when the first answer is lost: nobody has decided about the record that was refused."""
+    hub, phone = pair
+    hub.sql("INSERT INTO place VALUES ('l2', 'Segu', 20, 1, 'old')")
+    if seen:
+        sync(phone, hub)
+    hub.sql("DELETE FROM place WHERE id = 'l2'")
+    sync(phone, hub)
+    phone.sql("INSERT INTO place VALUES ('l2', 'Kita', 60, 8, 'mine')")
+    hub.sync(phone.export())
+    for _ in range(3):
+        sync(phone, hub)
+        assert phone.sql("SELECT title, note FROM place WHERE id = 'l2'") == [("Kita", "mine")]
+    phone.resolve(rejected(phone), {"size": 9})
+    rest(sync, hub, phone)
+    assert places(hub) == [FIRST, ("l2", "Kita", 9, 8, "mine")]

@@ -207,10 +207,11 @@ def test_a_record_made_anew_under_a_refused_key_leaves_the_first_on_record(progr
     sync(north, programme)
     on_record = programme.sql("SELECT client->>'village', client->>'code', status FROM sync_control.conflicts ORDER BY 3, 1")
     assert on_record == [(None, "NEW-1", "open"), ("first", "KAT-1", "resolved")]
+    assert [(entry["mine"]["village"], entry["mine"]["code"]) for entry in north.conflicts()] == [("first", "KAT-1"), (None, "NEW-1")]
     sums(programme)
     # On the device the first one waits on: nobody has decided about it.
     waiting = {entry["mine"]["code"]: (entry["conflict_id"], entry["outcome"]) for entry in north.conflicts("open")}
-    assert {code: outcome for code, (_, outcome) in waiting.items()} == {"KAT-1": "in_the_way", "NEW-1": "rejected"}
+    assert {code: outcome for code, (_, outcome) in waiting.items()} == {"KAT-1": "rejected", "NEW-1": "rejected"}
     north.sql("UPDATE households SET village = 'second' WHERE id = 'h9'")
     north.resolve(waiting["KAT-1"][0], {"id": "h8", "code": "FREE"})
     sync(north, programme), sync(north, programme)

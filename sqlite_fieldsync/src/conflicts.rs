@@ -12,7 +12,7 @@ use crate::state;
 use fieldsync_core::coalesce::{take_along, Logged};
 use fieldsync_core::delta::Op;
 use fieldsync_core::inspect::fields_to_json;
-use fieldsync_core::reply::ConflictNotice;
+use fieldsync_core::reply::{ConflictNotice, RowChange, TableRows};
 use fieldsync_core::value::hex;
 use fieldsync_core::{Hlc, Key, Value};
 use rusqlite::{Connection, OptionalExtension};
@@ -78,6 +78,7 @@ pub fn parked(db: &Connection) -> Result<Parked> {
         "SELECT t.table_no, c.row_key, min(c.first_clock), max(c.last_clock), max(c.rule = '02000')
          FROM main.fs_conflict c JOIN main.fs_table t ON t.name = c.table_name
          WHERE {IS_PARKED} AND c.outcome = 'rejected' AND c.first_clock IS NOT NULL AND c.row_key IS NOT NULL
+           AND (c.choice IS NOT NULL OR NOT {IS_BESIDE_THE_HUBS})
          GROUP BY t.table_no, c.row_key"
     ))?;
     let mut rows = statement.query([])?;
@@ -164,26 +165,31 @@ pub fn kept_from_bytes(bytes: &[u8]) -> Result<KeptRow> {
     postcard::from_bytes(bytes).map_err(|error| Error::OwnData(error.to_string()))
 }
 
+/// A record that was made here and refused, under a key of which the hub has another one: the table shows that one.
+const IS_BESIDE_THE_HUBS: &str = "(operation = 'insert' AND ifnull(theirs, '{}') NOT IN ('', '{}'))";
+
 /// Keeps a row that makes room for one of the hub's.
 pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason: &str) -> Result<()> {
     let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
     let mine = fields_to_json(row.iter().map(|(name, value)| (name.as_str(), value))).to_string();
     // Whatever is open about the row already: a person decides once. If a row is aside under this key, that is another record.
     let open: Option<i64> = db
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT conflict_id FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open'
-             AND outcome <> 'refused_here' AND kept IS NULL ORDER BY conflict_id DESC LIMIT 1",
-        )?
+             AND outcome <> 'refused_here' AND kept IS NULL AND NOT (outcome = 'rejected' AND {IS_BESIDE_THE_HUBS})
+             ORDER BY conflict_id DESC LIMIT 1"
+        ))?
         .query_row([table, &key.row_id()], |row| row.get(0))
         .optional()?;
     if let Some(open) = open {
         db.execute("UPDATE main.fs_conflict SET kept = ?2, mine = ?3 WHERE conflict_id = ?1", (open, bytes, mine))?;
         return Ok(());
     }
+    // A record made under the key from here on is another one.
     db.execute(
-        "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, rule, outcome, status, detail, kept)
-         VALUES (?1, ?2, ?3, 'insert', ?4, 'in the way', 'in_the_way', 'open', ?5, ?6)",
-        (table, key.row_id(), key_to_bytes(key)?, mine, reason, bytes),
+        "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, rule, outcome, status, detail, kept, last_clock)
+         VALUES (?1, ?2, ?3, 'insert', ?4, 'in the way', 'in_the_way', 'open', ?5, ?6, ?7)",
+        (table, key.row_id(), key_to_bytes(key)?, mine, reason, bytes, log::last(db)?.place),
     )?;
     Ok(())
 }
@@ -257,10 +263,11 @@ fn is_in_its_table(db: &Connection, table: &str, key: &Key) -> Result<Option<boo
 
 /// Drops rejected inserts whose rows somebody has deleted since: there is nothing left to decide. The hub is told.
 pub fn drop_deleted(db: &Connection) -> Result<()> {
-    let mut statement = db.prepare_cached(
+    let mut statement = db.prepare_cached(&format!(
         "SELECT conflict_id, table_name, row_key FROM main.fs_conflict
-         WHERE status = 'open' AND outcome = 'rejected' AND operation = 'insert' AND kept IS NULL AND row_key IS NOT NULL",
-    )?;
+         WHERE status = 'open' AND outcome = 'rejected' AND operation = 'insert' AND kept IS NULL AND row_key IS NOT NULL
+           AND NOT {IS_BESIDE_THE_HUBS}"
+    ))?;
     let found: Vec<(i64, String, Vec<u8>)> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?;
     for (id, name, key) in found {
@@ -296,6 +303,33 @@ pub fn uuid_text(bytes: &[u8]) -> String {
     let text = hex(bytes);
     let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, text.len())];
     parts.map(|(from, to)| text.get(from..to).unwrap_or_default()).join("-")
+}
+
+/// Whether a record that was made here is aside.
+pub fn any_aside(db: &Connection) -> Result<bool> {
+    Ok(db
+        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM main.fs_conflict WHERE {MADE_AND_ASIDE})"))?
+        .query_row([], |row| row.get(0))?)
+}
+
+/// A record that was made here, not taken by the hub, and is aside.
+const MADE_AND_ASIDE: &str =
+    "status = 'open' AND kept IS NOT NULL AND operation = 'insert' AND outcome IN ('rejected', 'in_the_way')";
+
+/// The hub has answered the making (at this place of the log) of a row. If it was made under the key of one that was aside by then, the
+/// hub's entry of this key, and its row, are the later record's from now on; what is aside waits as an entry of this device's own.
+/// Gives the hub's number of the entry that it had.
+pub fn key_has_gone_to_another(db: &Connection, table: &str, key: &Key, made: i64) -> Result<Option<u64>> {
+    let those = format!("table_name = ?1 AND row_id = ?2 AND coalesce(last_clock, 0) < ?3 AND {MADE_AND_ASIDE}");
+    let row_id = key.row_id();
+    let number: Option<i64> = db
+        .prepare_cached(&format!("SELECT max(hub_id) FROM main.fs_conflict WHERE {those}"))?
+        .query_row((table, &row_id, made), |row| row.get(0))?;
+    db.prepare_cached(&format!(
+        "UPDATE main.fs_conflict SET hub_id = NULL, outcome = 'rejected', first_clock = NULL WHERE {those}"
+    ))?
+    .execute((table, &row_id, made))?;
+    Ok(number.map(|number| number as u64))
 }
 
 /// Rows that stepped aside, of which the hub has said nothing and whose key no other record has got: table (lower case) and row id.
@@ -357,34 +391,20 @@ pub fn close_inherited(db: &Connection, table: &str, key: &Key) -> Result<()> {
     Ok(())
 }
 
-/// Records what the hub says of a conflict or a rejection, in its latest state. `span`: the places of the logged changes behind it;
-/// `made`: the place at which the row was made last, before that.
-pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>, made: Option<i64>) -> Result<()> {
+/// Records what the hub says of a conflict or a rejection, in its latest state.
+pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>) -> Result<()> {
     let row_id = notice.key.row_id();
     let resolved = notice.status == "resolved";
-    if notice.outcome == "rejected" {
-        leave_to_another(db, notice, made)?;
-    }
     // A row that made room before the hub had judged it, and what was rejected for the original of this copy, has a record of this
-    // device's own: the hub's takes it over, unless the key is another record's by now.
-    let own: Option<(i64, Vec<u8>, bool)> = db
-        .prepare_cached(
-            "SELECT conflict_id, row_key, kept IS NOT NULL FROM main.fs_conflict
-             WHERE hub_id IS NULL AND table_name = ?2 AND row_id = ?3 AND status = 'open'
-               AND outcome IN ('in_the_way', 'rejected') AND row_key IS NOT NULL
-               AND NOT EXISTS (SELECT 1 FROM main.fs_conflict WHERE hub_id = ?1)
-             ORDER BY conflict_id DESC LIMIT 1",
-        )?
-        .query_row((notice.conflict_id as i64, &notice.table, &row_id), |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
-        .optional()?;
-    if let Some((own, key, is_aside)) = own {
-        if !is_aside || is_in_its_table(db, &notice.table, &key_from_bytes(&key)?)? != Some(true) {
-            db.prepare_cached("UPDATE main.fs_conflict SET hub_id = ?2 WHERE conflict_id = ?1")?
-                .execute((own, notice.conflict_id as i64))?;
-        }
-    }
+    // device's own: the hub's takes it over. Of several under one key the hub speaks of the first; what it has spoken of before is
+    // not among them (see `key_has_gone_to_another`).
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET hub_id = ?1 WHERE conflict_id =
+           (SELECT min(conflict_id) FROM main.fs_conflict WHERE hub_id IS NULL AND table_name = ?2 AND row_id = ?3
+            AND status = 'open' AND (outcome = 'in_the_way' OR (outcome = 'rejected' AND kept IS NULL)) AND row_key IS NOT NULL)
+         AND NOT EXISTS (SELECT 1 FROM main.fs_conflict WHERE hub_id = ?1)",
+    )?
+    .execute((notice.conflict_id as i64, &notice.table, &row_id))?;
     db.prepare_cached(
         "INSERT INTO main.fs_conflict(hub_id, table_name, row_id, row_key, operation, base, mine, theirs, rule, outcome, status,
                                       detail, first_clock, last_clock, resolved_at)
@@ -418,24 +438,6 @@ pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>
     Ok(())
 }
 
-/// A record that got the key of a row that is aside is for the hub a correction of that row: refused, it gets the entry's number, and
-/// taken, it settles the entry. Then the row that is aside waits on by itself.
-fn leave_to_another(db: &Connection, notice: &ConflictNotice, made: Option<i64>) -> Result<()> {
-    let aside: Option<(i64, Vec<u8>, i64)> = db
-        .prepare_cached(
-            "SELECT conflict_id, row_key, ifnull(last_clock, 0) FROM main.fs_conflict
-             WHERE hub_id = ?1 AND status = 'open' AND kept IS NOT NULL AND row_key IS NOT NULL",
-        )?
-        .query_row([notice.conflict_id as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
-    let Some((id, key, judged)) = aside else { return Ok(()) };
-    let is_about_it = notice.status != "resolved" && made.is_none_or(|made| made <= judged);
-    if !is_about_it && is_in_its_table(db, &notice.table, &key_from_bytes(&key)?)? == Some(true) {
-        wait_alone(db, id)?;
-    }
-    Ok(())
-}
-
 /// The hub was restored: the numbers that it has given for changes logged after a place (`last` for a change whose place is not known)
 /// will be given again, for others.
 pub fn forget_numbers(db: &Connection, after: i64, last: i64) -> Result<()> {
@@ -458,19 +460,13 @@ pub fn close_unknown(db: &Connection, named: &HashSet<u64>) -> Result<()> {
     unknown.into_iter().try_for_each(|(id, _)| forget(db, *id, why))
 }
 
-/// A row that is aside waits on, as if the hub had never judged it.
-fn wait_alone(db: &Connection, id: i64) -> Result<()> {
+/// The hub knows nothing of a conflict any more. A row that is aside waits on, as if the hub had never judged it.
+fn forget(db: &Connection, id: i64, why: &str) -> Result<()> {
     db.prepare_cached(
-        "UPDATE main.fs_conflict SET hub_id = NULL, outcome = 'in_the_way', first_clock = NULL, last_clock = NULL
+        "UPDATE main.fs_conflict SET hub_id = NULL, outcome = 'in_the_way', first_clock = NULL
          WHERE conflict_id = ?1 AND kept IS NOT NULL AND status = 'open'",
     )?
     .execute([id])?;
-    Ok(())
-}
-
-/// The hub knows nothing of a conflict any more.
-fn forget(db: &Connection, id: i64, why: &str) -> Result<()> {
-    wait_alone(db, id)?;
     db.prepare_cached(
         "UPDATE main.fs_conflict SET hub_id = NULL, status = 'resolved', detail = detail || ' (' || ?2 || ')',
                 resolved_at = coalesce(resolved_at, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
@@ -497,6 +493,8 @@ pub struct Pin {
     pub fields: Vec<String>,
     /// The row was made here and the hub does not have it.
     pub made: bool,
+    /// It was made here, and the table shows another one, of the hub, under its key.
+    pub beside: bool,
     /// The row was deleted here and the hub still has it.
     pub deleted: bool,
 }
@@ -504,10 +502,10 @@ pub struct Pin {
 impl Pinned {
     /// Reads them.
     pub fn load(db: &Connection) -> Result<Pinned> {
-        let mut statement = db.prepare_cached(
-            "SELECT lower(table_name), row_id, operation, mine FROM main.fs_conflict
-             WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL",
-        )?;
+        let mut statement = db.prepare_cached(&format!(
+            "SELECT lower(table_name), row_id, operation, mine, {IS_BESIDE_THE_HUBS} FROM main.fs_conflict
+             WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL"
+        ))?;
         let mut pinned = Pinned::default();
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -515,6 +513,7 @@ impl Pinned {
             let mine: Option<String> = row.get(3)?;
             let pin = pinned.rows.entry((row.get(0)?, row.get(1)?)).or_default();
             pin.made |= operation == "insert";
+            pin.beside |= row.get::<_, bool>(4)?;
             pin.deleted |= operation == "delete";
             let mine: serde_json::Value = serde_json::from_str(mine.as_deref().unwrap_or("null")).unwrap_or_default();
             if let Some(fields) = mine.as_object() {
@@ -553,13 +552,25 @@ pub fn open_count(db: &Connection) -> Result<i64> {
     Ok(db.query_row("SELECT count(*) FROM main.fs_conflict WHERE status = 'open'", [], |row| row.get(0))?)
 }
 
+/// The hub has a row under the key of a record that was made here and refused: the table shows the hub's from now on, and the record is
+/// in its entry alone, beside it.
+pub fn hub_has_its_key(db: &Connection, table: &TableRows, key: &Key, row: &RowChange) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET theirs = ?3 WHERE table_name = ?1 AND row_id = ?2 AND operation = 'insert'
+           AND status = 'open' AND outcome = 'rejected' AND kept IS NULL",
+    )?
+    .execute((&table.table, key.row_id(), by_name(table, row).to_string()))?;
+    Ok(())
+}
+
+/// The fields of a row of the hub, by name.
+fn by_name(table: &TableRows, row: &RowChange) -> serde_json::Value {
+    let fields = row.fields.iter();
+    fields_to_json(fields.filter_map(|(at, value)| Some((table.columns.get(usize::from(*at))?.as_str(), value))))
+}
+
 /// A row of the hub that this device's own constraints refuse: it is kept, and a person can see why.
-pub fn refused_here(
-    db: &Connection,
-    table: &fieldsync_core::reply::TableRows,
-    row: &fieldsync_core::reply::RowChange,
-    reason: &str,
-) -> Result<()> {
+pub fn refused_here(db: &Connection, table: &TableRows, row: &RowChange, reason: &str) -> Result<()> {
     let row_id = row.key.row_id();
     let known: bool = db
         .prepare_cached(
@@ -570,9 +581,7 @@ pub fn refused_here(
     if known {
         return Ok(());
     }
-    let theirs = fields_to_json(
-        row.fields.iter().filter_map(|(at, value)| Some((table.columns.get(usize::from(*at))?.as_str(), value))),
-    );
+    let theirs = by_name(table, row);
     db.execute(
         "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, theirs, rule, outcome, status, detail)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'refused_here', 'open', 'the hub has this row, and a rule of this database refuses it; it is kept and tried again')",

@@ -233,8 +233,16 @@ impl<'a> Apply<'a> {
     fn notices(&self, notices: &[Notice], answered: Position, report: &mut Report) -> Result<Vec<Entry>> {
         let rejections = notices.iter().any(|notice| matches!(notice, Notice::Conflict(_)));
         let inherited = conflicts::has_inherited(self.db)?;
-        let after = if rejections || inherited { state::told(self.db, &self.standing)? } else { answered };
+        let aside = conflicts::any_aside(self.db)?;
+        let after = if rejections || inherited || aside { state::told(self.db, &self.standing)? } else { answered };
         let mut entries = log::read(self.db, &self.tables, after)?;
+        let mut given_away = HashSet::new();
+        let answered_makings = |entry: &&Entry| aside && entry.place <= answered.place && entry.logged.op == Op::Insert;
+        for Entry { place, logged } in entries.iter().filter(answered_makings) {
+            if let Some(table) = self.tables.get(&i64::from(logged.table)) {
+                given_away.extend(conflicts::key_has_gone_to_another(self.db, &table.name, &logged.key, *place)?);
+            }
+        }
         // As it was when the delta left: this answer may close what went along with it.
         let (parked, ends) = match rejections {
             true => (conflicts::parked(self.db)?, self.ends_of_exports()?),
@@ -243,6 +251,9 @@ impl<'a> Apply<'a> {
         let mut schemas: HashMap<String, Option<Table>> = HashMap::new();
         for notice in notices {
             match notice {
+                // What the hub takes for corrected waits here as a record of its own.
+                Notice::Conflict(conflict)
+                    if conflict.status == "resolved" && given_away.contains(&conflict.conflict_id) => {}
                 Notice::Conflict(conflict) => {
                     let mut conflict = conflict.clone();
                     if !schemas.contains_key(&conflict.table) {
@@ -256,8 +267,7 @@ impl<'a> Apply<'a> {
                         let parked = parked.get(&(table.table_no as u32, conflict.key.clone())).map(ParkedRow::first);
                         span::span_of(&entries, &ends, table, conflict, conflict.clock.max(answered.clock), parked)
                     });
-                    let made = self.table_of(conflict).and_then(|table| span::made_at(&entries, table, conflict));
-                    conflicts::record(self.db, conflict, span, made)?;
+                    conflicts::record(self.db, conflict, span)?;
                 }
                 Notice::Warning(text) => {
                     state::note(self.db, text)?;

@@ -237,6 +237,12 @@ impl<'a, 'p> Pass<'a, 'p> {
                 if self.tables[place.0].made_anew {
                     self.keep_what_goes(place.0, row, &fields)?;
                 }
+                if row.op == Op::Insert && !self.pinned.is_empty() {
+                    let (head, key) = (&self.tables[place.0].head, self.device_key(place.0, &row.key));
+                    if self.pinned.of(&head.table, &key).is_some_and(|pin| pin.made) {
+                        conflicts::hub_has_its_key(self.db, head, &key, row)?;
+                    }
+                }
                 if row.op != Op::Update || !fields.is_empty() {
                     self.write_fields(place, row, &fields)?;
                 }
@@ -349,6 +355,8 @@ impl<'a, 'p> Pass<'a, 'p> {
         match action {
             // A rejected deletion waits for a person, and its row stays away.
             Action::Write(_) if pin.deleted => Action::Nothing,
+            // Of the record that was refused the hub has deleted nothing: it had another one under this key before.
+            Action::Delete if pin.made && !pin.beside => Action::Nothing,
             Action::Write(fields) if !pin.made => Action::Write(
                 fields
                     .into_iter()

@@ -35,17 +35,6 @@ pub(super) fn span_of(
     Some((start.map_or(parked.unwrap_or(first).min(first), |at| of_row[at].place), last))
 }
 
-/// The place at which a notice's row was made last, before the change that raised it.
-pub(super) fn made_at(entries: &[Entry], table: &LogTable, notice: &ConflictNotice) -> Option<i64> {
-    let makes_it = |Entry { logged, .. }: &&Entry| {
-        i64::from(logged.table) == table.table_no
-            && logged.key == notice.key
-            && logged.op == Op::Insert
-            && logged.clock <= notice.clock
-    };
-    entries.iter().rev().find(makes_it).map(|entry| entry.place)
-}
-
 /// What a notice says.
 struct Said {
     operation: Option<Op>,

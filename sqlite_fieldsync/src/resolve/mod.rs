@@ -34,22 +34,39 @@ struct Conflict {
     rule: String,
     outcome: String,
     status: String,
+    /// What a person has chosen before.
+    choice: Option<String>,
     /// How it was settled is known at both ends.
     heard: bool,
     kept: Option<conflicts::KeptRow>,
 }
 
 impl Conflict {
-    /// Whether it is a rejected change of which nobody, or only this end, knows what is to become.
+    /// Whether the hub has not taken it, as far as is known here.
+    fn was_refused(&self) -> bool {
+        matches!(self.outcome.as_str(), "rejected" | "in_the_way")
+    }
+
+    /// Whether it is a refused change of which nobody, or only this end, knows what is to become.
     fn waits(&self) -> bool {
-        self.outcome == "rejected" && !self.heard
+        self.was_refused() && !self.heard
+    }
+
+    /// Whether the hub had no such row.
+    fn theirs_is_none(&self) -> bool {
+        self.theirs.as_object().is_none_or(|theirs| theirs.is_empty())
+    }
+
+    /// Whether it is a record that a person has dropped: what its key has now is another one.
+    fn is_dropped(&self) -> bool {
+        let dropped = self.status != "open" && self.choice.as_deref() == Some("theirs");
+        dropped && self.operation == "insert" && self.theirs_is_none()
     }
 
     /// Whether the hub had no such row before this device's, or a person's, side was chosen.
     fn hub_had_none(&self) -> bool {
-        let none = self.theirs.as_object().is_none_or(|theirs| theirs.is_empty());
         let replaced = matches!(self.outcome.as_str(), "client" | "custom" | "recovered");
-        none && replaced && (self.operation == "insert" || self.rule.starts_with("on_delete/"))
+        self.theirs_is_none() && replaced && (self.operation == "insert" || self.rule.starts_with("on_delete/"))
     }
 
     /// The row that is aside, unless the table has one of its key again (the hub brought it back).
@@ -76,8 +93,8 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
         track::renew(db)?;
         let conflict = load(db, id)?;
         let rekeyed = match &given {
-            Some(fields) => another_key(db, &conflict, fields)?.is_some(),
-            None => false,
+            Some(fields) => another_key(db, &conflict, fields)?,
+            None => None,
         };
         let changed = match given {
             Some(fields) => settle_edited(db, &conflict, fields)?,
@@ -86,7 +103,7 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
         };
         let word = if matches!(choice, "mine" | "theirs") { choice } else { "edited" };
         // A rejected change that is offered again is closed by the hub when it accepts it; dropping one is told, unless it is closed.
-        let stays = conflict.outcome == "rejected" && !rekeyed && (word != "theirs" || conflict.heard);
+        let stays = conflict.outcome == "rejected" && rekeyed.is_none() && (word != "theirs" || conflict.heard);
         db.execute(
             "UPDATE main.fs_conflict SET status = CASE WHEN ?3 THEN status ELSE 'resolved' END, choice = ?2,
                     kept = NULL, told = CASE WHEN ?3 THEN told ELSE 0 END,
@@ -94,6 +111,13 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
              WHERE conflict_id = ?1",
             (id, word, stays),
         )?;
+        // Whatever is chosen next is about the record under its new key, where the hub has none.
+        if let Some(key) = rekeyed.filter(|_| conflict.was_refused() && conflict.operation == "insert") {
+            db.execute(
+                "UPDATE main.fs_conflict SET row_id = ?2, row_key = ?3, theirs = NULL WHERE conflict_id = ?1",
+                (id, key.row_id(), conflicts::key_to_bytes(&key)?),
+            )?;
+        }
         Ok(Value::Text(json!({ "conflict_id": id, "choice": word, "changed": changed }).to_string()))
     })
 }
@@ -102,7 +126,7 @@ fn load(db: &Connection, id: i64) -> Result<Conflict> {
     let found = db
         .query_row(
             "SELECT table_name, row_key, operation, base, mine, theirs, outcome, status, kept,
-                    status = 'resolved' AND told = 1, rule FROM main.fs_conflict WHERE conflict_id = ?1",
+                    status = 'resolved' AND told = 1, rule, choice FROM main.fs_conflict WHERE conflict_id = ?1",
             [id],
             |row| {
                 Ok((
@@ -117,11 +141,12 @@ fn load(db: &Connection, id: i64) -> Result<Conflict> {
                     row.get::<_, Option<Vec<u8>>>(8)?,
                     row.get::<_, bool>(9)?,
                     row.get::<_, String>(10)?,
+                    row.get::<_, Option<String>>(11)?,
                 ))
             },
         )
         .optional()?;
-    let Some((table, key, operation, base, mine, theirs, outcome, status, kept, heard, rule)) = found else {
+    let Some((table, key, operation, base, mine, theirs, outcome, status, kept, heard, rule, choice)) = found else {
         return Err(Error::argument(format!("there is no conflict {id}")));
     };
     Ok(Conflict {
@@ -134,6 +159,7 @@ fn load(db: &Connection, id: i64) -> Result<Conflict> {
         theirs: side(theirs)?,
         outcome,
         status,
+        choice,
         heard,
         rule,
         kept: kept.map(|bytes| conflicts::kept_from_bytes(&bytes)).transpose()?,
@@ -153,6 +179,7 @@ fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
     if conflict.operation == "delete" {
         return delete_row(db, conflict).and_then(|deleted| if deleted { Ok(true) } else { touch(db, conflict) });
     }
+    not_anothers(db, conflict)?;
     let (fields, gone) = still_here(db, conflict, &conflict.mine)?;
     if let (true, Some(gone)) = (fields.is_empty(), gone) {
         return Err(Error::argument(format!(
@@ -178,9 +205,9 @@ fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>
                 conflict.id
             )));
         }
-        let all = over(&conflict.mine.as_object().cloned().unwrap_or_default(), &fields);
-        return write_under(db, conflict, &all, &key);
+        return write_under(db, conflict, &fields, &key);
     }
+    not_anothers(db, conflict)?;
     let fields = with_the_rest(db, conflict, fields)?;
     let changed = write_fields(db, conflict, &fields)?;
     if !changed && conflict.outcome == "rejected" {
@@ -189,16 +216,31 @@ fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>
     Ok(changed)
 }
 
+/// An error if a record that was dropped is wanted after all, and its key has been given to another one.
+fn not_anothers(db: &Connection, conflict: &Conflict) -> Result<()> {
+    if conflict.is_dropped() {
+        let row = row(db, conflict)?;
+        if row.is_there(db)? {
+            return Err(Error::argument(format!(
+                "row {} of table '{}' is another record by now; give this one another key",
+                row.key.row_id(),
+                row.table.name
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The given fields, and of a rejected change the rest as it was, where the row does not show it any more: the person had dropped the
 /// change before, or the row is not there.
 fn with_the_rest(db: &Connection, conflict: &Conflict, fields: Map<String, Json>) -> Result<Map<String, Json>> {
-    if !conflict.waits() {
-        return Ok(fields);
-    }
     let there = row(db, conflict)?.is_there(db)?;
     let rest = match conflict.operation.as_str() {
+        "insert" if !there => &conflict.mine,
+        _ if !conflict.waits() => return Ok(fields),
+        "insert" if !conflict.theirs_is_none() => &conflict.mine, // the row shows the hub's
         "delete" if !there => &conflict.theirs,
-        "insert" | "update" if !there || conflict.status != "open" => &conflict.mine,
+        "update" if !there || conflict.status != "open" || conflict.kept.is_some() => &conflict.mine,
         _ => {
             remember_what_was(db, conflict, &fields)?;
             return Ok(fields);
@@ -252,6 +294,7 @@ fn another_key(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>)
             *part = value_of(value, column);
         }
     }
+    conflicts::own_form(db, &row.table, &mut key)?;
     Ok((key != row.key).then_some(key))
 }
 
@@ -280,7 +323,7 @@ fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
         // The person drops the change: the row becomes what the hub has. What that is, the hub tells.
         return drop_rejected(db, conflict);
     }
-    if conflict.outcome == "rejected" {
+    if conflict.was_refused() {
         return Ok(false); // the hub has taken a correction: the row stays as the hub has it
     }
     if conflict.hub_had_none() {
@@ -299,6 +342,7 @@ fn drop_rejected(db: &Connection, conflict: &Conflict) -> Result<bool> {
     match conflict.operation.as_str() {
         "update" | "delete" if Table::read(db, &conflict.table)?.is_none() => {}
         // The hub never had the row. Its log entries are answered; the deletion is a change like any other and cancels out.
+        "insert" if conflict.is_dropped() => return Ok(false),
         "insert" => return delete_row(db, conflict),
         "delete" => {
             if let Some(unheard) = Unheard::of(db, &conflict.table, key, None)? {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no choice leaves a reference open, whether the connection enforces foreign keys or not.
 
-use super::Conflict;
+use super::{over, still_here, write_back, Conflict};
 use crate::apply::references::{values_of, References};
 use crate::conflicts;
 use crate::error::{Error, Result};
@@ -140,26 +140,40 @@ pub(super) fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<St
     } else {
         row.insert(db, &[row.key_fields(&row.key), fields].concat())?;
     }
-    references_hold(db, &row.table, &before_it, &row.values(db)?)?;
+    let now = row.values(db)?;
+    refers_to_what_is_here(db, &row.table, &now, &before_it)?;
+    nothing_is_left_behind(db, &row.table, &now, &before_it)?;
     let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     Ok(after > before)
 }
 
 /// The change becomes a record of its own, under another key: a record that was made here and that the hub did not take moves there;
-/// one that lost its key to another record comes back there, whole.
+/// one that lost its key to another record, or that was dropped, comes back there, whole.
 pub(super) fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>, key: &Key) -> Result<bool> {
     let row = row(db, conflict)?;
-    let all = [row.key_fields(key), row.fields(fields)?].concat();
-    let before = if conflict.outcome == "rejected" { row.values(db)? } else { Vec::new() };
+    let is_its_own = conflict.was_refused() && conflict.theirs_is_none() && !conflict.is_dropped();
+    let before = if is_its_own { row.values(db)? } else { Vec::new() };
+    if conflict.was_refused() && !conflict.theirs_is_none() && row.is_there(db)? {
+        // What stays under the former key is the hub's, also where a person had put this one in its place before.
+        if conflict.choice.is_some() {
+            write_back(db, conflict, &conflict.theirs)?;
+        }
+        conflicts::ask_for(db, &conflict.table, &row.key)?;
+    }
+    let whole = match before.is_empty() {
+        true => over(&still_here(db, conflict, &conflict.mine)?.0, fields),
+        false => fields.clone(),
+    };
+    let all = [row.key_fields(key), row.fields(&whole)?].concat();
     if before.is_empty() {
         row.insert(db, &all)?;
     } else {
         row.update(db, &all)?;
     }
-    let mut after = before.clone();
-    after.retain(|(name, _)| !all.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)));
-    after.extend(all);
-    references_hold(db, &row.table, &before, &after)?;
+    let rest = before.iter().filter(|(name, _)| !all.iter().any(|(other, _)| other == name)).cloned();
+    let after = rest.chain(all.clone()).collect();
+    refers_to_what_is_here(db, &row.table, &after, &before)?;
+    nothing_is_left_behind(db, &row.table, &after, &before)?;
     Ok(true)
 }
 
@@ -186,23 +200,22 @@ pub(super) fn bring_back(
         }
     }
     row.insert(db, &fields)?;
-    references_hold(db, &row.table, &Vec::new(), &fields)?;
+    refers_to_what_is_here(db, &row.table, &fields, &Vec::new())?;
     Ok(true)
 }
 
-/// An error if the row, as it is after a choice, refers to one that is not here and did not do so before (nothing: it was not there), or
-/// if others are left that refer to what it was, whether the connection enforces foreign keys or not: most often the hub refused
-/// those, too, or what they refer to has stepped aside.
-fn references_hold(
+/// An error if a row refers to one that is not here and did not do so before (nothing: it was not there), whether the connection enforces
+/// foreign keys or not: most often that one has stepped aside, too.
+fn refers_to_what_is_here(
     db: &Connection,
     table: &Table,
+    row: &conflicts::KeptRow,
     before: &conflicts::KeptRow,
-    after: &conflicts::KeptRow,
 ) -> Result<()> {
     let mut references = References::load(db)?;
     for at in references.of_child(&table.name) {
         let key = references.key(at).clone();
-        let Some(values) = values_of(after, &key.from) else { continue };
+        let Some(values) = values_of(row, &key.from) else { continue };
         if values_of(before, &key.from).as_ref() == Some(&values) {
             continue;
         }
@@ -214,23 +227,38 @@ fn references_hold(
             )));
         }
     }
+    Ok(())
+}
+
+/// An error if rows refer to values that a row had (nothing: it was not there) and does not have any more, whether the connection enforces
+/// foreign keys or not; where it does, actions of theirs have been seen to.
+fn nothing_is_left_behind(
+    db: &Connection,
+    table: &Table,
+    row: &conflicts::KeptRow,
+    before: &conflicts::KeptRow,
+) -> Result<()> {
+    let mut references = References::load(db)?;
     for at in references.of_parent(&table.name) {
         let key = references.key(at).clone();
         let Some(values) = values_of(before, &key.to) else { continue };
-        let Some(child) = Table::read(db, &key.child)?.filter(|_| values_of(after, &key.to).as_ref() != Some(&values))
-        else {
+        if values_of(row, &key.to).as_ref() == Some(&values) || references.parent_is_there(at, &values)? {
             continue;
-        };
+        }
+        let Some(child) = Table::read(db, &key.child)? else { continue };
         if let Some(other) = references.children_of(at, &child, &values)?.first() {
-            return Err(refers_to_it(other, &child));
+            return Err(is_referred_to(&child, other));
         }
     }
     Ok(())
 }
 
-fn refers_to_it(other: &Key, child: &Table) -> Error {
-    let id = other.row_id();
-    Error::argument(format!("row {id} of table '{}' refers to this record; settle or delete that first", child.name))
+fn is_referred_to(child: &Table, key: &Key) -> Error {
+    Error::argument(format!(
+        "row {} of table '{}' refers to this record; settle or delete that first",
+        key.row_id(),
+        child.name
+    ))
 }
 
 /// An error if other rows refer to one that is about to go, whether the connection enforces foreign keys or not, unless an action
@@ -253,7 +281,7 @@ fn nothing_refers_to(db: &Connection, row: &Row) -> Result<()> {
         let children = references.children_of(at, &child, &values)?;
         let is_itself = |other: &Key| child.name == row.table.name && *other == row.key;
         if let Some(other) = children.iter().find(|other| !is_itself(other)) {
-            return Err(refers_to_it(other, &child));
+            return Err(is_referred_to(&child, other));
         }
     }
     Ok(())

@@ -1,27 +1,29 @@
 //! Conflicts and rejections on the device, and rows that stepped aside for the hub's.
 //!
-//! Invariant: nothing that a person entered is ever only in a log. A rejected change stays in its row, a row that had to
-//! make room is here whole, and both can be brought back. What becomes of another record that got its key since is an entry of
-//! that record's own.
+//! Invariant: nothing that a person entered is ever only in a log. A rejected change stays in its row ([`parked`]), a row that had to
+//! make room is here whole ([`aside`]), and both can be brought back.
+
+mod aside;
+mod parked;
+
+pub use aside::{
+    any_aside, aside, came_back, keep_deleted, kept_from_bytes, key_has_gone_to_another, row_that_stepped_aside,
+    step_aside, KeptRow,
+};
+pub use parked::{first_parked, offer_parked_again, parked, Parked, ParkedRow, Pinned};
 
 use crate::error::{Error, Result};
-use crate::log::{self, LogTable};
 use crate::schema::{Affinity, Table};
 use crate::sql::bind;
 use crate::state;
-use fieldsync_core::coalesce::{take_along, Logged};
-use fieldsync_core::delta::Op;
 use fieldsync_core::inspect::fields_to_json;
 use fieldsync_core::reply::{ConflictNotice, RowChange, TableRows};
 use fieldsync_core::value::hex;
-use fieldsync_core::{Hlc, Key, Value};
-use rusqlite::{Connection, OptionalExtension};
-use std::collections::{HashMap, HashSet};
+use fieldsync_core::{Key, Value};
+use rusqlite::Connection;
+use std::collections::HashSet;
 
 const UUID_BYTES: usize = 16;
-
-/// A row as it is kept while it is aside: column names and values, key included.
-pub type KeptRow = Vec<(String, Value)>;
 
 /// A key in the form in which `fs_*` tables hold it.
 pub fn key_to_bytes(key: &Key) -> Result<Vec<u8>> {
@@ -49,162 +51,8 @@ pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// Rejected changes of which the log is needed: they wait for a person, or one has decided and no answer shows yet that the hub has
-/// heard of it. What was written into such a row meanwhile starts from what was rejected, and must not travel without it.
-const IS_PARKED: &str = "(status = 'open' OR (told <= 0 AND outcome = 'rejected'))";
-
-/// Rejected changes that travel again with the next edit of their row, by row.
-pub type Parked = HashMap<(u32, Key), ParkedRow>;
-
-/// What is known of a rejected change.
-pub struct ParkedRow {
-    /// Its first and last place in the log.
-    places: (i64, i64),
-    /// The hub does not have the row at all (it was here before anybody looked, or was written while no trigger was there): fields
-    /// alone would be rejected for ever.
-    is_unknown: bool,
-}
-
-impl ParkedRow {
-    /// Its first place in the log.
-    pub fn first(&self) -> i64 {
-        self.places.0
-    }
-}
-
-/// Reads them.
-pub fn parked(db: &Connection) -> Result<Parked> {
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT t.table_no, c.row_key, min(c.first_clock), max(c.last_clock), max(c.rule = '02000')
-         FROM main.fs_conflict c JOIN main.fs_table t ON t.name = c.table_name
-         WHERE {IS_PARKED} AND c.outcome = 'rejected' AND c.first_clock IS NOT NULL AND c.row_key IS NOT NULL
-           AND (c.choice IS NOT NULL OR NOT {IS_BESIDE_THE_HUBS})
-         GROUP BY t.table_no, c.row_key"
-    ))?;
-    let mut rows = statement.query([])?;
-    let mut parked = Parked::new();
-    while let Some(row) = rows.next()? {
-        let key = key_from_bytes(&row.get::<_, Vec<u8>>(1)?)?;
-        let row_is = ParkedRow { places: (row.get(2)?, row.get(3)?), is_unknown: row.get(4)? };
-        parked.insert((row.get::<_, i64>(0)? as u32, key), row_is);
-    }
-    Ok(parked)
-}
-
-/// Parked changes travel again with the first new edit of their row: see [`take_along`]. Where that edit tells the whole row, and of
-/// a row that the hub does not have, the row itself travels instead: it shows what was parked.
-pub fn offer_parked_again(
-    db: &Connection,
-    tables: &HashMap<i64, LogTable>,
-    parked: &Parked,
-    entries: &mut Vec<Logged>,
-) -> Result<HashMap<(u32, Key), Hlc>> {
-    let mut edited: HashMap<(u32, &Key), bool> = HashMap::new();
-    for entry in entries.iter_mut() {
-        let Some(((table, key), row)) = parked.get_key_value(&(entry.table, entry.key.clone())) else { continue };
-        if edited.contains_key(&(*table, key)) {
-            continue;
-        }
-        if row.is_unknown && entry.op == Op::Update {
-            entry.op = Op::Insert;
-            entry.fields.clear();
-        }
-        edited.insert((*table, key), entry.op != Op::Insert);
-    }
-    edited.retain(|_, takes_along| *takes_along);
-    let spans = edited.keys().filter_map(|(table, key)| Some(parked.get(&(*table, (*key).clone()))?.places));
-    let Some((first, last)) = spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
-        return Ok(HashMap::new());
-    };
-    let mut again = Vec::new();
-    log::Scan::new(db, tables).run(log::before(db, first)?, last, |entry| {
-        let place = entry.position.place;
-        for logged in entry.logged()?.into_iter().flatten() {
-            if !edited.contains_key(&(logged.table, &logged.key)) {
-                continue;
-            }
-            let row = parked.get(&(logged.table, logged.key.clone()));
-            if row.is_some_and(|row| row.places.0 <= place && place <= row.places.1) {
-                again.push(logged);
-            }
-        }
-        Ok(())
-    })?;
-    Ok(take_along(again, entries))
-}
-
-/// The values of a row that had to make room, by slot.
-pub fn row_that_stepped_aside(
-    db: &Connection,
-    tables: &HashMap<i64, LogTable>,
-    table_no: i64,
-    key: &Key,
-) -> Result<Option<Vec<(u16, Value)>>> {
-    let Some(table) = tables.get(&table_no) else { return Ok(None) };
-    let kept: Option<Vec<u8>> = db
-        .prepare_cached(
-            "SELECT kept FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND kept IS NOT NULL
-             ORDER BY conflict_id DESC LIMIT 1",
-        )?
-        .query_row([&table.name, &key.row_id()], |row| row.get(0))
-        .optional()?;
-    let Some(kept) = kept else { return Ok(None) };
-    let row = kept_from_bytes(&kept)?;
-    let mut values = Vec::new();
-    for column in table.fields().iter().filter(|column| column.present) {
-        if let Some((_, value)) = row.iter().find(|(name, _)| name.eq_ignore_ascii_case(&column.name)) {
-            values.push((column.slot as u16, value.clone()));
-        }
-    }
-    values.sort_by_key(|(slot, _)| *slot);
-    Ok(Some(values))
-}
-
-/// A kept row from its stored form.
-pub fn kept_from_bytes(bytes: &[u8]) -> Result<KeptRow> {
-    postcard::from_bytes(bytes).map_err(|error| Error::OwnData(error.to_string()))
-}
-
 /// A record that was made here and refused, under a key of which the hub has another one: the table shows that one.
 const IS_BESIDE_THE_HUBS: &str = "(operation = 'insert' AND ifnull(theirs, '{}') NOT IN ('', '{}'))";
-
-/// Keeps a row that makes room for one of the hub's.
-pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason: &str) -> Result<()> {
-    let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
-    let mine = fields_to_json(row.iter().map(|(name, value)| (name.as_str(), value))).to_string();
-    // Whatever is open about the row already: a person decides once. If a row is aside under this key, that is another record.
-    let open: Option<i64> = db
-        .prepare_cached(&format!(
-            "SELECT conflict_id FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open'
-             AND outcome <> 'refused_here' AND kept IS NULL AND NOT (outcome = 'rejected' AND {IS_BESIDE_THE_HUBS})
-             ORDER BY conflict_id DESC LIMIT 1"
-        ))?
-        .query_row([table, &key.row_id()], |row| row.get(0))
-        .optional()?;
-    if let Some(open) = open {
-        db.execute("UPDATE main.fs_conflict SET kept = ?2, mine = ?3 WHERE conflict_id = ?1", (open, bytes, mine))?;
-        return Ok(());
-    }
-    // A record made under the key from here on is another one.
-    db.execute(
-        "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, rule, outcome, status, detail, kept, last_clock)
-         VALUES (?1, ?2, ?3, 'insert', ?4, 'in the way', 'in_the_way', 'open', ?5, ?6, ?7)",
-        (table, key.row_id(), key_to_bytes(key)?, mine, reason, bytes, log::last(db)?.place),
-    )?;
-    Ok(())
-}
-
-/// Keeps a row that the hub has deleted against a change of this device: whoever decides for the device gets all of it back.
-pub fn keep_deleted(db: &Connection, table: &str, key: &Key, row: &KeptRow) -> Result<()> {
-    let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
-    db.prepare_cached(
-        "UPDATE main.fs_conflict SET kept = ?3 WHERE conflict_id =
-           (SELECT max(conflict_id) FROM main.fs_conflict
-            WHERE table_name = ?1 AND row_id = ?2 AND outcome <> 'refused_here' AND operation = 'update')",
-    )?
-    .execute((table, key.row_id(), bytes))?;
-    Ok(())
-}
 
 /// A field by name, what it held, and what it holds now; none: the row is gone.
 pub type Replaced = (String, Value, Option<Value>);
@@ -303,61 +151,6 @@ pub fn uuid_text(bytes: &[u8]) -> String {
     let text = hex(bytes);
     let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, text.len())];
     parts.map(|(from, to)| text.get(from..to).unwrap_or_default()).join("-")
-}
-
-/// Whether a record that was made here is aside.
-pub fn any_aside(db: &Connection) -> Result<bool> {
-    Ok(db
-        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM main.fs_conflict WHERE {MADE_AND_ASIDE})"))?
-        .query_row([], |row| row.get(0))?)
-}
-
-/// A record that was made here, not taken by the hub, and is aside.
-const MADE_AND_ASIDE: &str =
-    "status = 'open' AND kept IS NOT NULL AND operation = 'insert' AND outcome IN ('rejected', 'in_the_way')";
-
-/// The hub has answered the making (at this place of the log) of a row. If it was made under the key of one that was aside by then, the
-/// hub's entry of this key, and its row, are the later record's from now on; what is aside waits as an entry of this device's own.
-/// Gives the hub's number of the entry that it had.
-pub fn key_has_gone_to_another(db: &Connection, table: &str, key: &Key, made: i64) -> Result<Option<u64>> {
-    let those = format!("table_name = ?1 AND row_id = ?2 AND coalesce(last_clock, 0) < ?3 AND {MADE_AND_ASIDE}");
-    let row_id = key.row_id();
-    let number: Option<i64> = db
-        .prepare_cached(&format!("SELECT max(hub_id) FROM main.fs_conflict WHERE {those}"))?
-        .query_row((table, &row_id, made), |row| row.get(0))?;
-    db.prepare_cached(&format!(
-        "UPDATE main.fs_conflict SET hub_id = NULL, outcome = 'rejected', first_clock = NULL WHERE {those}"
-    ))?
-    .execute((table, &row_id, made))?;
-    Ok(number.map(|number| number as u64))
-}
-
-/// Rows that stepped aside, of which the hub has said nothing and whose key no other record has got: table (lower case) and row id.
-pub fn aside(db: &Connection) -> Result<HashSet<(String, String)>> {
-    let mut statement = db.prepare_cached(
-        "SELECT lower(table_name), row_id, row_key FROM main.fs_conflict
-         WHERE status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL",
-    )?;
-    let mut rows = statement.query([])?;
-    let mut aside = HashSet::new();
-    while let Some(row) = rows.next()? {
-        let (name, key): (String, Vec<u8>) = (row.get(0)?, row.get(2)?);
-        if is_in_its_table(db, &name, &key_from_bytes(&key)?)? == Some(false) {
-            aside.insert((name, row.get(1)?));
-        }
-    }
-    Ok(aside)
-}
-
-/// Such a row was accepted by the hub after all, and is in its table again. If several had one key, it is the last.
-pub fn came_back(db: &Connection, table: &str, row_id: &str) -> Result<()> {
-    db.prepare_cached(
-        "UPDATE main.fs_conflict SET status = 'resolved', kept = NULL, resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-         WHERE conflict_id = (SELECT max(conflict_id) FROM main.fs_conflict
-           WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL)",
-    )?
-    .execute([table, row_id])?;
-    Ok(())
 }
 
 /// A copy takes over what was rejected for its original: the hub's entries are the original's, and nobody will tell the copy
@@ -478,70 +271,6 @@ fn forget(db: &Connection, id: i64, why: &str) -> Result<()> {
 
 fn text_or_null(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
-}
-
-/// Changes that the hub rejected and nobody has settled: their fields stay as the person entered them.
-#[derive(Debug, Default)]
-pub struct Pinned {
-    rows: HashMap<(String, String), Pin>,
-}
-
-/// What stays of one row.
-#[derive(Debug, Default)]
-pub struct Pin {
-    /// Field names, lower case.
-    pub fields: Vec<String>,
-    /// The row was made here and the hub does not have it.
-    pub made: bool,
-    /// It was made here, and the table shows another one, of the hub, under its key.
-    pub beside: bool,
-    /// The row was deleted here and the hub still has it.
-    pub deleted: bool,
-}
-
-impl Pinned {
-    /// Reads them.
-    pub fn load(db: &Connection) -> Result<Pinned> {
-        let mut statement = db.prepare_cached(&format!(
-            "SELECT lower(table_name), row_id, operation, mine, {IS_BESIDE_THE_HUBS} FROM main.fs_conflict
-             WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL"
-        ))?;
-        let mut pinned = Pinned::default();
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let operation: String = row.get(2)?;
-            let mine: Option<String> = row.get(3)?;
-            let pin = pinned.rows.entry((row.get(0)?, row.get(1)?)).or_default();
-            pin.made |= operation == "insert";
-            pin.beside |= row.get::<_, bool>(4)?;
-            pin.deleted |= operation == "delete";
-            let mine: serde_json::Value = serde_json::from_str(mine.as_deref().unwrap_or("null")).unwrap_or_default();
-            if let Some(fields) = mine.as_object() {
-                pin.fields.extend(fields.keys().map(|name| name.to_lowercase()));
-            }
-        }
-        Ok(pinned)
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// What stays of a row.
-    pub fn of(&self, table: &str, key: &Key) -> Option<&Pin> {
-        if self.rows.is_empty() {
-            return None;
-        }
-        self.rows.get(&(table.to_lowercase(), key.row_id()))
-    }
-}
-
-/// The place of the first logged change that waits for a decision: it, and the bases since, may be needed again.
-pub fn first_parked(db: &Connection) -> Result<Option<i64>> {
-    Ok(db
-        .prepare_cached(&format!("SELECT min(first_clock) FROM main.fs_conflict WHERE {IS_PARKED}"))?
-        .query_row([], |row| row.get(0))?)
 }
 
 /// How many wait for a person.

@@ -1,0 +1,140 @@
+//! Rows that made room for the hub's.
+//!
+//! Invariant: such a row is here whole until a person decides, or the hub brings it back. What becomes of another record that got its key
+//! since is an entry of that record's own.
+
+use super::{is_in_its_table, key_from_bytes, key_to_bytes, IS_BESIDE_THE_HUBS};
+use crate::error::{Error, Result};
+use crate::log::{self, LogTable};
+use fieldsync_core::inspect::fields_to_json;
+use fieldsync_core::{Key, Value};
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::{HashMap, HashSet};
+
+/// A row as it is kept while it is aside: column names and values, key included.
+pub type KeptRow = Vec<(String, Value)>;
+
+/// The values of a row that had to make room, by slot.
+pub fn row_that_stepped_aside(
+    db: &Connection,
+    tables: &HashMap<i64, LogTable>,
+    table_no: i64,
+    key: &Key,
+) -> Result<Option<Vec<(u16, Value)>>> {
+    let Some(table) = tables.get(&table_no) else { return Ok(None) };
+    let kept: Option<Vec<u8>> = db
+        .prepare_cached(
+            "SELECT kept FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND kept IS NOT NULL
+             ORDER BY conflict_id DESC LIMIT 1",
+        )?
+        .query_row([&table.name, &key.row_id()], |row| row.get(0))
+        .optional()?;
+    let Some(kept) = kept else { return Ok(None) };
+    let row = kept_from_bytes(&kept)?;
+    let mut values = Vec::new();
+    for column in table.fields().iter().filter(|column| column.present) {
+        if let Some((_, value)) = row.iter().find(|(name, _)| name.eq_ignore_ascii_case(&column.name)) {
+            values.push((column.slot as u16, value.clone()));
+        }
+    }
+    values.sort_by_key(|(slot, _)| *slot);
+    Ok(Some(values))
+}
+
+/// A kept row from its stored form.
+pub fn kept_from_bytes(bytes: &[u8]) -> Result<KeptRow> {
+    postcard::from_bytes(bytes).map_err(|error| Error::OwnData(error.to_string()))
+}
+
+/// Keeps a row that makes room for one of the hub's.
+pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason: &str) -> Result<()> {
+    let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
+    let mine = fields_to_json(row.iter().map(|(name, value)| (name.as_str(), value))).to_string();
+    // Whatever is open about the row already: a person decides once. If a row is aside under this key, that is another record.
+    let open: Option<i64> = db
+        .prepare_cached(&format!(
+            "SELECT conflict_id FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND status = 'open'
+             AND outcome <> 'refused_here' AND kept IS NULL AND NOT (outcome = 'rejected' AND {IS_BESIDE_THE_HUBS})
+             ORDER BY conflict_id DESC LIMIT 1"
+        ))?
+        .query_row([table, &key.row_id()], |row| row.get(0))
+        .optional()?;
+    if let Some(open) = open {
+        db.execute("UPDATE main.fs_conflict SET kept = ?2, mine = ?3 WHERE conflict_id = ?1", (open, bytes, mine))?;
+        return Ok(());
+    }
+    // A record made under the key from here on is another one.
+    db.execute(
+        "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, rule, outcome, status, detail, kept, last_clock)
+         VALUES (?1, ?2, ?3, 'insert', ?4, 'in the way', 'in_the_way', 'open', ?5, ?6, ?7)",
+        (table, key.row_id(), key_to_bytes(key)?, mine, reason, bytes, log::last(db)?.place),
+    )?;
+    Ok(())
+}
+
+/// Keeps a row that the hub has deleted against a change of this device: whoever decides for the device gets all of it back.
+pub fn keep_deleted(db: &Connection, table: &str, key: &Key, row: &KeptRow) -> Result<()> {
+    let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET kept = ?3 WHERE conflict_id =
+           (SELECT max(conflict_id) FROM main.fs_conflict
+            WHERE table_name = ?1 AND row_id = ?2 AND outcome <> 'refused_here' AND operation = 'update')",
+    )?
+    .execute((table, key.row_id(), bytes))?;
+    Ok(())
+}
+
+/// Whether a record that was made here is aside.
+pub fn any_aside(db: &Connection) -> Result<bool> {
+    Ok(db
+        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM main.fs_conflict WHERE {MADE_AND_ASIDE})"))?
+        .query_row([], |row| row.get(0))?)
+}
+
+/// A record that was made here, not taken by the hub, and is aside.
+const MADE_AND_ASIDE: &str =
+    "status = 'open' AND kept IS NOT NULL AND operation = 'insert' AND outcome IN ('rejected', 'in_the_way')";
+
+/// The hub has answered the making (at this place of the log) of a row. If it was made under the key of one that was aside by then, the
+/// hub's entry of this key, and its row, are the later record's from now on; what is aside waits as an entry of this device's own.
+/// Gives the hub's number of the entry that it had.
+pub fn key_has_gone_to_another(db: &Connection, table: &str, key: &Key, made: i64) -> Result<Option<u64>> {
+    let those = format!("table_name = ?1 AND row_id = ?2 AND coalesce(last_clock, 0) < ?3 AND {MADE_AND_ASIDE}");
+    let row_id = key.row_id();
+    let number: Option<i64> = db
+        .prepare_cached(&format!("SELECT max(hub_id) FROM main.fs_conflict WHERE {those}"))?
+        .query_row((table, &row_id, made), |row| row.get(0))?;
+    db.prepare_cached(&format!(
+        "UPDATE main.fs_conflict SET hub_id = NULL, outcome = 'rejected', first_clock = NULL WHERE {those}"
+    ))?
+    .execute((table, &row_id, made))?;
+    Ok(number.map(|number| number as u64))
+}
+
+/// Rows that stepped aside, of which the hub has said nothing and whose key no other record has got: table (lower case) and row id.
+pub fn aside(db: &Connection) -> Result<HashSet<(String, String)>> {
+    let mut statement = db.prepare_cached(
+        "SELECT lower(table_name), row_id, row_key FROM main.fs_conflict
+         WHERE status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut aside = HashSet::new();
+    while let Some(row) = rows.next()? {
+        let (name, key): (String, Vec<u8>) = (row.get(0)?, row.get(2)?);
+        if is_in_its_table(db, &name, &key_from_bytes(&key)?)? == Some(false) {
+            aside.insert((name, row.get(1)?));
+        }
+    }
+    Ok(aside)
+}
+
+/// Such a row was accepted by the hub after all, and is in its table again. If several had one key, it is the last.
+pub fn came_back(db: &Connection, table: &str, row_id: &str) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET status = 'resolved', kept = NULL, resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         WHERE conflict_id = (SELECT max(conflict_id) FROM main.fs_conflict
+           WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL)",
+    )?
+    .execute([table, row_id])?;
+    Ok(())
+}

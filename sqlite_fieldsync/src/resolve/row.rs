@@ -140,9 +140,7 @@ pub(super) fn write_fields(db: &Connection, conflict: &Conflict, fields: &Map<St
     } else {
         row.insert(db, &[row.key_fields(&row.key), fields].concat())?;
     }
-    let now = row.values(db)?;
-    refers_to_what_is_here(db, &row.table, &now, &before_it)?;
-    nothing_is_left_behind(db, &row.table, &now, &before_it)?;
+    references_hold(db, &row.table, &before_it, &row.values(db)?)?;
     let after: i64 = db.query_row("SELECT max(clock) FROM main.fs_log", [], |row| row.get(0))?;
     Ok(after > before)
 }
@@ -172,8 +170,7 @@ pub(super) fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<Str
     }
     let rest = before.iter().filter(|(name, _)| !all.iter().any(|(other, _)| other == name)).cloned();
     let after = rest.chain(all.clone()).collect();
-    refers_to_what_is_here(db, &row.table, &after, &before)?;
-    nothing_is_left_behind(db, &row.table, &after, &before)?;
+    references_hold(db, &row.table, &before, &after)?;
     Ok(true)
 }
 
@@ -200,25 +197,24 @@ pub(super) fn bring_back(
         }
     }
     row.insert(db, &fields)?;
-    refers_to_what_is_here(db, &row.table, &fields, &Vec::new())?;
+    references_hold(db, &row.table, &Vec::new(), &fields)?;
     Ok(true)
 }
 
-/// An error if a row refers to one that is not here and did not do so before (nothing: it was not there), whether the connection enforces
-/// foreign keys or not: most often that one has stepped aside, too.
-fn refers_to_what_is_here(
+/// An error if a choice leaves a reference open, given the row before (nothing: it was not there) and after it, whether the connection
+/// enforces foreign keys or not; where it does, their actions have been taken. The row refers to one that is not here, most often because
+/// that one has stepped aside, too; or others refer to what it has no more.
+fn references_hold(
     db: &Connection,
     table: &Table,
-    row: &conflicts::KeptRow,
     before: &conflicts::KeptRow,
+    after: &conflicts::KeptRow,
 ) -> Result<()> {
     let mut references = References::load(db)?;
     for at in references.of_child(&table.name) {
         let key = references.key(at).clone();
-        let Some(values) = values_of(row, &key.from) else { continue };
-        if values_of(before, &key.from).as_ref() == Some(&values) {
-            continue;
-        }
+        let now = values_of(after, &key.from).filter(|now| values_of(before, &key.from).as_ref() != Some(now));
+        let Some(values) = now else { continue };
         if !references.parent_is_there(at, &values)? {
             let id = Key(values).row_id();
             return Err(Error::argument(format!(
@@ -227,25 +223,13 @@ fn refers_to_what_is_here(
             )));
         }
     }
-    Ok(())
-}
-
-/// An error if rows refer to values that a row had (nothing: it was not there) and does not have any more, whether the connection enforces
-/// foreign keys or not; where it does, actions of theirs have been seen to.
-fn nothing_is_left_behind(
-    db: &Connection,
-    table: &Table,
-    row: &conflicts::KeptRow,
-    before: &conflicts::KeptRow,
-) -> Result<()> {
-    let mut references = References::load(db)?;
     for at in references.of_parent(&table.name) {
         let key = references.key(at).clone();
-        let Some(values) = values_of(before, &key.to) else { continue };
-        if values_of(row, &key.to).as_ref() == Some(&values) || references.parent_is_there(at, &values)? {
+        let gone = values_of(before, &key.to).filter(|was| values_of(after, &key.to).as_ref() != Some(was));
+        let (Some(values), Some(child)) = (gone, Table::read(db, &key.child)?) else { continue };
+        if references.parent_is_there(at, &values)? {
             continue;
         }
-        let Some(child) = Table::read(db, &key.child)? else { continue };
         if let Some(other) = references.children_of(at, &child, &values)?.first() {
             return Err(is_referred_to(&child, other));
         }

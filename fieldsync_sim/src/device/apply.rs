@@ -138,7 +138,8 @@ impl Device {
                 }
             }
         }
-        let kept: Vec<RowName> = self.visible().map(|(name, _)| name.clone()).collect();
+        // Those that are aside, too: here they come back by themselves, where a device has them in its list of conflicts.
+        let kept: Vec<RowName> = self.rows.keys().cloned().collect();
         for name in kept {
             let own = self.pending_of(&name);
             if offer(own.made, own.unmade, arrived.contains(&name)) == Offer::Whole {

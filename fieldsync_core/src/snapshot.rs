@@ -50,6 +50,12 @@ impl Snapshot {
         beyond_is_unseen && self.xip.iter().all(|xid| !other.visible(*xid))
     }
 
+    /// As Postgres reads it; none of a cursor that has seen nothing, as a device has that heard only a confirmation: Postgres has no
+    /// such snapshot.
+    pub fn for_postgres(&self) -> Option<String> {
+        (self.xmin > 0).then(|| self.to_string())
+    }
+
     fn normalised(mut self) -> Snapshot {
         let lowest_running = self.xip.first().copied().unwrap_or(self.xmax);
         self.xmin = self.xmin.max(lowest_running);

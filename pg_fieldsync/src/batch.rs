@@ -128,12 +128,6 @@ pub fn close_superseded(received: &Received<'_>, reply: &[u8]) -> Result<(), Sql
 /// Lines of a committed batch's report. Who wants to know more finds it in the conflicts.
 const NAMED_MAX: usize = 1_000;
 
-/// A device's cursor for Postgres to read: none if the device has not seen anything yet, and heard only that its changes are
-/// confirmed, for Postgres has no snapshot of that.
-pub fn snapshot_text(cursor: Option<&Snapshot>) -> Option<String> {
-    cursor.filter(|cursor| cursor.xmin > 0).map(ToString::to_string)
-}
-
 /// Stores the answer, and what the client's next delta is measured by.
 pub fn close(
     received: &Received<'_>,
@@ -156,7 +150,7 @@ pub fn close(
     let client = Param::Int(i64::from(received.client.number));
     let seen = cursor;
     let cursor = seen.map(ToString::to_string);
-    let held = snapshot_text(received.delta.body.cursor.as_ref());
+    let held = received.delta.body.cursor.as_ref().and_then(Snapshot::for_postgres);
     let _owner = AsOwner::new();
     sql::run(
         "INSERT INTO fieldsync.batch (batch, client_no, batch_id, status, delta, report, unanswered, reply, shapes,

@@ -1,6 +1,5 @@
 //! Who sends a blob.
 
-use crate::batch;
 use crate::catch::SqlError;
 use crate::error::HubError;
 use crate::guards::AsOwner;
@@ -9,7 +8,7 @@ use crate::sql::{self, Cells, Param};
 use fieldsync_core::clocks::Origin;
 use fieldsync_core::delta::{BatchId, ClientTag, DeltaBody};
 use fieldsync_core::enrolment::MacKey;
-use fieldsync_core::Hlc;
+use fieldsync_core::{Hlc, Snapshot};
 use std::collections::HashMap;
 
 /// A registered client.
@@ -111,7 +110,7 @@ pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, body: &Delta
             Param::Int(i64::from(original.number)),
             Param::Int(batch as i64),
             Param::Int(body.parent as i64),
-            Param::MaybeText(batch::snapshot_text(body.cursor.as_ref()).as_deref()),
+            Param::MaybeText(body.cursor.as_ref().and_then(Snapshot::for_postgres).as_deref()),
         ],
     )?;
     Ok(client_id)

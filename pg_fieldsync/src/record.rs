@@ -5,7 +5,6 @@
 //! * Every value that lost or waits is in `fieldsync.conflict`, with the value before and both sides' values.
 //! * A client has at most one open rejection per row: a corrected edit replaces it or closes it.
 
-use crate::batch;
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
@@ -181,7 +180,7 @@ pub fn settle(
     version: u64,
 ) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
-    let cursor = batch::snapshot_text(cursor);
+    let cursor = cursor.and_then(Snapshot::for_postgres);
     for one in settled {
         let outcome = match one.choice.as_str() {
             "mine" => "client",

@@ -220,7 +220,7 @@ class TestInTheWay:
         assert list(made.db.iterdump()) == before
 
     @pytest.mark.parametrize("judged", [False, True])
-    @pytest.mark.parametrize("then", ["refused", "aside", "taken", "taken away", "refused and taken away", "copied"])
+    @pytest.mark.parametrize("then", ["refused", "aside", "taken", "taken away", "refused and taken away", "copied", "never told"])
     def test_its_key_given_to_another_record(self, programme, strict, sync, tmp_path, then, judged):
         """What becomes of the second record is never written over the first one's entry: that one waits for a person, whole, whether the
         hub had refused it before or had not heard of it."""
@@ -243,6 +243,8 @@ class TestInTheWay:
             blob = made.export()
             made.shell("DELETE FROM households WHERE id = 'mine';")
             made.apply(programme.sync(blob))
+        if then == "never told":
+            made.shell("DELETE FROM households WHERE id = 'mine';")
         for _ in range(3):
             sync(made, programme)
         if then == "taken":
@@ -259,6 +261,8 @@ class TestInTheWay:
         sync(made, programme), sync(made, programme)
         assert programme.sql("SELECT code, village FROM programme.households WHERE id = 'mine-2'") == [("FREE", "first")]
         assert entry["conflict_id"] not in {c["conflict_id"] for c in made.conflicts("open")}
+        if then != "copied":
+            assert len(programme.conflicts("open")) == len(second)
 
     def test_its_verdict_arrives_when_its_key_is_another_records(self, programme, strict, sync):
         made = strict()

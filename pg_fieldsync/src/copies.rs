@@ -20,7 +20,7 @@ use std::collections::HashSet;
 /// What a change says, by the names of its columns. Of a new row the clock says enough: its values are read when it is sent.
 fn said(columns: &[String], change: &Change) -> Said {
     let fields = change.fields.iter().filter(|_| change.op == Op::Update);
-    let name = |column: u16| columns.get(usize::from(column)).map(|name| name.to_lowercase()).unwrap_or_default();
+    let name = |column: u16| columns.get(usize::from(column)).map(|name| name.to_ascii_lowercase()).unwrap_or_default();
     fields.map(|field| (name(field.column), field.old.clone(), field.new.clone())).collect()
 }
 

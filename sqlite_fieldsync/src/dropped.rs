@@ -47,7 +47,7 @@ impl<'a> Unheard<'a> {
                 Some(fields) if entry.logged.op == Op::Update => {
                     let (go, stay): (Vec<u16>, Vec<u16>) = changed.partition(|slot| {
                         let column = found.table.columns.iter().find(|column| column.slot == i64::from(*slot));
-                        column.is_some_and(|column| fields.contains(&column.name.to_lowercase()))
+                        column.is_some_and(|column| fields.contains(&column.name.to_ascii_lowercase()))
                     });
                     found.goes.push((entry.place, (!stay.is_empty()).then_some(go)));
                 }

@@ -26,6 +26,12 @@ pub fn column(row: &Row<'_>, at: usize) -> Result<Value> {
     Ok(value_from(row.get_ref(at)?))
 }
 
+/// A name from a result row, in the case in which names are compared. SQLite folds ASCII letters in names and no others, and so does
+/// `to_ascii_lowercase`; its own `lower()` may have been replaced by one that folds more (ICU).
+pub fn folded(row: &Row<'_>, at: usize) -> rusqlite::Result<String> {
+    Ok(row.get::<_, String>(at)?.to_ascii_lowercase())
+}
+
 /// A value as SQLite refers to it.
 pub fn reference_to(value: &Value) -> ValueRef<'_> {
     match value {

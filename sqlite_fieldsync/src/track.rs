@@ -7,7 +7,7 @@ use crate::apply::kept;
 use crate::call::{self, Function};
 use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
-use crate::sql::{atomically, quote, still_whole, Bound};
+use crate::sql::{self, atomically, quote, still_whole, Bound};
 use crate::triggers::{what, Plan};
 use crate::{apply, log, state, views};
 use fieldsync_core::{Hlc, Value};
@@ -145,7 +145,7 @@ pub struct Slots {
 impl Slots {
     /// The column's number.
     pub fn slot(&self, column: &str) -> i64 {
-        self.by_name.get(&column.to_lowercase()).copied().unwrap_or(-1)
+        self.by_name.get(&column.to_ascii_lowercase()).copied().unwrap_or(-1)
     }
 }
 
@@ -185,7 +185,7 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
              SET name = excluded.name, key_part = excluded.key_part, position = excluded.position",
         )?
         .execute((table_no, slot, &column.name, column.key_part as i64, position as i64))?;
-        slots.by_name.insert(column.name.to_lowercase(), slot);
+        slots.by_name.insert(column.name.to_ascii_lowercase(), slot);
     }
     Ok(slots)
 }
@@ -378,8 +378,8 @@ pub fn renew(db: &Connection) -> Result<()> {
 
 fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bool) -> Result<()> {
     let before: Vec<String> = db
-        .prepare_cached("SELECT lower(name) FROM main.fs_column WHERE table_no = ?1 AND position IS NOT NULL")?
-        .query_map([known.table_no], |row| row.get(0))?
+        .prepare_cached("SELECT name FROM main.fs_column WHERE table_no = ?1 AND position IS NOT NULL")?
+        .query_map([known.table_no], |row| sql::folded(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     let highest_before: i64 = db.query_row(
         "SELECT ifnull(max(slot), -1) FROM main.fs_column WHERE table_no = ?1",
@@ -391,7 +391,7 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bo
     install(db, table, known.table_no, &plan)?;
     let mut new_columns = Vec::new();
     for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
-        let (name, slot) = (column.name.to_lowercase(), columns.slot(&column.name));
+        let (name, slot) = (column.name.to_ascii_lowercase(), columns.slot(&column.name));
         if !before.contains(&name) && slot > highest_before {
             capture_new_column(db, table, known.table_no, &column.name, slot)?;
             new_columns.push(name);

@@ -40,7 +40,7 @@ fn spelled(table: &TableRows, key: &Key) -> (String, String) {
             *part = Value::Text(uuid_text(bytes));
         }
     }
-    (table.table.to_lowercase(), key.row_id())
+    (table.table.to_ascii_lowercase(), key.row_id())
 }
 
 /// Address space that has to be free before a block is read.
@@ -151,7 +151,7 @@ impl<'b> Source<'b> {
         let mut names = HashSet::new();
         self.each(|_, table, first, _| {
             if first {
-                names.insert(table.table.to_lowercase());
+                names.insert(table.table.to_ascii_lowercase());
             }
             Ok(())
         })?;

@@ -96,10 +96,9 @@ pub(super) fn arrived(db: &Connection, table: &TableRows, row: &RowChange, diffe
 /// been asked for: only then all rows come.
 pub(super) fn reconciling(db: &Connection, repulled: bool) -> Result<HashSet<String>> {
     let all = state::integer(db, "reconciling")? != 0;
-    let mut statement = db.prepare_cached(
-        "SELECT lower(name) FROM main.fs_table WHERE state = 'tracked' AND (?1 OR (?2 AND rebuilt = 3))",
-    )?;
-    let names = statement.query_map([all, repulled], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut statement =
+        db.prepare_cached("SELECT name FROM main.fs_table WHERE state = 'tracked' AND (?1 OR (?2 AND rebuilt = 3))")?;
+    let names = statement.query_map([all, repulled], |row| sql::folded(row, 0))?.collect::<rusqlite::Result<_>>()?;
     Ok(names)
 }
 
@@ -117,7 +116,7 @@ pub(super) fn offer_what_differs(
     let mut numbers: Vec<&i64> = tables.keys().collect();
     numbers.sort_unstable();
     for table in numbers.into_iter().filter_map(|number| tables.get(number)).filter(|table| table.live) {
-        if !reconciling.contains(&table.name.to_lowercase()) {
+        if !reconciling.contains(&table.name.to_ascii_lowercase()) {
             continue;
         }
         let mut statement =

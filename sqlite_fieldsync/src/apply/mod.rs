@@ -9,6 +9,7 @@
 mod arriving;
 mod history;
 pub(crate) mod kept;
+mod makings;
 mod mute;
 mod offences;
 mod pass;
@@ -233,21 +234,14 @@ impl<'a> Apply<'a> {
     fn notices(&self, notices: &[Notice], answered: Position, report: &mut Report) -> Result<Vec<Entry>> {
         let rejections = notices.iter().any(|notice| matches!(notice, Notice::Conflict(_)));
         let inherited = conflicts::has_inherited(self.db)?;
-        let aside = conflicts::any_aside(self.db)?;
-        let after = if rejections || inherited || aside { state::told(self.db, &self.standing)? } else { answered };
+        let aside = conflicts::keys_of_made_and_aside(self.db)?;
+        let after =
+            if rejections || inherited || !aside.is_empty() { state::told(self.db, &self.standing)? } else { answered };
         let mut entries = log::read(self.db, &self.tables, after)?;
-        let mut given_away = HashSet::new();
-        let answered_makings = |entry: &&Entry| aside && entry.place <= answered.place && entry.logged.op == Op::Insert;
-        for Entry { place, logged } in entries.iter().filter(answered_makings) {
-            if let Some(table) = self.tables.get(&i64::from(logged.table)) {
-                given_away.extend(conflicts::key_has_gone_to_another(self.db, &table.name, &logged.key, *place)?);
-            }
-        }
         // As it was when the delta left: this answer may close what went along with it.
-        let (parked, ends) = match rejections {
-            true => (conflicts::parked(self.db)?, self.ends_of_exports()?),
-            false => Default::default(),
-        };
+        let parked = if rejections { conflicts::parked(self.db)? } else { HashMap::default() };
+        let ends = if rejections || !aside.is_empty() { self.ends_of_exports()? } else { Vec::new() };
+        let given_away = self.given_away(&aside, &entries, &ends, answered)?;
         let mut schemas: HashMap<String, Option<Table>> = HashMap::new();
         for notice in notices {
             match notice {
@@ -283,6 +277,27 @@ impl<'a> Apply<'a> {
         }
         entries.retain(|entry| entry.place > answered.place);
         Ok(entries)
+    }
+
+    /// The hub's numbers of entries whose key another record has got by now; `aside`: the keys of what is aside.
+    fn given_away(
+        &self,
+        aside: &HashSet<(String, String)>,
+        entries: &[Entry],
+        ends: &[i64],
+        answered: Position,
+    ) -> Result<HashSet<u64>> {
+        let mut given_away = HashSet::new();
+        if aside.is_empty() {
+            return Ok(given_away);
+        }
+        for ((table_no, key), made) in makings::heard(entries, ends, answered.place) {
+            let Some(table) = self.tables.get(&i64::from(table_no)) else { continue };
+            if aside.contains(&(table.name.to_ascii_lowercase(), key.row_id())) {
+                given_away.extend(conflicts::key_has_gone_to_another(self.db, &table.name, key, made)?);
+            }
+        }
+        Ok(given_away)
     }
 
     /// After an answer that only confirms: see [`fieldsync_core::reply::ReplyBody::only_confirms`].
@@ -321,7 +336,7 @@ impl<'a> Apply<'a> {
                     return true; // had the edit won, the row would come whole, and that counts
                 }
                 row.fields.retain(|(at, _)| {
-                    let name = head.columns.get(usize::from(*at)).map(|name| name.to_lowercase());
+                    let name = head.columns.get(usize::from(*at)).map(|name| name.to_ascii_lowercase());
                     !own.fields.iter().any(|(field, _, _)| Some(field) == name.as_ref())
                 });
                 row.op = Op::Update; // the row is there: this device has changed it
@@ -436,7 +451,7 @@ fn write_kept(db: &Connection, mut tables: Vec<TableRows>, new_columns: &[String
         for row in table.rows.iter_mut().filter(|row| row.op == Op::Update) {
             let key = history::own_order(known, &head, &row.key);
             if unanswered.of(&head.table, &key).is_some_and(|own| own.made) {
-                let name = |at: u16| head.columns.get(usize::from(at)).map(|name| name.to_lowercase());
+                let name = |at: u16| head.columns.get(usize::from(at)).map(|name| name.to_ascii_lowercase());
                 row.fields.retain(|(at, _)| name(*at).is_some_and(|name| new_columns.contains(&name)));
                 unanswered.tell_apart(&head.table, &key);
             }

@@ -10,7 +10,7 @@
 
 use crate::error::Result;
 use crate::schema::tokens;
-use crate::sql::{quote, TAKE_BACK};
+use crate::sql::{self, quote, TAKE_BACK};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Statement};
 use std::collections::{HashMap, HashSet};
@@ -111,17 +111,17 @@ fn triggers(db: &Connection, written: &HashSet<String>, tracked: &HashSet<String
     let mut all: Vec<(&'static str, String, String, String)> = Vec::new();
     for (schema, catalog) in [("main", "main.sqlite_master"), ("temp", "sqlite_temp_master")] {
         let mut statement = db.prepare(&format!(
-            "SELECT name, lower(tbl_name), sql FROM {catalog} WHERE type = 'trigger' AND sql IS NOT NULL ORDER BY rowid"
+            "SELECT name, tbl_name, sql FROM {catalog} WHERE type = 'trigger' AND sql IS NOT NULL ORDER BY rowid"
         ))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            all.push((schema, row.get(0)?, row.get(1)?, row.get(2)?));
+            all.push((schema, row.get(0)?, sql::folded(row, 1)?, row.get(2)?));
         }
     }
     // What is written to a view is written by its INSTEAD OF triggers. These stay: they fire only for others.
     let views: HashSet<String> = db
-        .prepare("SELECT lower(name) FROM (SELECT type, name FROM main.sqlite_master UNION ALL SELECT type, name FROM sqlite_temp_master) WHERE type = 'view'")?
-        .query_map([], |row| row.get(0))?
+        .prepare("SELECT name FROM (SELECT type, name FROM main.sqlite_master UNION ALL SELECT type, name FROM sqlite_temp_master) WHERE type = 'view'")?
+        .query_map([], |row| sql::folded(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     let mut instead: HashMap<String, HashSet<String>> = HashMap::new();
     for (_, _, view, sql) in all.iter().filter(|(_, _, table, _)| views.contains(table)) {
@@ -187,7 +187,7 @@ fn targets(sql: &str) -> HashSet<String> {
                 None
             };
             if let Some(name) = name.and_then(|name| words.get(name)) {
-                found.insert(unquoted(name).to_lowercase());
+                found.insert(unquoted(name).to_ascii_lowercase());
             }
         }
         start = words[at] == ";";

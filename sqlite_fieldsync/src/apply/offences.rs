@@ -130,7 +130,7 @@ impl Pass<'_, '_> {
     /// Whether the hub will hear of a row, or of one that refers to it, by however many steps, or a person decides about one: until
     /// then it stays, and so does what it refers to.
     fn somebody_waits_for(&mut self, table: &str, key: &Key) -> Result<bool> {
-        let mut seen = HashSet::from([(table.to_lowercase(), key.clone())]);
+        let mut seen = HashSet::from([(table.to_ascii_lowercase(), key.clone())]);
         let mut left = vec![(table.to_owned(), key.clone())];
         while let Some((table, key)) = left.pop() {
             if self.unanswered.of(&table, &key).is_some() || self.pinned.of(&table, &key).is_some() {
@@ -147,7 +147,7 @@ impl Pass<'_, '_> {
                     continue;
                 };
                 for key in self.references.children_of(at, &child, &values)? {
-                    if seen.insert((child_name.to_lowercase(), key.clone())) {
+                    if seen.insert((child_name.to_ascii_lowercase(), key.clone())) {
                         left.push((child_name.clone(), key));
                     }
                 }

@@ -175,8 +175,11 @@ impl<'a, 'p> Pass<'a, 'p> {
     }
 
     fn arriving(&self, table: &TableRows) -> Result<Arriving<'a>> {
-        let found =
-            if self.tracked.contains(&table.table.to_lowercase()) { Table::read(self.db, &table.table)? } else { None };
+        let found = if self.tracked.contains(&table.table.to_ascii_lowercase()) {
+            Table::read(self.db, &table.table)?
+        } else {
+            None
+        };
         let writer = match found {
             Some(found) => Writer::new(self.db, found, table)?,
             None => None,
@@ -186,7 +189,7 @@ impl<'a, 'p> Pass<'a, 'p> {
             all_known: writer
                 .as_ref()
                 .is_some_and(|writer| (0..table.columns.len() as u16).all(|column| writer.knows(column))),
-            reconciling: self.reconciling.contains(&table.table.to_lowercase()),
+            reconciling: self.reconciling.contains(&table.table.to_ascii_lowercase()),
             made_anew: writer.is_some() && track::is_made_anew(self.db, &table.table)?,
             watched: !self.references.of_child(&table.table).is_empty(),
             referred_to_by: self.referred_to_by(table),
@@ -361,7 +364,7 @@ impl<'a, 'p> Pass<'a, 'p> {
                 fields
                     .into_iter()
                     .filter(|(column, _)| {
-                        let name = table.columns.get(usize::from(*column)).map(|name| name.to_lowercase());
+                        let name = table.columns.get(usize::from(*column)).map(|name| name.to_ascii_lowercase());
                         name.is_none_or(|name| !pin.fields.contains(&name))
                     })
                     .collect(),
@@ -416,7 +419,8 @@ impl<'a, 'p> Pass<'a, 'p> {
     /// A row that had stepped aside is in its table again: the hub has it.
     pub(super) fn note_that_it_is_back(&mut self, place: Place, row: &RowChange) {
         if row.op == Op::Insert && !self.aside.is_empty() {
-            let name = (self.tables[place.0].head.table.to_lowercase(), self.device_key(place.0, &row.key).row_id());
+            let name =
+                (self.tables[place.0].head.table.to_ascii_lowercase(), self.device_key(place.0, &row.key).row_id());
             if self.aside.contains(&name) {
                 self.done.back.push(name);
             }

@@ -215,8 +215,8 @@ impl<'a> References<'a> {
     /// These tables, and those whose rows refer to theirs, by however many steps (all lower case).
     pub fn reach(&self, mut tables: HashSet<String>) -> HashSet<String> {
         loop {
-            let children = self.keys.iter().filter(|key| tables.contains(&key.parent.to_lowercase()));
-            let more: Vec<String> = children.map(|key| key.child.to_lowercase()).collect();
+            let children = self.keys.iter().filter(|key| tables.contains(&key.parent.to_ascii_lowercase()));
+            let more: Vec<String> = children.map(|key| key.child.to_ascii_lowercase()).collect();
             let before = tables.len();
             tables.extend(more);
             if tables.len() == before {

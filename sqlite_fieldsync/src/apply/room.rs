@@ -99,7 +99,7 @@ impl Pass<'_, '_> {
     fn both_are_the_hubs(&self, table: usize, key: &Key, blocker: &Key) -> bool {
         let name = &self.tables[table].head.table;
         let blocker = self.device_key(table, blocker);
-        self.aside.contains(&(name.to_lowercase(), self.device_key(table, key).row_id()))
+        self.aside.contains(&(name.to_ascii_lowercase(), self.device_key(table, key).row_id()))
             && self.unanswered.of(name, &blocker).is_none()
             && self.pinned.of(name, &blocker).is_none()
     }
@@ -111,7 +111,7 @@ impl Pass<'_, '_> {
         let Some(row) = writer.read(&blocker)? else { return Ok(()) };
         let name = writer.table.name.clone();
         // Before the row itself: deleting it would take them along, or leave them without a parent.
-        let mut leaving = HashSet::from([(name.to_lowercase(), own_key.clone())]);
+        let mut leaving = HashSet::from([(name.to_ascii_lowercase(), own_key.clone())]);
         self.done.stepped_aside += self.dependents_step_aside(&name, &row, &mut leaving)?;
         let reason = format!("row {} of the hub has the same unique value", key.row_id());
         conflicts::step_aside(self.db, &name, &own_key, &row, &reason)?;
@@ -139,7 +139,7 @@ impl Pass<'_, '_> {
                 continue;
             };
             for key in self.references.children_of(at, &child, &values)? {
-                if !leaving.insert((child_name.to_lowercase(), key.clone())) {
+                if !leaving.insert((child_name.to_ascii_lowercase(), key.clone())) {
                     continue; // rows may refer to each other in circles
                 }
                 let Some(own) = read_row(self.db, &child_name, &key)? else { continue };
@@ -156,7 +156,7 @@ impl Pass<'_, '_> {
     /// left.
     pub(super) fn orphan_steps_aside(&mut self, table: &str, key: &Key) -> Result<u64> {
         let Some(row) = read_row(self.db, table, key)? else { return Ok(0) };
-        let mut leaving = HashSet::from([(table.to_lowercase(), key.clone())]);
+        let mut leaving = HashSet::from([(table.to_ascii_lowercase(), key.clone())]);
         let left = self.dependents_step_aside(table, &row, &mut leaving)?;
         let reason = "the row that it refers to was deleted on the hub, or has other values there";
         Ok(left + u64::from(step_aside_for(self.db, table, key, reason)?))

@@ -47,7 +47,7 @@ pub fn write(
     }
     let known = track::tracked(db)?;
     let tracked: HashSet<String> =
-        known.iter().filter(|known| known.state == "tracked").map(|known| known.name.to_lowercase()).collect();
+        known.iter().filter(|known| known.state == "tracked").map(|known| known.name.to_ascii_lowercase()).collect();
     let references = References::load(db)?;
     let muted = Muted::new(db, &tracked, || {
         // What refers to their rows may have to step aside, or to follow.

@@ -36,7 +36,7 @@ impl Unanswered {
         let mut unanswered = Unanswered::default();
         for Entry { logged: entry, .. } in entries {
             let Some(table) = table_name(entry.table) else { continue };
-            let pending = unanswered.rows.entry((table.to_lowercase(), entry.key.clone())).or_default();
+            let pending = unanswered.rows.entry((table.to_ascii_lowercase(), entry.key.clone())).or_default();
             match entry.op {
                 Op::Insert => {
                     // Made again over a deletion that the hub has not seen either: all of it is the device's own.
@@ -53,7 +53,7 @@ impl Unanswered {
             if entry.op == Op::Update {
                 for field in &entry.fields {
                     if let Some(name) = column_name(entry.table, field.column) {
-                        pending.fields.push((name.to_lowercase(), field.old.clone(), field.new.clone()));
+                        pending.fields.push((name.to_ascii_lowercase(), field.old.clone(), field.new.clone()));
                     }
                 }
             }
@@ -71,7 +71,7 @@ impl Unanswered {
         self.of(table, key).is_some_and(|own| {
             own.made
                 || own.last != Some(Op::Update)
-                || own.fields.iter().any(|(name, _, _)| *name == field.to_lowercase())
+                || own.fields.iter().any(|(name, _, _)| *name == field.to_ascii_lowercase())
         })
     }
 
@@ -80,12 +80,12 @@ impl Unanswered {
         if self.rows.is_empty() {
             return None;
         }
-        self.rows.get(&(table.to_lowercase(), key.clone()))
+        self.rows.get(&(table.to_ascii_lowercase(), key.clone()))
     }
 
     /// From here on what the device wrote of a row that it made counts by field.
     pub fn tell_apart(&mut self, table: &str, key: &Key) {
-        if let Some(own) = self.rows.get_mut(&(table.to_lowercase(), key.clone())) {
+        if let Some(own) = self.rows.get_mut(&(table.to_ascii_lowercase(), key.clone())) {
             own.made = false;
         }
     }

@@ -6,6 +6,7 @@
 use super::{is_in_its_table, key_from_bytes, key_to_bytes, IS_BESIDE_THE_HUBS};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable};
+use crate::sql;
 use fieldsync_core::inspect::fields_to_json;
 use fieldsync_core::{Key, Value};
 use rusqlite::{Connection, OptionalExtension};
@@ -84,11 +85,12 @@ pub fn keep_deleted(db: &Connection, table: &str, key: &Key, row: &KeptRow) -> R
     Ok(())
 }
 
-/// Whether a record that was made here is aside.
-pub fn any_aside(db: &Connection) -> Result<bool> {
-    Ok(db
-        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM main.fs_conflict WHERE {MADE_AND_ASIDE})"))?
-        .query_row([], |row| row.get(0))?)
+/// Table (lower case) and row id of records that were made here and are aside.
+pub fn keys_of_made_and_aside(db: &Connection) -> Result<HashSet<(String, String)>> {
+    let mut statement =
+        db.prepare_cached(&format!("SELECT table_name, row_id FROM main.fs_conflict WHERE {MADE_AND_ASIDE}"))?;
+    let keys = statement.query_map([], |row| Ok((sql::folded(row, 0)?, row.get(1)?)))?;
+    Ok(keys.collect::<rusqlite::Result<_>>()?)
 }
 
 /// A record that was made here, not taken by the hub, and is aside.
@@ -114,13 +116,13 @@ pub fn key_has_gone_to_another(db: &Connection, table: &str, key: &Key, made: i6
 /// Rows that stepped aside, of which the hub has said nothing and whose key no other record has got: table (lower case) and row id.
 pub fn aside(db: &Connection) -> Result<HashSet<(String, String)>> {
     let mut statement = db.prepare_cached(
-        "SELECT lower(table_name), row_id, row_key FROM main.fs_conflict
+        "SELECT table_name, row_id, row_key FROM main.fs_conflict
          WHERE status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL",
     )?;
     let mut rows = statement.query([])?;
     let mut aside = HashSet::new();
     while let Some(row) = rows.next()? {
-        let (name, key): (String, Vec<u8>) = (row.get(0)?, row.get(2)?);
+        let (name, key): (String, Vec<u8>) = (sql::folded(row, 0)?, row.get(2)?);
         if is_in_its_table(db, &name, &key_from_bytes(&key)?)? == Some(false) {
             aside.insert((name, row.get(1)?));
         }

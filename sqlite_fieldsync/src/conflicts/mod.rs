@@ -7,8 +7,8 @@ mod aside;
 mod parked;
 
 pub use aside::{
-    any_aside, aside, came_back, keep_deleted, kept_from_bytes, key_has_gone_to_another, row_that_stepped_aside,
-    step_aside, KeptRow,
+    aside, came_back, keep_deleted, kept_from_bytes, key_has_gone_to_another, keys_of_made_and_aside,
+    row_that_stepped_aside, step_aside, KeptRow,
 };
 pub use parked::{first_parked, offer_parked_again, parked, Parked, ParkedRow, Pinned};
 

@@ -4,6 +4,7 @@
 use super::{key_from_bytes, IS_BESIDE_THE_HUBS};
 use crate::error::Result;
 use crate::log::{self, LogTable};
+use crate::sql;
 use fieldsync_core::coalesce::{take_along, Logged};
 use fieldsync_core::delta::Op;
 use fieldsync_core::{Hlc, Key};
@@ -111,7 +112,7 @@ impl Pinned {
     /// Reads them.
     pub fn load(db: &Connection) -> Result<Pinned> {
         let mut statement = db.prepare_cached(&format!(
-            "SELECT lower(table_name), row_id, operation, mine, {IS_BESIDE_THE_HUBS} FROM main.fs_conflict
+            "SELECT table_name, row_id, operation, mine, {IS_BESIDE_THE_HUBS} FROM main.fs_conflict
              WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL"
         ))?;
         let mut pinned = Pinned::default();
@@ -119,13 +120,13 @@ impl Pinned {
         while let Some(row) = rows.next()? {
             let operation: String = row.get(2)?;
             let mine: Option<String> = row.get(3)?;
-            let pin = pinned.rows.entry((row.get(0)?, row.get(1)?)).or_default();
+            let pin = pinned.rows.entry((sql::folded(row, 0)?, row.get(1)?)).or_default();
             pin.made |= operation == "insert";
             pin.beside |= row.get::<_, bool>(4)?;
             pin.deleted |= operation == "delete";
             let mine: serde_json::Value = serde_json::from_str(mine.as_deref().unwrap_or("null")).unwrap_or_default();
             if let Some(fields) = mine.as_object() {
-                pin.fields.extend(fields.keys().map(|name| name.to_lowercase()));
+                pin.fields.extend(fields.keys().map(|name| name.to_ascii_lowercase()));
             }
         }
         Ok(pinned)
@@ -141,7 +142,7 @@ impl Pinned {
         if self.rows.is_empty() {
             return None;
         }
-        self.rows.get(&(table.to_lowercase(), key.row_id()))
+        self.rows.get(&(table.to_ascii_lowercase(), key.row_id()))
     }
 }
 

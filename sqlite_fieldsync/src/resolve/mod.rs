@@ -358,7 +358,7 @@ fn drop_rejected(db: &Connection, conflict: &Conflict) -> Result<bool> {
             if row(db, conflict)?.is_there(db)? {
                 write_back(db, conflict, &Json::Object(former.clone()))?;
             }
-            let fields: Vec<String> = former.keys().map(|name| name.to_lowercase()).collect();
+            let fields: Vec<String> = former.keys().map(|name| name.to_ascii_lowercase()).collect();
             let unheard = Unheard::of(db, &conflict.table, key, Some(&fields))?;
             if let Some(unheard) = unheard.filter(|unheard| !unheard.exported) {
                 unheard.forget()?;

@@ -1,8 +1,8 @@
 //! What a table of the application looks like: columns, key, and everything that makes rows unique.
 
 use crate::error::{Error, Result};
-use crate::sql::{quote, still_whole};
-use fieldsync_core::Value;
+use crate::sql::{bind, quote, still_whole};
+use fieldsync_core::{Key, Value};
 use rusqlite::{Connection, OptionalExtension};
 
 /// How SQLite's own modules (FTS3 to FTS5, R-tree) end the names of the tables behind a virtual table.
@@ -261,6 +261,18 @@ impl Table {
             .map(|(at, part)| Ok(format!("{} = ?{}", quote(db, &part.name)?, at + 1)))
             .collect();
         Ok(parts?.join(" AND "))
+    }
+
+    /// Whether it has a row of this key; none where its key is not what it was.
+    pub fn has(&self, db: &Connection, key: &Key) -> Result<Option<bool>> {
+        if self.key().len() != key.0.len() {
+            return Ok(None);
+        }
+        let sql = format!("SELECT 1 FROM {} WHERE {}", self.qualified(db)?, self.key_condition(db)?);
+        let mut statement = db.prepare_cached(&sql)?;
+        bind(&mut statement, 1, &key.0)?;
+        let found = statement.raw_query().next()?.is_some();
+        Ok(Some(found))
     }
 
     /// Refuses what cannot be tracked.

@@ -9,8 +9,8 @@
 mod arriving;
 mod history;
 pub(crate) mod kept;
-mod makings;
 mod mute;
+mod notices;
 mod offences;
 mod pass;
 pub(crate) mod references;
@@ -21,7 +21,7 @@ mod unanswered;
 mod writer;
 
 use crate::call::{self, Function};
-use crate::conflicts::{self, ParkedRow, Pinned};
+use crate::conflicts::{self, Pinned};
 use crate::error::{Error, Result};
 use crate::log::{self, Entry, LogTable, Position, Scan};
 use crate::schema::Table;
@@ -31,7 +31,7 @@ use crate::state::{self, Standing};
 use crate::track;
 use arriving::{Blob, Source};
 use fieldsync_core::delta::Op;
-use fieldsync_core::reply::{ConflictNotice, Notice, Reply, TableRows};
+use fieldsync_core::reply::{Notice, Reply, TableRows};
 use fieldsync_core::wire::{ReplyStream, WireError};
 use fieldsync_core::{Hlc, Value};
 use rows::Applied;
@@ -230,76 +230,6 @@ impl<'a> Apply<'a> {
         Ok(report)
     }
 
-    /// Records what the hub says, and gives the changes that it has not answered.
-    fn notices(&self, notices: &[Notice], answered: Position, report: &mut Report) -> Result<Vec<Entry>> {
-        let rejections = notices.iter().any(|notice| matches!(notice, Notice::Conflict(_)));
-        let inherited = conflicts::has_inherited(self.db)?;
-        let aside = conflicts::keys_of_made_and_aside(self.db)?;
-        let after =
-            if rejections || inherited || !aside.is_empty() { state::told(self.db, &self.standing)? } else { answered };
-        let mut entries = log::read(self.db, &self.tables, after)?;
-        // As it was when the delta left: this answer may close what went along with it.
-        let parked = if rejections { conflicts::parked(self.db)? } else { HashMap::default() };
-        let ends = if rejections || !aside.is_empty() { self.ends_of_exports()? } else { Vec::new() };
-        let given_away = self.given_away(&aside, &entries, &ends, answered)?;
-        let mut schemas: HashMap<String, Option<Table>> = HashMap::new();
-        for notice in notices {
-            match notice {
-                // What the hub takes for corrected waits here as a record of its own.
-                Notice::Conflict(conflict)
-                    if conflict.status == "resolved" && given_away.contains(&conflict.conflict_id) => {}
-                Notice::Conflict(conflict) => {
-                    let mut conflict = conflict.clone();
-                    if !schemas.contains_key(&conflict.table) {
-                        schemas.insert(conflict.table.clone(), Table::read_plain(self.db, &conflict.table)?);
-                    }
-                    if let Some(Some(table)) = schemas.get(&conflict.table) {
-                        conflicts::own_form(self.db, table, &mut conflict.key)?;
-                    }
-                    let conflict = &conflict;
-                    let span = self.table_of(conflict).and_then(|table| {
-                        let parked = parked.get(&(table.table_no as u32, conflict.key.clone())).map(ParkedRow::first);
-                        span::span_of(&entries, &ends, table, conflict, conflict.clock.max(answered.clock), parked)
-                    });
-                    conflicts::record(self.db, conflict, span)?;
-                }
-                Notice::Warning(text) => {
-                    state::note(self.db, text)?;
-                    report.warnings.push(text.clone());
-                }
-                Notice::NewIdentity { .. } | Notice::NewHistory { .. } | Notice::NamesWanted => {}
-            }
-        }
-        for Entry { logged, .. } in entries.iter().filter(|entry| inherited && entry.place <= answered.place) {
-            if let Some(table) = self.tables.get(&i64::from(logged.table)) {
-                conflicts::close_inherited(self.db, &table.name, &logged.key)?;
-            }
-        }
-        entries.retain(|entry| entry.place > answered.place);
-        Ok(entries)
-    }
-
-    /// The hub's numbers of entries whose key another record has got by now; `aside`: the keys of what is aside.
-    fn given_away(
-        &self,
-        aside: &HashSet<(String, String)>,
-        entries: &[Entry],
-        ends: &[i64],
-        answered: Position,
-    ) -> Result<HashSet<u64>> {
-        let mut given_away = HashSet::new();
-        if aside.is_empty() {
-            return Ok(given_away);
-        }
-        for ((table_no, key), made) in makings::heard(entries, ends, answered.place) {
-            let Some(table) = self.tables.get(&i64::from(table_no)) else { continue };
-            if aside.contains(&(table.name.to_ascii_lowercase(), key.row_id())) {
-                given_away.extend(conflicts::key_has_gone_to_another(self.db, &table.name, key, made)?);
-            }
-        }
-        Ok(given_away)
-    }
-
     /// After an answer that only confirms: see [`fieldsync_core::reply::ReplyBody::only_confirms`].
     fn ask_again(&self, answered: Position) -> Result<()> {
         Scan::new(self.db, &self.tables).run(self.standing.answered(), answered.place, |entry| {
@@ -323,8 +253,7 @@ impl<'a> Apply<'a> {
         }
         let own = self.unanswered(&log::read(self.db, &self.tables, self.standing.answered())?);
         for table in &mut kept {
-            let found = self.tables.values().find(|known| known.name.eq_ignore_ascii_case(&table.table));
-            let Some(known) = found else { continue };
+            let Some(known) = self.table_named(&table.table) else { continue };
             let head = kept::head(table);
             table.rows.retain_mut(|row| {
                 let key = history::own_order(known, &head, &row.key);
@@ -347,14 +276,8 @@ impl<'a> Apply<'a> {
         Ok(kept)
     }
 
-    fn table_of(&self, conflict: &ConflictNotice) -> Option<&LogTable> {
-        self.tables.values().find(|table| table.name.eq_ignore_ascii_case(&conflict.table))
-    }
-
-    fn ends_of_exports(&self) -> Result<Vec<i64>> {
-        let mut statement = self.db.prepare_cached("SELECT DISTINCT high_place FROM main.fs_batch ORDER BY 1")?;
-        let places = statement.query_map([], |row| row.get(0))?;
-        Ok(places.collect::<rusqlite::Result<_>>()?)
+    fn table_named(&self, name: &str) -> Option<&LogTable> {
+        self.tables.values().find(|table| table.name.eq_ignore_ascii_case(name))
     }
 
     fn unanswered(&self, entries: &[Entry]) -> Unanswered {
@@ -444,9 +367,7 @@ fn write_kept(db: &Connection, mut tables: Vec<TableRows>, new_columns: &[String
     // A row that this device has made is all its own, but for columns that it did not have: what it wrote into these since is logged
     // apart, and the rest it did not say, so that no answer will come to it.
     for table in &mut tables {
-        let Some(known) = apply.tables.values().find(|known| known.name.eq_ignore_ascii_case(&table.table)) else {
-            continue;
-        };
+        let Some(known) = apply.table_named(&table.table) else { continue };
         let head = kept::head(table);
         for row in table.rows.iter_mut().filter(|row| row.op == Op::Update) {
             let key = history::own_order(known, &head, &row.key);

@@ -14,7 +14,6 @@ pub use parked::{first_parked, offer_parked_again, parked, Parked, ParkedRow, Pi
 
 use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
-use crate::sql::bind;
 use crate::state;
 use fieldsync_core::inspect::fields_to_json;
 use fieldsync_core::reply::{ConflictNotice, RowChange, TableRows};
@@ -98,15 +97,10 @@ pub fn ask_for(db: &Connection, table: &str, key: &Key) -> Result<()> {
 
 /// Whether a table has a row of this key; none where the table, or its key, is not what it was.
 fn is_in_its_table(db: &Connection, table: &str, key: &Key) -> Result<Option<bool>> {
-    let Some(table) = Table::read(db, table)? else { return Ok(None) };
-    let mut statement =
-        db.prepare_cached(&format!("SELECT 1 FROM {} WHERE {}", table.qualified(db)?, table.key_condition(db)?))?;
-    if statement.parameter_count() != key.0.len() {
-        return Ok(None);
+    match Table::read(db, table)? {
+        Some(table) => table.has(db, key),
+        None => Ok(None),
     }
-    bind(&mut statement, 1, &key.0)?;
-    let found = statement.raw_query().next()?.is_some();
-    Ok(Some(found))
 }
 
 /// Drops rejected inserts whose rows somebody has deleted since: there is nothing left to decide. The hub is told.

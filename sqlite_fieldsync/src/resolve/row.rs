@@ -76,10 +76,7 @@ impl Row {
     }
 
     pub fn is_there(&self, db: &Connection) -> Result<bool> {
-        let mut statement = db.prepare(&format!("SELECT 1 FROM {} WHERE {}", self.name, self.condition))?;
-        bind(&mut statement, 1, &self.key.0)?;
-        let found = statement.raw_query().next()?.is_some();
-        Ok(found)
+        Ok(self.table.has(db, &self.key)? == Some(true))
     }
 }
 
@@ -96,6 +93,9 @@ pub(super) fn row(db: &Connection, conflict: &Conflict) -> Result<Row> {
     let Some(table) = Table::read(db, &conflict.table)? else {
         return Err(Error::argument(format!("table '{}' is not there any more", conflict.table)));
     };
+    if table.key().len() != key.0.len() {
+        return Err(Error::argument(format!("the key of table '{}' is not what it was", conflict.table)));
+    }
     let condition = table.key_condition(db)?;
     let name = table.qualified(db)?;
     Ok(Row { table, name, condition, key })

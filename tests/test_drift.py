@@ -199,6 +199,48 @@ class TestTheDeviceIsAhead:
         sync(one, hub)
         assert one.conflicts() == [] == hub.conflicts() and one.sql("SELECT v, n FROM p WHERE id = 'a'") == [("parked", 9)]
 
+    def test_what_waits_for_a_person_goes_with_a_renamed_column(self, pair, sync):
+        """Refused values stay as they were entered, also over what the hub sends under the new name, and can be chosen."""
+        hub, one, two = pair
+        hub.sql("ALTER TABLE p ADD CONSTRAINT never CHECK (v <> 'refused')")
+        one.shell("UPDATE p SET v = 'refused' WHERE id = 'a'; INSERT INTO p VALUES ('x', 'refused', 5);")
+        sync(one, hub)
+        hub.sql("ALTER TABLE p RENAME COLUMN v TO value")
+        hub.enable("p")
+        hub.script("UPDATE p SET value = 'of the hub', n = 7 WHERE id = 'a'; INSERT INTO p VALUES ('x', 'of the hub', 1)")
+        one.shell("ALTER TABLE p RENAME COLUMN v TO value;")
+        sync(one, hub)
+        assert one.sql("SELECT id, value, n FROM p WHERE id IN ('a', 'x') ORDER BY id") == [("a", "refused", 7), ("x", "of the hub", 1)]
+        changed, made = one.conflicts()
+        assert changed["mine"] == {"value": "refused"} and changed["base"] == {"value": "1"}
+        assert made["mine"]["value"] == "refused" and made["theirs"]["value"] == "of the hub"
+        hub.sql("ALTER TABLE p DROP CONSTRAINT never")
+        one.resolve(changed["conflict_id"], "mine"), one.resolve(made["conflict_id"], {"id": "y"})
+        sync(one, hub), sync(one, hub)
+        for side in (hub, one):
+            assert side.sql("SELECT id, value, n FROM p WHERE id IN ('a', 'x', 'y') ORDER BY id") == [
+                ("a", "refused", 7), ("x", "of the hub", 1), ("y", "refused", 5)]
+        assert one.conflicts() == [] == hub.conflicts()
+
+    def test_a_row_that_is_aside_goes_with_a_renamed_column(self, hub, client, sync):
+        hub.sql("CREATE TABLE r (id text PRIMARY KEY, code text UNIQUE, v text, data bytea)")
+        hub.enable("r")
+        one = client("one", "CREATE TABLE r (id TEXT NOT NULL PRIMARY KEY, code TEXT UNIQUE, v TEXT, data BLOB)", "r")
+        one.shell("INSERT INTO r VALUES ('mine', 'KAT-1', 'made here', X'00FF');")
+        hub.sql("INSERT INTO r VALUES ('h', 'KAT-1', 'of the hub', NULL)")
+        sync(one, hub)
+        hub.sql("ALTER TABLE r RENAME COLUMN v TO value"), hub.sql("ALTER TABLE r RENAME COLUMN data TO photo")
+        hub.enable("r")
+        one.shell("ALTER TABLE r RENAME COLUMN v TO value; ALTER TABLE r RENAME COLUMN data TO photo;")
+        sync(one, hub)
+        (entry,) = one.conflicts()
+        assert entry["mine"]["value"] == "made here"
+        one.resolve(entry["conflict_id"], {"code": "FREE"})
+        sync(one, hub)
+        for side in (hub, one):
+            assert side.sql("SELECT code, value, photo FROM r WHERE id = 'mine'") == [("FREE", "made here", b"\x00\xff")]
+        assert one.conflicts() == [] == hub.conflicts()
+
     def test_an_index_made_unique_later(self, pair, sync):
         hub, one, two = pair
         one.shell("CREATE UNIQUE INDEX later ON p (v); REPLACE INTO p VALUES ('z', '1', 9);")  # 'a' goes before any fs_ call
@@ -281,6 +323,77 @@ class TestTheDeviceIsAhead:
         for side in (hub, one, two):
             assert side.sql("SELECT id, v, n FROM p ORDER BY id") == [("b", "missed", 9), ("c", "3", 3), ("m", "missed", 1), ("n", "seen", 1)]
         assert one.pending == 0 and one.conflicts("open") == []
+
+
+class TestRenamedOneAfterTheOther:
+    """A column that the two ends rename at different times: what the hub sends under a name that is not here is kept, and not seen."""
+
+    def test_the_hub_first(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("ALTER TABLE p RENAME COLUMN v TO value")
+        hub.sql("UPDATE p SET value = 'of the hub' WHERE id < 'c'")
+        sync(one, hub)
+        one.shell("UPDATE p SET v = 'mine' WHERE id = 'b'; ALTER TABLE p RENAME COLUMN v TO value; UPDATE p SET value = 'mine' WHERE id = 'c'")
+        sync(one, hub), sync(one, hub)
+        for side in (hub, one):
+            assert side.sql("SELECT value FROM p ORDER BY id") == [("of the hub",), ("mine",), ("mine",)]
+        (entry,) = hub.conflicts("resolved")
+        assert (entry["row_id"], entry["client"], entry["server"]) == ("b", {"value": "mine"}, {"value": "of the hub"}), "it had not been seen"
+
+    @pytest.mark.parametrize("edits", [False, True])
+    def test_the_device_first(self, pair, sync, edits):
+        hub, one, two = pair
+        one.shell("ALTER TABLE p RENAME COLUMN v TO value; UPDATE p SET value = 'mine' WHERE id = 'b'")
+        hub.sql("UPDATE p SET v = 'of the hub' WHERE id = 'a'")
+        sync(one, hub)
+        if edits:
+            one.shell("UPDATE p SET value = 'mine' WHERE id = 'a'")
+            sync(one, hub)
+        hub.sql("ALTER TABLE p RENAME COLUMN v TO value")
+        sync(one, hub)
+        for entry in one.conflicts():
+            one.resolve(entry["conflict_id"], "mine")
+        sync(one, hub), sync(one, hub)
+        for side in (hub, one):
+            assert side.sql("SELECT value FROM p ORDER BY id") == [("mine" if edits else "of the hub",), ("mine",), ("3",)]
+        assert one.conflicts() == [] == hub.conflicts()
+        overwritten = [entry["client"] for entry in hub.conflicts("resolved") if entry["server"] == {"value": "of the hub"}]
+        assert overwritten == ([{"value": "mine"}] if edits else []), "what was overwritten unseen is on record"
+
+    @pytest.mark.parametrize("syncs_between", [False, True])
+    def test_a_column_that_the_device_lacks(self, pair, sync, syncs_between):
+        hub, one, two = pair
+        hub.script("ALTER TABLE p ADD COLUMN extra text; UPDATE p SET extra = 'of ' || id")
+        sync(one, hub)
+        hub.sql("ALTER TABLE p RENAME COLUMN extra TO more")
+        if syncs_between:
+            sync(one, hub)
+        one.shell("ALTER TABLE p ADD COLUMN more TEXT")
+        sync(one, hub), sync(one, hub)
+        for side in (hub, one):
+            assert side.sql("SELECT more FROM p ORDER BY id") == [("of a",), ("of b",), ("of c",)]
+
+    def test_a_table_that_the_device_lacks(self, pair, sync):
+        hub, one, two = pair
+        hub.script("CREATE TABLE u (id text PRIMARY KEY, v text); SELECT sync_control.enable('u'); INSERT INTO u VALUES ('1', 'x'), ('2', 'y')")
+        sync(one, hub)
+        hub.sql("ALTER TABLE u RENAME COLUMN v TO value")
+        sync(one, hub)
+        one.shell("CREATE TABLE u (id TEXT NOT NULL PRIMARY KEY, value TEXT)")
+        one.track("u")
+        sync(one, hub), sync(one, hub)
+        assert one.sql("SELECT * FROM u ORDER BY id") == [("1", "x"), ("2", "y")]
+
+    def test_nothing_moves_when_all_is_told(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("ALTER TABLE p RENAME COLUMN v TO value")
+        assert len(hub.sync(two.export())) > 60, "how the table looks now"
+        for device in (one, two):
+            device.shell("ALTER TABLE p RENAME COLUMN v TO value;")
+            sync(device, hub)
+            report = device.apply(hub.sync(device.export()))
+            assert (report["applied"], report["kept_for_later"], report["more"]) == (0, 0, False)
+            assert len(hub.sync(device.export())) < 60
 
 
 class TestTrackAndUntrack:

@@ -126,7 +126,9 @@ class TestNames:
         stocks.db.add_notice_handler(lambda notice: notices.append((notice.severity, notice.message_primary, notice.message_hint)))
         stocks.sql("ALTER TABLE programme.stocks ADD COLUMN more text")
         assert notices == []
-        stocks.sql("ALTER TABLE programme.stocks RENAME COLUMN edited_at TO changed_at")
+        stocks.sql("ALTER TABLE programme.stocks RENAME COLUMN count TO pieces")
+        assert notices == [] and stocks.one("SELECT field_name FROM sync_control.field_rules") == "pieces"
+        stocks.sql("ALTER TABLE programme.stocks DROP COLUMN edited_at")
         assert notices == [("WARNING", 'a rule for table programme.stocks names field "edited_at", which it does not have',
                             "Correct it in sync_control.conflict_rules (priority_field, merge_fields) or sync_control.field_rules.")]
 

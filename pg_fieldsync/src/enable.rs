@@ -354,14 +354,19 @@ fn register(
          WHERE c.oid = relid AND (table_name, schema_name) IS DISTINCT FROM (c.relname, n.nspname)",
         &[],
     )?;
+    // Columns may have got other names where no event trigger fired.
+    sql::run(
+        "SELECT fieldsync.follow_columns(t.table_id, t.relid) FROM fieldsync.tracked_table t
+         WHERE t.relid = $1::oid AND t.schema_name = $2 AND t.table_name = $3 AND t.enabled",
+        &[oid_param(relation), Param::Text(schema), Param::Text(name)],
+    )?;
     let (version, clock) = baseline.unwrap_or_default();
     let rows = sql::run(
         "INSERT INTO fieldsync.tracked_table AS t
-                (relid, schema_name, table_name, soft_delete, baseline_version, baseline_clock, enabled, last_column)
-         VALUES ($1::oid, $2, $3, $4, $5, $6, true,
-                 (SELECT max(attnum) FROM pg_catalog.pg_attribute WHERE attrelid = $1::oid))
+                (relid, schema_name, table_name, soft_delete, baseline_version, baseline_clock, enabled, columns)
+         VALUES ($1::oid, $2, $3, $4, $5, $6, true, fieldsync.columns_of($1::oid))
          ON CONFLICT (schema_name, table_name) DO UPDATE SET relid = EXCLUDED.relid, soft_delete = EXCLUDED.soft_delete,
-             enabled = true, last_column = EXCLUDED.last_column,
+             enabled = true, columns = EXCLUDED.columns,
              baseline_version = CASE WHEN $7 THEN EXCLUDED.baseline_version ELSE t.baseline_version END,
              baseline_clock = CASE WHEN $7 THEN EXCLUDED.baseline_clock ELSE t.baseline_clock END
          RETURNING table_id",
@@ -475,7 +480,7 @@ pub fn adopt_restored(relation: pg_sys::Oid) -> Result<Option<Rc<Table>>, SqlErr
         let _owner = AsOwner::new();
         sql::run(
             "UPDATE fieldsync.tracked_table t
-             SET relid = c.oid, last_column = (SELECT max(attnum) FROM pg_catalog.pg_attribute WHERE attrelid = c.oid)
+             SET relid = c.oid, columns = fieldsync.columns_of(c.oid)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = $1::oid AND t.enabled AND t.schema_name = n.nspname AND t.table_name = c.relname
                AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class old WHERE old.oid = t.relid AND old.relname = t.table_name)",

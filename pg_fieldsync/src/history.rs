@@ -145,8 +145,9 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
         "DELETE FROM fieldsync.feed WHERE version >= $1",
         "UPDATE fieldsync.tombstone SET version = least(version, $1), \"foreign\" = least(\"foreign\", $1)
          WHERE version > $1 OR \"foreign\" > $1",
-        "UPDATE fieldsync.tracked_table SET baseline_version = least(baseline_version, $1), remade_version = least(remade_version, $1)
-         WHERE baseline_version > $1 OR remade_version > $1",
+        "UPDATE fieldsync.tracked_table SET baseline_version = least(baseline_version, $1), remade_version = least(remade_version, $1),
+                renamed_version = least(renamed_version, $1)
+         WHERE greatest(baseline_version, remade_version, renamed_version) > $1",
         "UPDATE fieldsync.conflict SET told = $1 WHERE told > $1",
     ] {
         sql::run(statement, &own)?;
@@ -169,7 +170,7 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
         )?;
         sql::run(
             "UPDATE fieldsync.tracked_table
-             SET relid = $2::oid, last_column = (SELECT max(attnum) FROM pg_catalog.pg_attribute WHERE attrelid = $2::oid)
+             SET relid = $2::oid, columns = fieldsync.columns_of($2::oid)
              WHERE table_id = $1",
             &[Param::Int(row.int(0)), Param::Int(row.int(1))],
         )?;

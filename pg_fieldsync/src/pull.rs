@@ -120,7 +120,9 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
         let (asked, scope) = match given {
             Given::Nothing => continue,
             Given::Everything => (&from_nothing, Scope::Everything),
-            Given::News => (asked, scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new()))),
+            Given::News | Given::Renamed => {
+                (asked, scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new())))
+            }
         };
         let mut gathering = Gathering::new(table, rules, asked);
         match scope {
@@ -129,7 +131,7 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
             Scope::Keys(keys) => gathering.looked_at(keys)?,
         }
         let (rows, clock) = gathering.end();
-        if rows.is_empty() {
+        if rows.is_empty() && given != Given::Renamed {
             continue;
         }
         pulled.clock = pulled.clock.max(clock);

@@ -24,6 +24,8 @@ pub enum Given {
     Nothing,
     /// What the cursor has not seen.
     News,
+    /// The same, and how its columns are called now, also if it has no news.
+    Renamed,
     /// All of it.
     Everything,
 }
@@ -37,9 +39,11 @@ pub fn given(
     no_pull: &dyn Fn(&str) -> bool,
 ) -> Result<HashMap<i32, Given>, SqlError> {
     let mut known = on_record(client)?;
-    let remade = remade()?;
-    let news = |table_id: i32| match cursor {
-        Some(cursor) if remade.get(&table_id).is_some_and(|version| !cursor.visible(*version)) => Given::Everything,
+    let altered = altered()?;
+    let unseen = |version: u64| version > 0 && cursor.is_some_and(|cursor| !cursor.visible(version));
+    let news = |table_id: i32| match altered.get(&table_id) {
+        Some(altered) if unseen(altered.remade) => Given::Everything,
+        Some(altered) if unseen(altered.renamed) => Given::Renamed,
         _ => Given::News,
     };
     let mut all = HashMap::new();
@@ -93,14 +97,27 @@ fn on_record(client: u32) -> Result<HashMap<i32, Option<u64>>, SqlError> {
     Ok(rows.rows.iter().map(|row| (row.int(0) as i32, (!row.is_null(1)).then(|| row.int(1) as u64))).collect())
 }
 
-/// Tables whose rows got values that no row trigger saw, each with the version of the last transaction that did that.
-fn remade() -> Result<HashMap<i32, u64>, SqlError> {
+/// What ALTER TABLE did to a table that no row trigger saw: versions of the last transactions that did so, 0 for none.
+struct Altered {
+    /// Gave rows values.
+    remade: u64,
+    /// Gave columns other names.
+    renamed: u64,
+}
+
+fn altered() -> Result<HashMap<i32, Altered>, SqlError> {
     let _owner = AsOwner::new();
     let rows = sql::run(
-        "SELECT table_id, remade_version FROM fieldsync.tracked_table WHERE enabled AND remade_version > 0",
+        "SELECT table_id, remade_version, renamed_version FROM fieldsync.tracked_table
+         WHERE enabled AND (remade_version > 0 OR renamed_version > 0)",
         &[],
     )?;
-    Ok(rows.rows.iter().map(|row| (row.int(0) as i32, row.int(1).max(0) as u64)).collect())
+    let version = |number: i64| number.max(0) as u64;
+    let altered = rows.rows.iter().map(|row| {
+        let altered = Altered { remade: version(row.int(1)), renamed: version(row.int(2)) };
+        (row.int(0) as i32, altered)
+    });
+    Ok(altered.collect())
 }
 
 fn note(client: u32, table_id: i32, since: Option<u64>) -> Result<(), SqlError> {

@@ -29,7 +29,8 @@ CREATE TABLE fieldsync.tracked_table (
     baseline_clock   bigint NOT NULL DEFAULT 0,
     -- The last transaction that gave rows values which no row trigger saw (ALTER TABLE). Whoever has not seen it gets all rows.
     remade_version bigint NOT NULL DEFAULT 0,
-    last_column    smallint NOT NULL DEFAULT 0,  -- the greatest column number so far: those above it are new
+    renamed_version bigint NOT NULL DEFAULT 0,   -- the last transaction that gave columns other names
+    columns        name[] NOT NULL DEFAULT '{}', -- their names by number when last looked at, NULL: dropped; numbers above are new columns
     enabled_at  timestamptz NOT NULL DEFAULT now(),
     UNIQUE (schema_name, table_name)
 );

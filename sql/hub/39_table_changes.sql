@@ -66,7 +66,7 @@ AS $$
     SELECT EXISTS (
         SELECT FROM pg_attribute AS a JOIN fieldsync.tracked_table AS t ON t.relid = a.attrelid
         JOIN pg_type AS y ON y.oid = a.atttypid
-        WHERE a.attrelid = relation AND a.attnum > t.last_column AND NOT a.attisdropped AND a.attgenerated = ''
+        WHERE a.attrelid = relation AND a.attnum > cardinality(t.columns) AND NOT a.attisdropped AND a.attgenerated = ''
           AND (a.atthasdef OR a.attidentity <> '' OR y.typdefault IS NOT NULL) AND NOT fieldsync.is_own_column(a.attname))
 $$;
 
@@ -108,8 +108,8 @@ BEGIN
 END
 $$;
 
--- A renamed table (or schema) takes its rules with it; a rule about a field that is gone or has another name now is said at
--- once, to whoever changes the table.
+-- A renamed table (or schema) takes its rules with it, and so does a renamed column; a rule about a field that is gone is said at once,
+-- to whoever changes the table.
 CREATE FUNCTION fieldsync.table_altered() RETURNS event_trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -122,7 +122,7 @@ BEGIN
         RETURN;
     END IF;
     FOR altered IN
-        SELECT DISTINCT t.table_id, t.relid, t.last_column, t.schema_name AS old_schema, t.table_name AS old_name, n.nspname AS schema, c.relname AS name
+        SELECT DISTINCT t.table_id, t.relid, cardinality(t.columns) AS last_column, t.schema_name AS old_schema, t.table_name AS old_name, n.nspname AS schema, c.relname AS name
         FROM pg_event_trigger_ddl_commands() AS d
         JOIN pg_class AS c ON (d.classid = 'pg_class'::regclass AND c.oid = d.objid)
                            OR (d.classid = 'pg_namespace'::regclass AND c.relnamespace = d.objid)
@@ -156,9 +156,7 @@ BEGIN
             PERFORM fieldsync.send_remade(altered.relid);
         END IF;
         PERFORM fieldsync.look_after_triggers(altered.relid);
-        UPDATE fieldsync.tracked_table AS t SET last_column = a.latest
-        FROM (SELECT max(attnum) AS latest FROM pg_attribute WHERE attrelid = altered.relid) AS a
-        WHERE t.table_id = altered.table_id AND t.last_column <> a.latest;
+        PERFORM fieldsync.follow_columns(altered.table_id, altered.relid);
 
         FOR field IN
             SELECT r.priority_field FROM fieldsync.table_rule AS r WHERE r.table_id = altered.table_id

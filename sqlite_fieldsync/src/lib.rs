@@ -7,6 +7,7 @@
 //! static builds reuse it.
 
 mod apply;
+mod bases;
 mod call;
 mod conflicts;
 mod dropped;

@@ -5,12 +5,13 @@
 
 use crate::apply::kept;
 use crate::call::{self, Function};
+use crate::conflicts;
 use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
-use crate::sql::{self, atomically, quote, still_whole, Bound};
+use crate::sql::{self, atomically, quote, still_whole};
 use crate::triggers::{what, Plan};
-use crate::{apply, log, state, views};
-use fieldsync_core::{Hlc, Value};
+use crate::{apply, bases, log, state, views};
+use fieldsync_core::Value;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
 use std::collections::HashMap;
@@ -173,7 +174,12 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
         let renamed =
             || known.iter().find(|(_, name, place)| standing && *place == Some(position as i64) && !present(name));
         let slot = match same_name.or_else(renamed) {
-            Some((slot, _, _)) => *slot,
+            Some((slot, name, _)) => {
+                if !name.eq_ignore_ascii_case(&column.name) {
+                    renamed_column(db, table, name, &column.name)?;
+                }
+                *slot
+            }
             None => {
                 highest += 1;
                 highest
@@ -188,6 +194,16 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
         slots.by_name.insert(column.name.to_ascii_lowercase(), slot);
     }
     Ok(slots)
+}
+
+/// A column has got another name here. If the hub's values under that name have come before, and are kept, what was written into the
+/// column until now was written without having seen them.
+fn renamed_column(db: &Connection, table: &Table, from: &str, to: &str) -> Result<()> {
+    conflicts::rename_column(db, &table.name, from, to)?;
+    match kept::seen_before(db, &table.name, Some(to))? {
+        Some(seen) => bases::at_most(db, seen.as_deref()),
+        None => Ok(()),
+    }
 }
 
 /// The names of a table's capture triggers that are there.
@@ -307,15 +323,9 @@ fn capture_new_column(db: &Connection, table: &Table, table_no: i64, column: &st
 /// them is not what the cursor says.
 fn unseen(db: &Connection, seen: Option<Option<String>>, log: impl FnOnce() -> Result<i64>) -> Result<i64> {
     let Some(seen) = seen else { return log() };
-    let base = |snapshot: Value| -> Result<()> {
-        let until = log::mark(db, log::last(db)?, Hlc::default())?;
-        db.prepare_cached("INSERT OR IGNORE INTO main.fs_base(until, snapshot) VALUES (?1, ?2)")?
-            .execute((until, Bound(&snapshot)))?;
-        Ok(())
-    };
-    base(state::get(db, "cursor")?)?; // of what is pending already
+    bases::until_now(db, &state::get(db, "cursor")?)?; // of what is pending already
     let logged = log()?;
-    base(seen.map_or(Value::Null, Value::Text))?;
+    bases::until_now(db, &seen.map_or(Value::Null, Value::Text))?;
     Ok(logged)
 }
 
@@ -337,11 +347,7 @@ pub fn renew(db: &Connection) -> Result<()> {
                 &format!("table '{}' was renamed to '{on}'; the hub still knows it by its old name", known.name),
             )?;
             db.execute("UPDATE main.fs_table SET name = ?2 WHERE table_no = ?1", (known.table_no, on))?;
-            // What waits for a person is about rows that stand under the new name.
-            db.execute(
-                "UPDATE main.fs_conflict SET table_name = ?2 WHERE table_name = ?1 AND status = 'open'",
-                [&known.name, on],
-            )?;
+            conflicts::rename_table(db, &known.name, on)?;
             known.name.clone_from(on);
             changed = true;
         }

@@ -2,10 +2,13 @@
 //!
 //! Invariant: what travelled is either in its table or here; the next apply, or `fs_track`, tries again.
 
+use crate::bases;
 use crate::error::{Error, Result};
 use fieldsync_core::delta::Op;
 use fieldsync_core::reply::{RowChange, TableRows};
+use fieldsync_core::Key;
 use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashSet;
 
 /// What a kept row waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +69,7 @@ pub fn keep(db: &Connection, table: &TableRows, row: &RowChange, waits_for: Wait
 
 /// Under which name of `fs_state` it stands what this device had seen before the first row of a table, or field of a column, was kept.
 fn seen_name(table: &str, column: Option<&str>) -> String {
-    let names: Vec<String> = std::iter::once(table).chain(column).map(str::to_lowercase).collect();
+    let names: Vec<String> = std::iter::once(table).chain(column).map(str::to_ascii_lowercase).collect();
     format!("unseen {}", serde_json::json!(names))
 }
 
@@ -91,10 +94,52 @@ pub fn seen_before(db: &Connection, table: &str, column: Option<&str>) -> Result
 
 /// What was kept has been delivered: a table has its place, and these columns have.
 pub fn forget_seen<'n>(db: &Connection, table: &str, columns: impl Iterator<Item = &'n str>) -> Result<()> {
-    for column in std::iter::once(None).chain(columns.map(Some)) {
-        db.prepare_cached("DELETE FROM main.fs_state WHERE name = ?1")?.execute([seen_name(table, column)])?;
-    }
+    let mut all = std::iter::once(None).chain(columns.map(Some));
+    all.try_for_each(|column| forget_name(db, &seen_name(table, column)))
+}
+
+fn forget_name(db: &Connection, name: &str) -> Result<()> {
+    db.prepare_cached("DELETE FROM main.fs_state WHERE name = ?1")?.execute([name])?;
     Ok(())
+}
+
+/// The hub's table is as `head` says. Rows that are kept with a field which the hub does not have under its name are given up: it was
+/// dropped there, or has another name by now, under which they are to be asked for. Gives their keys, in the hub's order. What was
+/// written here meanwhile was written without having seen them.
+pub fn give_up_renamed(db: &Connection, head: &TableRows) -> Result<Vec<Key>> {
+    // What is stored begins with the table's name and columns: rows kept under the same ones need no second look.
+    let same =
+        postcard::to_allocvec(&(&head.table, &head.columns)).map_err(|error| Error::OwnData(error.to_string()))?;
+    let mut statement = db.prepare_cached(
+        "SELECT later_no, content FROM main.fs_later
+         WHERE table_name = ?1 AND waits_for = 'schema' AND substr(content, 1, length(?2)) <> ?2",
+    )?;
+    let kept: Vec<(i64, Vec<u8>)> = statement
+        .query_map((&head.table, same), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let is_there = |name: &&String| head.columns.iter().any(|known| known.eq_ignore_ascii_case(name));
+    let mut keys = Vec::new();
+    let mut gone = HashSet::new();
+    for (later_no, content) in kept {
+        let table = from_bytes(&content)?;
+        for row in &table.rows {
+            let names = row.fields.iter().filter_map(|(at, _)| table.columns.get(usize::from(*at)));
+            let unknown: Vec<&String> = names.filter(|name| !is_there(name)).collect();
+            if unknown.is_empty() {
+                continue;
+            }
+            gone.extend(unknown.into_iter().cloned());
+            keys.push(row.key.clone());
+            db.prepare_cached("DELETE FROM main.fs_later WHERE later_no = ?1")?.execute([later_no])?;
+        }
+    }
+    for name in gone {
+        if let Some(seen) = seen_before(db, &head.table, Some(&name))? {
+            bases::at_most(db, seen.as_deref())?;
+            forget_name(db, &seen_name(&head.table, Some(&name)))?;
+        }
+    }
+    Ok(keys)
 }
 
 /// The history of which something had been seen is gone.

@@ -69,7 +69,7 @@ pub struct Arriving<'a> {
 
 impl Arriving<'_> {
     /// An arriving key in the order of the device's: the order of its own log and of its conflicts.
-    fn own_order(&self, key: &Key) -> Key {
+    pub fn own_order(&self, key: &Key) -> Key {
         in_order(self.key_order.as_deref(), key)
     }
 }

@@ -77,6 +77,9 @@ pub fn write(
     }
     for table in pass.tables.iter().skip(source.kept.len()) {
         shapes::arrived(db, &Shape::of_rows(&table.head))?;
+        for key in kept::give_up_renamed(db, &table.head)? {
+            conflicts::ask_for(db, &table.head.table, &table.own_order(&key))?;
+        }
     }
     settle(db, pass, &mut applied)?;
     conflicts::close_taken(db)?;

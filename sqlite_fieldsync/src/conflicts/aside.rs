@@ -47,9 +47,22 @@ pub fn kept_from_bytes(bytes: &[u8]) -> Result<KeptRow> {
     postcard::from_bytes(bytes).map_err(|error| Error::OwnData(error.to_string()))
 }
 
+/// A kept row, in its stored form, with a column under another name.
+pub(super) fn with_column_renamed(bytes: &[u8], from: &str, to: &str) -> Result<Vec<u8>> {
+    let mut row = kept_from_bytes(bytes)?;
+    for (name, _) in row.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case(from)) {
+        to.clone_into(name);
+    }
+    kept_to_bytes(&row)
+}
+
+fn kept_to_bytes(row: &KeptRow) -> Result<Vec<u8>> {
+    postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))
+}
+
 /// Keeps a row that makes room for one of the hub's.
 pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason: &str) -> Result<()> {
-    let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
+    let bytes = kept_to_bytes(row)?;
     let mine = fields_to_json(row.iter().map(|(name, value)| (name.as_str(), value))).to_string();
     // Whatever is open about the row already: a person decides once. If a row is aside under this key, that is another record.
     let open: Option<i64> = db
@@ -75,7 +88,7 @@ pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason
 
 /// Keeps a row that the hub has deleted against a change of this device: whoever decides for the device gets all of it back.
 pub fn keep_deleted(db: &Connection, table: &str, key: &Key, row: &KeptRow) -> Result<()> {
-    let bytes = postcard::to_allocvec(row).map_err(|error| Error::OwnData(error.to_string()))?;
+    let bytes = kept_to_bytes(row)?;
     db.prepare_cached(
         "UPDATE main.fs_conflict SET kept = ?3 WHERE conflict_id =
            (SELECT max(conflict_id) FROM main.fs_conflict

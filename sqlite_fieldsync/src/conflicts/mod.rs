@@ -20,6 +20,7 @@ use fieldsync_core::reply::{ConflictNotice, RowChange, TableRows};
 use fieldsync_core::value::hex;
 use fieldsync_core::{Key, Value};
 use rusqlite::Connection;
+use serde_json::Value as Json;
 use std::collections::HashSet;
 
 const UUID_BYTES: usize = 16;
@@ -101,6 +102,44 @@ fn is_in_its_table(db: &Connection, table: &str, key: &Key) -> Result<Option<boo
         Some(table) => table.has(db, key),
         None => Ok(None),
     }
+}
+
+/// A table got another name: what is recorded of its rows goes with it.
+pub fn rename_table(db: &Connection, from: &str, to: &str) -> Result<()> {
+    db.execute("UPDATE main.fs_conflict SET table_name = ?2 WHERE table_name = ?1", [from, to])?;
+    Ok(())
+}
+
+/// A column of a table got another name: what is recorded of its values goes with it. By name what was refused stays as it was
+/// entered, and by name a row that is aside comes back.
+pub fn rename_column(db: &Connection, table: &str, from: &str, to: &str) -> Result<()> {
+    let mut statement =
+        db.prepare("SELECT conflict_id, base, mine, theirs, kept FROM main.fs_conflict WHERE table_name = ?1")?;
+    let mut rows = statement.query([table])?;
+    let mut update =
+        db.prepare("UPDATE main.fs_conflict SET base = ?2, mine = ?3, theirs = ?4, kept = ?5 WHERE conflict_id = ?1")?;
+    while let Some(row) = rows.next()? {
+        let renamed = |text: Option<String>| text.map(|text| with_field_renamed(&text, from, to));
+        let kept = match row.get::<_, Option<Vec<u8>>>(4)? {
+            Some(kept) => Some(aside::with_column_renamed(&kept, from, to)?),
+            None => None,
+        };
+        update.execute((
+            row.get::<_, i64>(0)?,
+            renamed(row.get(1)?),
+            renamed(row.get(2)?),
+            renamed(row.get(3)?),
+            kept,
+        ))?;
+    }
+    Ok(())
+}
+
+/// One side of a conflict, JSON, with a field under another name.
+fn with_field_renamed(text: &str, from: &str, to: &str) -> String {
+    let Ok(Json::Object(fields)) = serde_json::from_str(text) else { return text.to_owned() };
+    let name = |name: String| if name.eq_ignore_ascii_case(from) { to.to_owned() } else { name };
+    Json::Object(fields.into_iter().map(|(field, value)| (name(field), value)).collect()).to_string()
 }
 
 /// Drops rejected inserts whose rows somebody has deleted since: there is nothing left to decide. The hub is told.
@@ -287,7 +326,7 @@ pub fn hub_has_its_key(db: &Connection, table: &TableRows, key: &Key, row: &RowC
 }
 
 /// The fields of a row of the hub, by name.
-fn by_name(table: &TableRows, row: &RowChange) -> serde_json::Value {
+fn by_name(table: &TableRows, row: &RowChange) -> Json {
     let fields = row.fields.iter();
     fields_to_json(fields.filter_map(|(at, value)| Some((table.columns.get(usize::from(*at))?.as_str(), value))))
 }

@@ -1,0 +1,77 @@
+-- A column that gets another name takes along what is kept by its name: deleted rows, which may come back, conflicts, which a
+-- person may settle yet, and rules. Postgres tells of a rename only by what has come of it, so the names are kept by their numbers,
+-- which a column has for life.
+
+-- A table's column names by number; NULL: dropped.
+CREATE FUNCTION fieldsync.columns_of(relation oid) RETURNS name[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(CASE WHEN NOT a.attisdropped THEN a.attname END ORDER BY a.attnum)
+    FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0
+$$;
+
+-- Former names to present ones, as a JSON object; NULL: none has changed. In a table that was dropped and made again, or restored
+-- from a dump, other columns have the numbers: no number goes, and no dropped one comes back, in the life of one.
+CREATE FUNCTION fieldsync.renamed_columns(was name[], present name[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_object_agg(c.former, c.name) FILTER (WHERE c.former <> c.name)
+    FROM unnest(was, present) AS c(former, name)
+    HAVING cardinality(present) >= cardinality(was)
+       AND NOT EXISTS (SELECT FROM unnest(was, present[:cardinality(was)]) AS c(former, name) WHERE c.former IS NULL AND c.name IS NOT NULL)
+$$;
+
+-- Fields under their present names.
+CREATE FUNCTION fieldsync.renamed(fields jsonb, names jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN jsonb_typeof(fields) <> 'object' THEN fields
+                ELSE COALESCE((SELECT jsonb_object_agg(COALESCE(names ->> f.key, f.key), f.value) FROM jsonb_each(fields) AS f), '{}') END
+$$;
+
+-- The same for those parts of an object that are fields.
+CREATE FUNCTION fieldsync.renamed_within(object jsonb, parts text[], names jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_object_agg(p.key, CASE WHEN p.key = ANY (parts) THEN fieldsync.renamed(p.value, names) ELSE p.value END)
+    FROM jsonb_each(object) AS p
+$$;
+
+-- Looks at a tracked table's column names, and lets what is kept follow.
+CREATE FUNCTION fieldsync.follow_columns(tracked integer, relation oid) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present CONSTANT name[] := fieldsync.columns_of(relation);
+    names jsonb;
+    labels text[];
+BEGIN
+    SELECT fieldsync.renamed_columns(t.columns, present), ARRAY[t.table_name, t.schema_name || '.' || t.table_name]
+    INTO names, labels FROM fieldsync.tracked_table AS t WHERE t.table_id = tracked;
+    UPDATE fieldsync.tracked_table SET columns = present WHERE table_id = tracked AND columns IS DISTINCT FROM present;
+    IF names IS NULL THEN
+        RETURN;
+    END IF;
+    -- Devices that keep values for a column which they do not have hear of it, and ask for these rows again.
+    UPDATE fieldsync.tracked_table SET renamed_version = pg_current_xact_id()::text::bigint WHERE table_id = tracked;
+    UPDATE fieldsync.tombstone AS d SET "row" = fieldsync.renamed(d."row", names) WHERE table_id = tracked;
+    UPDATE fieldsync.conflict AS c
+    SET base = fieldsync.renamed(c.base, names), client = fieldsync.renamed(c.client, names), server = fieldsync.renamed(c.server, names),
+        change = fieldsync.renamed_within(c.change, '{key,fields}', names),
+        resolution = fieldsync.renamed_within(c.resolution, '{key,fields,replaced}', names)
+    WHERE c.table_id = tracked;
+    UPDATE fieldsync.field_rule AS r SET field_name = names ->> r.field_name
+    WHERE r.table_name = ANY (labels) AND names ? r.field_name;
+    UPDATE sync_control.conflict_rules AS r
+    SET priority_field = COALESCE(names ->> r.priority_field, r.priority_field),
+        merge_fields = (SELECT array_agg(COALESCE(names ->> f.name, f.name) ORDER BY f.place)
+                        FROM unnest(r.merge_fields) WITH ORDINALITY AS f(name, place))
+    WHERE r.table_name = ANY (labels)
+      AND (names ? r.priority_field OR names ?| r.merge_fields::text[]);
+END
+$$;

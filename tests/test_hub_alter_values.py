@@ -214,3 +214,57 @@ def test_who_drops_a_trigger_is_told_and_enable_makes_up_for_it(pair, sync, name
     hub.enable("p")
     hub.sql("DROP TABLE p")
     assert said == []
+
+
+class TestADeletedRowComesBack:
+    """Into a table that was altered since it was deleted: whole, or to a person, and never in the way of anything else."""
+
+    @pytest.fixture
+    def edited(self, pair):
+        """Device one has edits of row a, which the hub has deleted, and of row b."""
+        hub, one, two = pair
+        one.shell("UPDATE p SET n = 10 WHERE id = 'a'; UPDATE p SET n = 20 WHERE id = 'b'")
+        hub.sql("DELETE FROM p WHERE id = 'a'")
+        return hub, one
+
+    @pytest.mark.parametrize("alter, value", [
+        ("ADD COLUMN c text", None), ("ADD COLUMN c text DEFAULT 'x'", "x"), ("ADD COLUMN c text NOT NULL DEFAULT 'x'", "x"),
+        ("ADD COLUMN c text GENERATED ALWAYS AS (v || '!') STORED", "1!"), ("ADD COLUMN c integer GENERATED ALWAYS AS IDENTITY", 4)])
+    def test_a_new_column_has_its_default(self, edited, sync, alter, value):
+        hub, one = edited
+        hub.sql(f"ALTER TABLE p {alter}")
+        assert sync(one, hub)["rejected"] == 0
+        row, = hub.sql("SELECT v, n, c FROM p WHERE id = 'a'")
+        assert row[:2] == ("1", 10) and (row[2] == value or "IDENTITY" in alter)
+
+    def test_a_value_that_the_new_type_can_read(self, edited, sync):
+        hub, one = edited
+        hub.sql("ALTER TABLE p ALTER COLUMN v TYPE integer USING v::integer * 100")
+        sync(one, hub)
+        assert hub.sql("SELECT v, n FROM p ORDER BY id") == [(1, 10), (200, 20), (300, 3)]
+
+    @pytest.mark.parametrize("settled", ["on the hub", "on the device"])
+    def test_a_value_that_the_new_type_cannot_read(self, edited, sync, settled):
+        """What cannot come back waits for a person; everything else goes on."""
+        hub, one = edited
+        one.shell("UPDATE p SET n = 30 WHERE id = 'c'")
+        hub.script("UPDATE p SET v = '7' WHERE id = 'c'; DELETE FROM p WHERE id = 'c';"
+                   "ALTER TABLE p ALTER COLUMN v TYPE date USING NULL; ALTER TABLE p ALTER COLUMN v TYPE integer USING NULL")
+        hub.script("INSERT INTO p VALUES ('d', 4, 4); DELETE FROM p WHERE id = 'd'")
+        hub.sql("""UPDATE fieldsync.tombstone SET "row" = "row" || '{"v": "never a number"}' WHERE row_id = 'a'""")
+        assert sync(one, hub)["rejected"] == 1
+        assert hub.sql("SELECT id, v, n FROM p ORDER BY id") == [("b", None, 20), ("c", 7, 30)]
+        (entry,) = hub.conflicts()
+        assert (entry["row_id"], entry["client"]) == ("a", {"n": 10})
+        hub.resolve(entry["conflict_id"], {"v": 1}) if settled == "on the hub" else one.resolve(one.conflicts()[0]["conflict_id"], "mine")
+        sync(one, hub)
+        assert hub.sql("SELECT v, n FROM p WHERE id = 'a'") == [(1, 10)]
+        assert hub.conflicts() == [] == one.conflicts()
+
+    @pytest.mark.parametrize("alter", [["DROP COLUMN v", "ADD COLUMN v integer"], ["DROP COLUMN v, ADD COLUMN v integer"]])
+    def test_a_column_that_took_the_name_of_a_dropped_one(self, edited, sync, alter):
+        hub, one = edited
+        for part in alter:
+            hub.sql(f"ALTER TABLE p {part}")
+        sync(one, hub)
+        assert hub.sql("SELECT v, n FROM p ORDER BY id") == [(None, 10), (None, 20), (None, 3)]

@@ -198,7 +198,7 @@ pub fn tombstones<'a>(table: &Table, keys: impl Iterator<Item = &'a Key>) -> Res
     let values = from_json(table, &jsons)?;
     let mut found = HashMap::new();
     for (row, values) in buried.rows.iter().zip(values) {
-        let Some(key) = by_row_id.get(row.text(0)) else { continue };
+        let (Some(key), Some(values)) = (by_row_id.get(row.text(0)), values) else { continue };
         let deletion = Stamp {
             version: row.int(1) as u64,
             clock: Hlc::from_i64(row.int(2)),
@@ -211,12 +211,29 @@ pub fn tombstones<'a>(table: &Table, keys: impl Iterator<Item = &'a Key>) -> Res
     Ok(found)
 }
 
-/// Non-key values of rows that were kept as JSON, by field number.
-pub fn from_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<HashMap<u16, Value>>, SqlError> {
+/// Non-key values of a row, by field number.
+type Kept = HashMap<u16, Value>;
+
+/// Rows that were kept as JSON. None: the table has other types by now, and Postgres cannot read the row as one of it; whoever asks goes
+/// on as if it had not been kept. A column that the table did not have then has no value: a row that comes back gets its default.
+fn from_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<Option<Kept>>, SqlError> {
+    match subtransaction(|| read_json(table, rows)) {
+        Ok(read) => Ok(read.into_iter().map(Some).collect()),
+        Err(error) if error.is_transient() => Err(error),
+        Err(_) if rows.len() <= 1 => Ok(vec![None; rows.len()]),
+        Err(_) => {
+            let each = rows.iter().map(|row| from_json(table, &[*row]));
+            Ok(each.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        }
+    }
+}
+
+fn read_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<Kept>, SqlError> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
     let columns: Vec<usize> = table.travelling().filter(|(at, _)| !table.key.contains(at)).map(|(at, _)| at).collect();
+    let names: Vec<Option<&str>> = columns.iter().map(|at| Some(table.columns[*at].name.as_str())).collect();
     let definitions: Vec<String> = table
         .travelling()
         .map(|(_, column)| format!("{} {}", ident(&column.name), column.column_type.sql_with_modifier))
@@ -231,17 +248,23 @@ pub fn from_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<HashMap<u16
     let _settings = crate::guards::Settings::for_text();
     let found = sql::run_set(
         &format!(
-            "SELECT u.place{shown} FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS u(kept, place)
+            "SELECT pg_catalog.jsonb_exists_all(u.kept::pg_catalog.jsonb, $2::pg_catalog.text[]){shown}
+             FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS u(kept, place)
              CROSS JOIN LATERAL pg_catalog.jsonb_to_record(u.kept::pg_catalog.jsonb) AS r({}) ORDER BY u.place",
             definitions.join(", ")
         ),
-        &[Param::Texts(rows)],
+        &[Param::Texts(rows), Param::Texts(&names)],
     )?;
-    Ok(found
-        .rows
-        .into_iter()
-        .map(|row| {
-            columns.iter().zip(row.into_iter().skip(1)).map(|(at, value)| (table.columns[*at].number, value)).collect()
-        })
-        .collect())
+    let mut read = Vec::with_capacity(rows.len());
+    for (json, row) in rows.iter().zip(found.rows) {
+        let whole = row.truth(0);
+        let mut values: Kept =
+            columns.iter().zip(row.into_iter().skip(1)).map(|(at, value)| (table.columns[*at].number, value)).collect();
+        if !whole {
+            let had: serde_json::Value = serde_json::from_str(json.unwrap_or("{}")).unwrap_or_default();
+            values.retain(|number, _| table.by_number(*number).is_some_and(|column| had.get(&column.name).is_some()));
+        }
+        read.push(values);
+    }
+    Ok(read)
 }

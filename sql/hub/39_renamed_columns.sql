@@ -11,13 +11,15 @@ AS $$
     FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0
 $$;
 
--- Former names to present ones, as a JSON object; NULL: none has changed. In a table that was dropped and made again, or restored
--- from a dump, other columns have the numbers: no number goes, and no dropped one comes back, in the life of one.
-CREATE FUNCTION fieldsync.renamed_columns(was name[], present name[]) RETURNS jsonb
+-- What became of the columns that a table had: former names to present ones, as a JSON object (NULL: none has changed), and those that
+-- were dropped. In a table that was dropped and made again, or restored from a dump, other columns have the numbers: no number goes,
+-- and no dropped one comes back, in the life of one.
+CREATE FUNCTION fieldsync.compare_columns(was name[], present name[], OUT names jsonb, OUT dropped text[])
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT jsonb_object_agg(c.former, c.name) FILTER (WHERE c.former <> c.name)
+    SELECT jsonb_object_agg(c.former, c.name) FILTER (WHERE c.former <> c.name),
+           array_agg(c.former::text) FILTER (WHERE c.former IS NOT NULL AND c.name IS NULL)
     FROM unnest(was, present) AS c(former, name)
     HAVING cardinality(present) >= cardinality(was)
        AND NOT EXISTS (SELECT FROM unnest(was, present[:cardinality(was)]) AS c(former, name) WHERE c.former IS NULL AND c.name IS NOT NULL)
@@ -49,17 +51,21 @@ AS $$
 DECLARE
     present CONSTANT name[] := fieldsync.columns_of(relation);
     names jsonb;
+    dropped text[];
     labels text[];
 BEGIN
-    SELECT fieldsync.renamed_columns(t.columns, present), ARRAY[t.table_name, t.schema_name || '.' || t.table_name]
-    INTO names, labels FROM fieldsync.tracked_table AS t WHERE t.table_id = tracked;
+    SELECT c.names, c.dropped, ARRAY[t.table_name, t.schema_name || '.' || t.table_name] INTO names, dropped, labels
+    FROM fieldsync.tracked_table AS t LEFT JOIN LATERAL fieldsync.compare_columns(t.columns, present) AS c ON true
+    WHERE t.table_id = tracked;
     UPDATE fieldsync.tracked_table SET columns = present WHERE table_id = tracked AND columns IS DISTINCT FROM present;
+    -- A column that is added later under a dropped one's name is another one.
+    UPDATE fieldsync.tombstone AS d SET "row" = d."row" - dropped WHERE d.table_id = tracked AND d."row" ?| dropped;
     IF names IS NULL THEN
         RETURN;
     END IF;
     -- Devices that keep values for a column which they do not have hear of it, and ask for these rows again.
     UPDATE fieldsync.tracked_table SET renamed_version = pg_current_xact_id()::text::bigint WHERE table_id = tracked;
-    UPDATE fieldsync.tombstone AS d SET "row" = fieldsync.renamed(d."row", names) WHERE table_id = tracked;
+    UPDATE fieldsync.tombstone AS d SET "row" = fieldsync.renamed(d."row", names) WHERE d.table_id = tracked;
     UPDATE fieldsync.conflict AS c
     SET base = fieldsync.renamed(c.base, names), client = fieldsync.renamed(c.client, names), server = fieldsync.renamed(c.server, names),
         change = fieldsync.renamed_within(c.change, '{key,fields}', names),

@@ -241,6 +241,18 @@ class TestTheDeviceIsAhead:
             assert side.sql("SELECT code, value, photo FROM r WHERE id = 'mine'") == [("FREE", "made here", b"\x00\xff")]
         assert one.conflicts() == [] == hub.conflicts()
 
+    @pytest.mark.parametrize("synced", [False, True])
+    def test_a_column_that_comes_back_has_the_hubs_values(self, pair, sync, synced):
+        hub, one, two = pair
+        one.script("SELECT fs_untrack('p'); ALTER TABLE p DROP COLUMN v; SELECT fs_track('p', '{\"existing\": \"ignore\"}')")
+        if synced:
+            sync(one, hub)
+        hub.sql("UPDATE p SET v = 'later' WHERE id = 'b'")
+        one.shell("ALTER TABLE p ADD COLUMN v TEXT; UPDATE p SET v = 'mine' WHERE id = 'c'")
+        sync(one, hub), sync(one, hub)
+        for side in (hub, one):
+            assert side.sql("SELECT v FROM p ORDER BY id") == [("1",), ("later",), ("mine",)]
+
     def test_an_index_made_unique_later(self, pair, sync):
         hub, one, two = pair
         one.shell("CREATE UNIQUE INDEX later ON p (v); REPLACE INTO p VALUES ('z', '1', 9);")  # 'a' goes before any fs_ call

@@ -116,6 +116,20 @@ def test_two_columns_that_change_names_unseen(pair):
     assert hub.sql("SELECT a, b, n FROM t WHERE id = '1'") == [("b", "a", 10)]
 
 
+@pytest.mark.parametrize("alter", [
+    ["DROP COLUMN b", "ADD COLUMN b text"], ["DROP COLUMN b, ADD COLUMN b text"], ["DROP COLUMN b", "RENAME COLUMN a TO b"],
+    ["RENAME COLUMN b TO old", "ADD COLUMN b text"]])
+def test_a_name_that_another_column_had(pair, alter):
+    """Devices know columns by their names: they get what is under this one now."""
+    hub, tablet = pair
+    for part in alter:
+        hub.sql(f"ALTER TABLE t {part}")
+    carry(tablet, hub)
+    assert tablet.sql("SELECT b FROM t ORDER BY id") == hub.sql("SELECT b FROM t ORDER BY id") != [("b",), ("b",)]
+    hub.sql("ALTER TABLE t ADD COLUMN another text")
+    assert carry(tablet, hub)[-1]["applied"] == 0
+
+
 def test_columns_of_a_restored_hub_have_other_numbers(pair, make_hub):
     """A dropped column leaves a gap that a dump does not keep: nothing there counts as renamed."""
     hub, tablet = pair

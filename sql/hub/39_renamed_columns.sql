@@ -11,15 +11,16 @@ AS $$
     FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0
 $$;
 
--- What became of the columns that a table had: former names to present ones, as a JSON object (NULL: none has changed), and those that
--- were dropped. In a table that was dropped and made again, or restored from a dump, other columns have the numbers: no number goes,
+-- What became of the columns that a table had: former names to present ones, as a JSON object (NULL: none has changed), those that
+-- were dropped, and what columns are called now that were not called so before. In a table that was dropped and made again, or restored from a dump, other columns have the numbers: no number goes,
 -- and no dropped one comes back, in the life of one.
-CREATE FUNCTION fieldsync.compare_columns(was name[], present name[], OUT names jsonb, OUT dropped text[])
+CREATE FUNCTION fieldsync.compare_columns(was name[], present name[], OUT names jsonb, OUT dropped text[], OUT taken name[])
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_object_agg(c.former, c.name) FILTER (WHERE c.former <> c.name),
-           array_agg(c.former::text) FILTER (WHERE c.former IS NOT NULL AND c.name IS NULL)
+           array_agg(c.former::text) FILTER (WHERE c.former IS NOT NULL AND c.name IS NULL),
+           array_agg(c.name) FILTER (WHERE c.former IS DISTINCT FROM c.name)
     FROM unnest(was, present) AS c(former, name)
     HAVING cardinality(present) >= cardinality(was)
        AND NOT EXISTS (SELECT FROM unnest(was, present[:cardinality(was)]) AS c(former, name) WHERE c.former IS NULL AND c.name IS NOT NULL)
@@ -53,11 +54,21 @@ DECLARE
     names jsonb;
     dropped text[];
     labels text[];
+    reused boolean;
 BEGIN
-    SELECT c.names, c.dropped, ARRAY[t.table_name, t.schema_name || '.' || t.table_name] INTO names, dropped, labels
+    SELECT c.names, c.dropped, ARRAY[t.table_name, t.schema_name || '.' || t.table_name], c.taken && (t.former_names || t.columns)
+    INTO names, dropped, labels, reused
     FROM fieldsync.tracked_table AS t LEFT JOIN LATERAL fieldsync.compare_columns(t.columns, present) AS c ON true
     WHERE t.table_id = tracked;
-    UPDATE fieldsync.tracked_table SET columns = present WHERE table_id = tracked AND columns IS DISTINCT FROM present;
+    UPDATE fieldsync.tracked_table AS t
+    SET columns = present,
+        former_names = ARRAY(SELECT f.name FROM unnest(t.former_names || t.columns) AS f(name) WHERE f.name IS NOT NULL
+                             EXCEPT SELECT unnest(present))
+    WHERE t.table_id = tracked AND t.columns IS DISTINCT FROM present;
+    -- Devices know columns by their names: what they have under this one is another column's.
+    IF reused THEN
+        PERFORM fieldsync.send_remade(relation);
+    END IF;
     -- A column that is added later under a dropped one's name is another one.
     UPDATE fieldsync.tombstone AS d SET "row" = d."row" - dropped WHERE d.table_id = tracked AND d."row" ?| dropped;
     IF names IS NULL THEN

@@ -8,13 +8,13 @@ use crate::call::{self, Function};
 use crate::conflicts;
 use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
-use crate::sql::{self, atomically, quote, still_whole};
+use crate::sql::{atomically, quote, still_whole};
 use crate::triggers::{what, Plan};
 use crate::{apply, bases, log, state, views};
 use fieldsync_core::Value;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub(crate) fn register(db: &Connection) -> Result<()> {
     Function { name: "fs_track", arities: &[1, 2], writes: true, deterministic: false, body: fs_track }.register(db)?;
@@ -174,9 +174,12 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
         let renamed =
             || known.iter().find(|(_, name, place)| standing && *place == Some(position as i64) && !present(name));
         let slot = match same_name.or_else(renamed) {
-            Some((slot, name, _)) => {
+            Some((slot, name, place)) => {
                 if !name.eq_ignore_ascii_case(&column.name) {
                     renamed_column(db, table, name, &column.name)?;
+                }
+                if place.is_none() {
+                    pull_again(db)?; // it was gone, and with it what it held
                 }
                 *slot
             }
@@ -383,24 +386,19 @@ pub fn renew(db: &Connection) -> Result<()> {
 }
 
 fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bool) -> Result<()> {
-    let before: Vec<String> = db
-        .prepare_cached("SELECT name FROM main.fs_column WHERE table_no = ?1 AND position IS NOT NULL")?
-        .query_map([known.table_no], |row| sql::folded(row, 0))?
+    let before: HashSet<i64> = db
+        .prepare_cached("SELECT slot FROM main.fs_column WHERE table_no = ?1 AND position IS NOT NULL")?
+        .query_map([known.table_no], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    let highest_before: i64 = db.query_row(
-        "SELECT ifnull(max(slot), -1) FROM main.fs_column WHERE table_no = ?1",
-        [known.table_no],
-        |row| row.get(0),
-    )?;
     let columns = remember(db, table, known.table_no)?;
     let plan = Plan::new(db, table, known.table_no, |column| columns.slot(column))?;
     install(db, table, known.table_no, &plan)?;
     let mut new_columns = Vec::new();
     for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
-        let (name, slot) = (column.name.to_ascii_lowercase(), columns.slot(&column.name));
-        if !before.contains(&name) && slot > highest_before {
+        let slot = columns.slot(&column.name);
+        if !before.contains(&slot) {
             capture_new_column(db, table, known.table_no, &column.name, slot)?;
-            new_columns.push(name);
+            new_columns.push(column.name.to_ascii_lowercase());
         }
     }
     if !had_triggers {

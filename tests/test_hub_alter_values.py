@@ -268,3 +268,33 @@ class TestADeletedRowComesBack:
             hub.sql(f"ALTER TABLE p {part}")
         sync(one, hub)
         assert hub.sql("SELECT v, n FROM p ORDER BY id") == [(None, 10), (None, 20), (None, 3)]
+
+
+@pytest.mark.parametrize("key_type, using", [("integer", "id::integer"), ("date", "date '2026-01-01' + id::integer"), ("numeric", "id::numeric")])
+@pytest.mark.parametrize("composite", [False, True])
+def test_a_key_of_another_type(hub, client, sync, key_type, using, composite):
+    """What is on record under keys that the new type cannot read is in nobody's way, and what was deleted under one goes."""
+    part, also = (", part integer NOT NULL DEFAULT 1", ", part") if composite else ("", "")
+    hub.sql(f"CREATE TABLE k (id text{part}, v text CHECK (v <> 'refused'), PRIMARY KEY (id{also}))")
+    hub.enable("k")
+    hub.sql("INSERT INTO k (id, v) VALUES ('1', 'v'), ('2', 'v'), ('x9', 'v')")
+    schema = f"CREATE TABLE k (id TEXT NOT NULL{part}, v TEXT, PRIMARY KEY (id{also}))"
+    one, two = client("one", schema, "k"), client("two", schema, "k")
+    for device in (one, two):
+        sync(device, hub)
+    one.shell("INSERT INTO k (id, v) VALUES ('n1', 'refused'); UPDATE k SET v = 'refused' WHERE id = '1'")
+    sync(one, hub)
+    two.shell("UPDATE k SET v = 'unsent' WHERE id = '2'; UPDATE k SET v = 'of a deleted one' WHERE id = 'x9'")
+    hub.sql("DELETE FROM k WHERE id = 'x9'")
+    hub.sql(f"ALTER TABLE k ALTER id TYPE {key_type} USING {using}")
+    for device in (one, two):
+        sync(device, hub)
+    for entry in hub.conflicts():
+        hub.resolve(entry["conflict_id"], "server")
+    for device in (one, two) * 2:
+        sync(device, hub)
+    assert one.one("SELECT count(*) FROM k WHERE id IN ('n1', 'x9')") == 0, one.conflicts()
+    assert one.conflicts() == []
+    if key_type != "date":
+        assert one.sql("SELECT id, v FROM k ORDER BY id") == [("1", "v"), ("2", "unsent")]
+        assert [row[1] for row in hub.sql("SELECT id, v FROM k ORDER BY id")] == ["v", "unsent"]

@@ -61,6 +61,7 @@ pub fn answer(
         own: version,
         client: received.client.number,
         settled: &news.settled,
+        gone: &news.gone,
         cursor: asked_cursor,
         // A first answer may have been lost, or be on its way: only who was never answered holds nothing to delete.
         deletions_too: received.delta.history != 0 || received.client.last_batch != 0,

@@ -7,7 +7,7 @@ use crate::arrays::{unnest, Array};
 use crate::catalog::{ForeignKey, Table};
 use crate::catch::SqlError;
 use crate::guards::{AsOwner, AsUser};
-use crate::keys;
+use crate::keys::{self, Recorded};
 use crate::parents::{self, Found};
 use crate::sql::{self, ident, Cells, Param};
 use crate::state;
@@ -121,8 +121,12 @@ fn tombstones_with(
             &[Param::Int(i64::from(parent.table_id)), Param::Text(&first.name), Param::Texts(&texts)],
         )?
     };
-    let keys: Vec<(usize, Key)> =
-        ids.rows.iter().filter_map(|row| Some((0, keys::from_row_id(parent, row.text(0))?))).collect();
+    let mut keys: Vec<(usize, Key)> = Vec::new();
+    for row in &ids.rows {
+        if let Recorded::Key(key) = keys::of_record(parent, row.text(0))? {
+            keys.push((0, key));
+        }
+    }
     // A row that came back under its key says what is true of it, and its tombstone nothing.
     let absent = parents::missing_parents(work, parent, &keys)?;
     let mut latest: HashMap<Key, (u64, Key)> = HashMap::new();

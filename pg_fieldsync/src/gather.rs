@@ -9,7 +9,7 @@ use crate::arrays::Array;
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::guards::AsOwner;
-use crate::keys;
+use crate::keys::{self, Recorded};
 use crate::pull::Asked;
 use crate::sent::{travels, Row, Sent};
 use crate::sql::{self, ident, Cells, Param};
@@ -51,7 +51,9 @@ impl<'a> Gathering<'a> {
 
     /// What was gathered, and the latest clock in it.
     pub fn end(mut self) -> (PackedRows, Hlc) {
-        for row in self.sent.misspelt().collect::<Vec<_>>() {
+        let gone = self.asked.gone.iter().filter(|(table_id, _)| *table_id == self.table.table_id);
+        let gone = gone.map(|(_, key)| RowChange::deletion(key.clone()));
+        for row in self.sent.misspelt().chain(gone).collect::<Vec<_>>() {
             self.add(row);
         }
         (self.rows, self.clock)
@@ -99,8 +101,9 @@ impl<'a> Gathering<'a> {
         self.by_keys(&rest)
     }
 
-    /// Deletions that the device has not seen, each with its clock.
-    fn buried(&self) -> Result<BTreeMap<Key, Hlc>, SqlError> {
+    /// Deletions that the device has not seen, each with its clock. What was deleted under a key of other types than the table's travels as
+    /// it was written down.
+    fn buried(&mut self) -> Result<BTreeMap<Key, Hlc>, SqlError> {
         let from = match self.asked.cursor {
             Some(cursor) => cursor.xmin,
             None if self.asked.deletions_too => 0,
@@ -113,13 +116,18 @@ impl<'a> Gathering<'a> {
                 &[Param::Int(i64::from(self.table.table_id)), Param::Int(from as i64)],
             )?
         };
-        let unseen = buried.rows.iter().filter(|row| {
-            let version = row.int(1) as u64;
-            self.asked.cursor.is_none_or(|cursor| !cursor.visible(version))
-        });
-        Ok(unseen
-            .filter_map(|row| Some((keys::from_row_id(self.table, row.text(0))?, Hlc::from_i64(row.int(2)))))
-            .collect())
+        let mut unseen = BTreeMap::new();
+        for row in &buried.rows {
+            if self.asked.cursor.is_some_and(|cursor| cursor.visible(row.int(1) as u64)) {
+                continue;
+            }
+            match keys::of_record(self.table, row.text(0))? {
+                Recorded::Key(key) => drop(unseen.insert(key, Hlc::from_i64(row.int(2)))),
+                Recorded::Former(key) if key.0.len() == self.table.key.len() => self.add(RowChange::deletion(key)),
+                Recorded::Former(_) => {}
+            }
+        }
+        Ok(unseen)
     }
 
     /// Looks at rows by their keys; those that are gone may travel as deletions.

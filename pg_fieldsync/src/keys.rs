@@ -3,7 +3,9 @@
 //! Invariant: equal keys have equal bytes, and the bytes never depend on a session's settings.
 
 use crate::catalog::Table;
-use crate::types::{uuid_text, Canonical};
+use crate::catch::SqlError;
+use crate::convert;
+use crate::types::uuid_text;
 use fieldsync_core::number::{read_varint, unzigzag, write_varint, zigzag};
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Key, Value};
@@ -85,37 +87,38 @@ pub fn row_id(key: &Key, kinds: &[Kind]) -> String {
     shown.row_id()
 }
 
-/// The key that a row id is the text of.
-pub fn from_row_id(table: &Table, row_id: &str) -> Option<Key> {
-    let texts: Vec<Value> = if table.key.len() == 1 {
-        vec![Value::Text(row_id.to_owned())]
+/// A record's key.
+pub enum Recorded {
+    /// In the hub's form.
+    Key(Key),
+    /// As it was written down. The table's key has other types by now, so that there can be no such row.
+    Former(Key),
+}
+
+/// The key of a record by its row id.
+pub fn of_record(table: &Table, row_id: &str) -> Result<Recorded, SqlError> {
+    let written = parts_of(table, row_id);
+    let key = convert::key(table, &Key(written.clone()))?;
+    Ok(key.map_or(Recorded::Former(Key(written)), Recorded::Key))
+}
+
+/// The parts of a row id, one for each part of the key if it still has as many. Blobs are shown as hexadecimal digits.
+fn parts_of(table: &Table, row_id: &str) -> Vec<Value> {
+    let whole = || vec![Value::Text(row_id.to_owned())];
+    let parts = if table.key.len() == 1 {
+        whole()
     } else {
-        let parts: Vec<serde_json::Value> = serde_json::from_str(row_id).ok()?;
-        parts.iter().map(Value::from_json).collect()
+        let parts: Option<Vec<serde_json::Value>> = serde_json::from_str(row_id).ok();
+        parts.map_or_else(whole, |parts| parts.iter().map(Value::from_json).collect())
     };
-    if texts.len() != table.key.len() {
-        return None;
-    }
-    let parts = table.key.iter().zip(texts).map(|(at, text)| {
-        let column_type = &table.columns[*at].column_type;
-        let text = match (column_type.kind, text) {
-            // Blobs are shown as hexadecimal digits.
-            (Kind::Bytes, Value::Text(digits)) => {
-                let digits = digits.strip_prefix("\\x").unwrap_or(&digits).to_owned();
-                Value::Blob(
-                    (0..digits.len() / 2)
-                        .filter_map(|at| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok())
-                        .collect(),
-                )
-            }
-            (_, text) => text,
-        };
-        match column_type.canonical(&text) {
-            Canonical::Done(value) => Some(value),
-            // Row ids are made of canonical values.
-            Canonical::Ask(text) => Some(Value::Text(text)),
-            Canonical::Bad(_) => None,
+    let kinds = table.key.iter().map(|at| Some(table.columns[*at].column_type.kind)).chain(std::iter::repeat(None));
+    let own_form = |(part, kind)| match (part, kind) {
+        (Value::Text(digits), Some(Kind::Bytes)) => {
+            let digits = digits.strip_prefix("\\x").unwrap_or(&digits);
+            let byte = |at: usize| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok();
+            Value::Blob((0..digits.len() / 2).filter_map(byte).collect())
         }
-    });
-    parts.collect::<Option<Vec<_>>>().map(Key)
+        (part, _) => part,
+    };
+    parts.into_iter().zip(kinds).map(own_form).collect()
 }

@@ -4,7 +4,7 @@ use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::guards::AsOwner;
-use crate::keys;
+use crate::keys::{self, Recorded};
 use crate::schema::KeyOrders;
 use crate::sql::{self, Cells, Param};
 use fieldsync_core::reply::{ConflictNotice, Notice};
@@ -18,6 +18,8 @@ pub struct News {
     /// Rows whose entries were settled after they were raised: by table number and key. The device has values of its own
     /// there, seen by nobody's cursor; it gets the row as the hub has it, or drops it where the hub has none.
     pub settled: Vec<(i32, Key)>,
+    /// The same, where the table's key has other types by now: the hub has none.
+    pub gone: Vec<(i32, Key)>,
 }
 
 /// Conflicts of this client whose latest state its cursor has not seen. A device that has applied no answer yet (`no_answer_yet`)
@@ -56,7 +58,7 @@ pub fn conflicts(
         )?
     };
     let mut notices = Vec::new();
-    let mut settled = Vec::new();
+    let (mut settled, mut gone) = (Vec::new(), Vec::new());
     for row in &rows.rows {
         if cursor.is_some_and(|cursor| cursor.visible(row.int(1) as u64)) {
             continue;
@@ -67,12 +69,21 @@ pub fn conflicts(
         }
         let table = tables.iter().find(|table| i64::from(table.table_id) == row.int(2));
         let row_id = row.text(4);
-        let key = table
-            .and_then(|table| keys::from_row_id(table, row_id))
-            .unwrap_or_else(|| Key(vec![Value::Text(row_id.to_owned())]));
-        if row.text(12) == "resolved" && row.int(1) != row.int(14) {
-            settled.push((row.int(2) as i32, key.clone()));
-        }
+        let is_settled = row.text(12) == "resolved" && row.int(1) != row.int(14);
+        let recorded = match table {
+            Some(table) => keys::of_record(table, row_id)?,
+            None => Recorded::Former(Key(vec![Value::Text(row_id.to_owned())])),
+        };
+        let key = match recorded {
+            Recorded::Key(key) => {
+                settled.extend(is_settled.then(|| (row.int(2) as i32, key.clone())));
+                key
+            }
+            Recorded::Former(key) => {
+                gone.extend(is_settled.then(|| (row.int(2) as i32, key.clone())));
+                key
+            }
+        };
         let key = match orders.get(&(row.int(2) as i32)) {
             Some(order) => Key(order.iter().filter_map(|at| key.0.get(*at).cloned()).collect()),
             None => key,
@@ -92,5 +103,5 @@ pub fn conflicts(
             clock: Hlc::from_i64(row.int(13)),
         })));
     }
-    Ok(News { notices, settled })
+    Ok(News { notices, settled, gone })
 }

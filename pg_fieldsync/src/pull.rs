@@ -77,6 +77,8 @@ pub struct Asked<'a> {
     pub wants: &'a [(i32, Key)],
     /// Rows of which an entry in the conflicts has been settled: the device gets them whole, or drops them.
     pub settled: &'a [(i32, Key)],
+    /// The same, of rows that there cannot be any more.
+    pub gone: &'a [(i32, Key)],
     /// What it gets of each table.
     pub given: &'a HashMap<i32, Given>,
 }

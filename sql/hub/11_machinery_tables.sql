@@ -31,7 +31,7 @@ CREATE TABLE fieldsync.tracked_table (
     remade_version bigint NOT NULL DEFAULT 0,
     renamed_version bigint NOT NULL DEFAULT 0,   -- the last transaction that gave columns other names
     columns        name[] NOT NULL DEFAULT '{}', -- their names by number when last looked at, NULL: dropped; numbers above are new columns
-    former_names   name[] NOT NULL DEFAULT '{}', -- names that columns have had and have no more
+    former_names   jsonb NOT NULL DEFAULT '{}',  -- names that columns have had and have no more: which number had each last
     enabled_at  timestamptz NOT NULL DEFAULT now(),
     UNIQUE (schema_name, table_name)
 );

@@ -12,16 +12,16 @@ AS $$
 $$;
 
 -- What became of the columns that a table had: former names to present ones, as a JSON object (NULL: none has changed), those that
--- were dropped, and what columns are called now that were not called so before. In a table that was dropped and made again, or restored from a dump, other columns have the numbers: no number goes,
--- and no dropped one comes back, in the life of one.
-CREATE FUNCTION fieldsync.compare_columns(was name[], present name[], OUT names jsonb, OUT dropped text[], OUT taken name[])
+-- were dropped, and whether one has a name now that another one had. In a table that was dropped and made again, or restored from a dump,
+-- other columns have the numbers: no number goes, and no dropped one comes back, in the life of one.
+CREATE FUNCTION fieldsync.compare_columns(was name[], former_names jsonb, present name[], OUT names jsonb, OUT dropped text[], OUT reused boolean)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_object_agg(c.former, c.name) FILTER (WHERE c.former <> c.name),
            array_agg(c.former::text) FILTER (WHERE c.former IS NOT NULL AND c.name IS NULL),
-           array_agg(c.name) FILTER (WHERE c.former IS DISTINCT FROM c.name)
-    FROM unnest(was, present) AS c(former, name)
+           bool_or(c.name = ANY (was) OR (former_names ->> c.name::text)::bigint <> c.number) FILTER (WHERE c.former IS DISTINCT FROM c.name)
+    FROM unnest(was, present) WITH ORDINALITY AS c(former, name, number)
     HAVING cardinality(present) >= cardinality(was)
        AND NOT EXISTS (SELECT FROM unnest(was, present[:cardinality(was)]) AS c(former, name) WHERE c.former IS NULL AND c.name IS NOT NULL)
 $$;
@@ -56,14 +56,14 @@ DECLARE
     labels text[];
     reused boolean;
 BEGIN
-    SELECT c.names, c.dropped, ARRAY[t.table_name, t.schema_name || '.' || t.table_name], c.taken && (t.former_names || t.columns)
-    INTO names, dropped, labels, reused
-    FROM fieldsync.tracked_table AS t LEFT JOIN LATERAL fieldsync.compare_columns(t.columns, present) AS c ON true
+    SELECT c.names, c.dropped, c.reused, ARRAY[t.table_name, t.schema_name || '.' || t.table_name] INTO names, dropped, reused, labels
+    FROM fieldsync.tracked_table AS t LEFT JOIN LATERAL fieldsync.compare_columns(t.columns, t.former_names, present) AS c ON true
     WHERE t.table_id = tracked;
     UPDATE fieldsync.tracked_table AS t
     SET columns = present,
-        former_names = ARRAY(SELECT f.name FROM unnest(t.former_names || t.columns) AS f(name) WHERE f.name IS NOT NULL
-                             EXCEPT SELECT unnest(present))
+        former_names = t.former_names || COALESCE((SELECT jsonb_object_agg(c.former, c.number)
+                                                   FROM unnest(t.columns, present) WITH ORDINALITY AS c(former, name, number)
+                                                   WHERE c.former IS DISTINCT FROM c.name AND c.former IS NOT NULL), '{}')
     WHERE t.table_id = tracked AND t.columns IS DISTINCT FROM present;
     -- Devices know columns by their names: what they have under this one is another column's.
     IF reused THEN

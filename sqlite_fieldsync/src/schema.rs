@@ -300,10 +300,12 @@ impl Table {
             for term in &unique.terms {
                 let collation = quote(db, &term.collation)?;
                 match (&term.column, &term.expression) {
-                    (Some(column), _) => {
-                        let column = quote(db, column)?;
+                    (Some(name), _) => {
+                        let column = quote(db, name)?;
                         conditions.push(format!("{column} = {} COLLATE {collation}", new(&column)));
-                        if let Some(columns) = &mut columns {
+                        if self.columns.iter().any(|known| known.generated && known.name == *name) {
+                            columns = None; // no SET names it: it follows from others
+                        } else if let Some(columns) = &mut columns {
                             columns.push(column);
                         }
                     }

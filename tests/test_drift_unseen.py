@@ -153,3 +153,41 @@ class TestUnsentAndUntracked:
         one.shell("ALTER TABLE p DROP COLUMN w;")
         sync(one, hub), sync(two, hub)
         assert [row for row in equal(hub, two) if row[0] in (1, 8, 9)] == [(1, "a", 1, "gone"), (8, "h", 8, None), (9, "edited", 90, None)]
+
+
+class TestANameThatAnotherColumnBore:
+    """The hub knows columns by their names: what is under one is asked for again where the column is another one than it was."""
+
+    def test_a_column_dropped_and_added_again(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("UPDATE p SET w = 'of old' WHERE id > 2")
+        sync(one, hub)
+        one.sql("SELECT fs_untrack('p')")
+        one.shell("ALTER TABLE p DROP COLUMN w;")
+        one.track("p", {"existing": "ignore"})
+        hub.sql("UPDATE p SET w = 'hub' WHERE id = 2")
+        sync(one, hub)
+        one.shell("ALTER TABLE p ADD COLUMN w TEXT; UPDATE p SET w = 'unseen' WHERE id IN (1, 4);")
+        sync(one, hub), sync(two, hub)
+        assert [row[3] for row in equal(hub, one, two)] == ["unseen", "hub", "of old", "unseen"]
+        assert one.pending == 0 and one.conflicts("open") == []
+
+    def test_a_column_set_apart_and_made_anew(self, pair, sync):
+        """How a migration gives a column another type without making the table anew."""
+        hub, one, two = pair
+        hub.sql("UPDATE p SET w = 'of old' WHERE id > 2")
+        sync(one, hub)
+        one.close()
+        one.shell("ALTER TABLE p RENAME COLUMN w TO w_before; ALTER TABLE p ADD COLUMN w BLOB; UPDATE p SET w = 'unseen' WHERE id IN (1, 4);")
+        sync(one, hub), sync(two, hub)
+        assert [row[3] for row in equal(hub, one, two)] == ["unseen", None, "of old", "unseen"]
+        one.shell("UPDATE p SET w = 'later', n = 20 WHERE id = 2;")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[1] == (2, "b", 20, "later") and one.conflicts("open") == []
+
+    def test_two_columns_change_names(self, pair, sync):
+        hub, one, two = pair
+        one.close()
+        one.shell("ALTER TABLE p RENAME COLUMN v TO t; ALTER TABLE p RENAME COLUMN w TO v; ALTER TABLE p RENAME COLUMN t TO w; UPDATE p SET w = 'unseen' WHERE id = 1;")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[:2] == [(1, "a", 1, "unseen"), (2, "b", 2, None)]

@@ -9,6 +9,7 @@
 mod apply;
 mod call;
 mod conflicts;
+mod drift;
 mod dropped;
 mod entry;
 mod error;

@@ -352,6 +352,18 @@ pub fn tokens(sql: &str) -> Vec<&str> {
     spans(sql).into_iter().map(|(from, to)| &sql[from..to]).collect()
 }
 
+/// A name as a word of SQL, without its quotes.
+pub fn unquoted(name: &str) -> String {
+    let mut inner = name.chars();
+    match (inner.next(), inner.next_back()) {
+        (Some('"'), Some('"')) => inner.as_str().replace("\"\"", "\""),
+        (Some('`'), Some('`')) => inner.as_str().replace("``", "`"),
+        (Some('\''), Some('\'')) => inner.as_str().replace("''", "'"),
+        (Some('['), Some(']')) => inner.as_str().to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
 fn spans(sql: &str) -> Vec<(usize, usize)> {
     let bytes = sql.as_bytes();
     let mut found = Vec::new();

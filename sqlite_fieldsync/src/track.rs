@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
 use crate::sql::{atomically, quote, still_whole, Bound};
 use crate::triggers::{what, Plan};
-use crate::{apply, log, state, views};
+use crate::{apply, drift, log, state, views};
 use fieldsync_core::{Hlc, Value};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
@@ -153,27 +153,26 @@ impl Slots {
 fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
     let mut slots = Slots::default();
     let mut highest = -1;
-    let mut known: Vec<(i64, String, Option<i64>)> = Vec::new();
-    let mut statement =
-        db.prepare_cached("SELECT slot, name, position FROM main.fs_column WHERE table_no = ?1 ORDER BY slot")?;
+    let mut known: Vec<(i64, String)> = Vec::new();
+    // Where a name was borne by several, the one that was there last.
+    let mut statement = db
+        .prepare_cached("SELECT slot, name FROM main.fs_column WHERE table_no = ?1 ORDER BY position IS NULL, slot DESC")?;
     let mut rows = statement.query([table_no])?;
     while let Some(row) = rows.next()? {
-        known.push((row.get(0)?, row.get(1)?, row.get(2)?));
+        known.push((row.get(0)?, row.get(1)?));
         highest = highest.max(row.get::<_, i64>(0)?);
     }
-    let present = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-    // RENAME COLUMN rewrites the triggers, DROP COLUMN refuses while they name the column: a name that went while they stand
-    // was given up for the one in its place. Without them it may as well have been dropped.
-    let standing: bool = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1)")?
-        .query_row([format!("fs_{table_no}_insert")], |row| row.get(0))?;
+    // Where the triggers stand, they tell: RENAME COLUMN rewrites them, DROP COLUMN refuses while they name the column. A name in them
+    // is the column's now, whoever bore it before. Without them a name is all there is.
+    let told = drift::slots_by_trigger(db, table, table_no)?;
     db.execute("UPDATE main.fs_column SET position = NULL WHERE table_no = ?1", [table_no])?;
     for (position, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.generated) {
-        let same_name = known.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(&column.name));
-        let renamed =
-            || known.iter().find(|(_, name, place)| standing && *place == Some(position as i64) && !present(name));
-        let slot = match same_name.or_else(renamed) {
-            Some((slot, _, _)) => *slot,
+        let name = column.name.to_lowercase();
+        let same_name = known.iter().find(|(slot, known)| {
+            known.eq_ignore_ascii_case(&name) && !told.iter().any(|(other, told)| told == slot && *other != name)
+        });
+        let slot = match told.get(&name).copied().or(same_name.map(|(slot, _)| *slot)) {
+            Some(slot) => slot,
             None => {
                 highest += 1;
                 highest
@@ -185,7 +184,7 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
              SET name = excluded.name, key_part = excluded.key_part, position = excluded.position",
         )?
         .execute((table_no, slot, &column.name, column.key_part as i64, position as i64))?;
-        slots.by_name.insert(column.name.to_lowercase(), slot);
+        slots.by_name.insert(name, slot);
     }
     Ok(slots)
 }
@@ -377,22 +376,17 @@ pub fn renew(db: &Connection) -> Result<()> {
 }
 
 fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bool) -> Result<()> {
-    let before: Vec<String> = db
-        .prepare_cached("SELECT lower(name) FROM main.fs_column WHERE table_no = ?1 AND position IS NOT NULL")?
-        .query_map([known.table_no], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    let highest_before: i64 = db.query_row(
-        "SELECT ifnull(max(slot), -1) FROM main.fs_column WHERE table_no = ?1",
-        [known.table_no],
-        |row| row.get(0),
-    )?;
+    let before = drift::Before::of(db, known.table_no)?;
     let columns = remember(db, table, known.table_no)?;
     let plan = Plan::new(db, table, known.table_no, |column| columns.slot(column))?;
     install(db, table, known.table_no, &plan)?;
     let mut new_columns = Vec::new();
     for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
         let (name, slot) = (column.name.to_lowercase(), columns.slot(&column.name));
-        if !before.contains(&name) && slot > highest_before {
+        if before.is_another(slot, &name) {
+            pull_again(db)?;
+        }
+        if before.lacked(slot) {
             capture_new_column(db, table, known.table_no, &column.name, slot)?;
             new_columns.push(name);
         }

@@ -9,7 +9,7 @@
 //! the host's own could not be put back.)
 
 use crate::error::Result;
-use crate::schema::tokens;
+use crate::schema::{tokens, unquoted};
 use crate::sql::{quote, TAKE_BACK};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Statement};
@@ -193,17 +193,6 @@ fn targets(sql: &str) -> HashSet<String> {
         start = words[at] == ";";
     }
     found
-}
-
-fn unquoted(name: &str) -> String {
-    let mut inner = name.chars();
-    match (inner.next(), inner.next_back()) {
-        (Some('"'), Some('"')) => inner.as_str().replace("\"\"", "\""),
-        (Some('`'), Some('`')) => inner.as_str().replace("``", "`"),
-        (Some('\''), Some('\'')) => inner.as_str().replace("''", "'"),
-        (Some('['), Some(']')) => inner.as_str().to_owned(),
-        _ => name.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,62 @@
+//! What programs did to a tracked table since the triggers were made, as the schema itself tells it.
+
+use crate::error::Result;
+use crate::schema::{tokens, unquoted, Table};
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashMap;
+
+/// The table's columns (lower case) by the slots under which its triggers, as they stand, log them. None if they do not stand.
+pub fn slots_by_trigger(db: &Connection, table: &Table, table_no: i64) -> Result<HashMap<String, i64>> {
+    // The one that sets every field: `k1 IS NEW."key"`, `n3 = NEW."field"` (see [`crate::triggers`]).
+    let sql: Option<String> = db
+        .prepare_cached(
+            "SELECT sql FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND name LIKE ?2 ESCAPE '\\'",
+        )?
+        .query_row([&table.name, &format!("fs\\_{table_no}\\_after\\_insert%")], |row| row.get(0))
+        .optional()?;
+    let mut parts = db.prepare_cached(
+        "SELECT key_part, slot FROM main.fs_column WHERE table_no = ?1 AND key_part > 0 AND position IS NOT NULL",
+    )?;
+    let parts: HashMap<i64, i64> =
+        parts.query_map([table_no], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    let sql = sql.unwrap_or_default();
+    let mut found = HashMap::new();
+    for window in tokens(&sql).windows(5) {
+        let [logged, is, "NEW", ".", name] = window else { continue };
+        let slot = match *is {
+            "=" => logged.strip_prefix('n').and_then(|slot| slot.parse().ok()),
+            "IS" => logged.strip_prefix('k').and_then(|part| parts.get(&part.parse().ok()?).copied()),
+            _ => None,
+        };
+        if let Some(slot) = slot {
+            found.insert(unquoted(name).to_lowercase(), slot);
+        }
+    }
+    Ok(found)
+}
+
+/// The columns of a table as they were known: slot, name (lower case), and whether the table had it.
+pub struct Before(Vec<(i64, String, bool)>);
+
+impl Before {
+    /// As they are known now.
+    pub fn of(db: &Connection, table_no: i64) -> Result<Before> {
+        let mut statement =
+            db.prepare_cached("SELECT slot, name, position IS NOT NULL FROM main.fs_column WHERE table_no = ?1")?;
+        let rows = statement.query_map([table_no], |row| {
+            Ok((row.get(0)?, row.get::<_, String>(1)?.to_lowercase(), row.get(2)?))
+        })?;
+        Ok(Before(rows.collect::<rusqlite::Result<_>>()?))
+    }
+
+    /// Whether the table did not have the column, by whatever name.
+    pub fn lacked(&self, slot: i64) -> bool {
+        !self.0.iter().any(|(known, _, present)| *known == slot && *present)
+    }
+
+    /// Whether the column bears a name that another had, or that was gone: what the hub has under that name, and had sent, is
+    /// not in it.
+    pub fn is_another(&self, slot: i64, name: &str) -> bool {
+        self.0.iter().any(|(known, bore, present)| bore == name && (*known != slot || !present))
+    }
+}

@@ -191,3 +191,35 @@ class TestANameThatAnotherColumnBore:
         one.shell("ALTER TABLE p RENAME COLUMN v TO t; ALTER TABLE p RENAME COLUMN w TO v; ALTER TABLE p RENAME COLUMN t TO w; UPDATE p SET w = 'unseen' WHERE id = 1;")
         sync(one, hub), sync(two, hub)
         assert equal(hub, one, two)[:2] == [(1, "a", 1, "unseen"), (2, "b", 2, None)]
+
+
+class TestANameThatAnotherTableBore:
+    COPY = "ALTER TABLE p RENAME TO p_old; CREATE TABLE p (id INTEGER PRIMARY KEY, v TEXT, n INTEGER, w TEXT); INSERT INTO p SELECT * FROM p_old;"
+
+    def test_an_application_that_keeps_the_former_table_with_every_version(self, pair, sync):
+        hub, one, two = pair
+        one.close()
+        for version in ("first", "second"):
+            one.shell(f"UPDATE p SET v = '{version}' WHERE id = 1; DROP TABLE IF EXISTS p_old; {self.COPY} UPDATE p SET n = n + 10;")
+            one.track("p")
+            one.shell("UPDATE p SET w = 'later' WHERE id = 2;")
+            sync(one, hub), sync(two, hub)
+            assert equal(hub, one, two)[:2] == [(1, version, one.one("SELECT n FROM p WHERE id = 1"), None), (2, "b", one.one("SELECT n FROM p WHERE id = 2"), "later")]
+        assert one.one("SELECT n FROM p WHERE id = 1") == 21 and one.pending == 0
+
+    def test_two_tables_change_names(self, pair, sync):
+        hub, one, two = pair
+        hub.script("CREATE TABLE q (id bigint PRIMARY KEY, v text, n integer, w text)")
+        hub.enable("q")
+        for device in (one, two):
+            device.script("CREATE TABLE q (id INTEGER PRIMARY KEY, v TEXT, n INTEGER, w TEXT)")
+            device.track("q")
+        one.shell("INSERT INTO q VALUES (11, 'q', 11, NULL);")
+        sync(one, hub)
+        one.close()
+        one.shell("ALTER TABLE p RENAME TO t; ALTER TABLE q RENAME TO p; ALTER TABLE t RENAME TO q; INSERT INTO p VALUES (12, 'unseen', 12, NULL);")
+        for device in (one, two, one):
+            sync(device, hub)
+        assert [row[0] for row in equal(hub, one, two)] == [1, 2, 3, 4, 11, 12]
+        assert hub.sql("SELECT id FROM q ORDER BY id") == one.sql("SELECT id FROM q ORDER BY id") == two.sql("SELECT id FROM q ORDER BY id")
+        assert one.pending == 0 and one.conflicts("open") == []

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::schema::{tokens, unquoted, Table};
+use crate::state;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
 
@@ -33,6 +34,45 @@ pub fn slots_by_trigger(db: &Connection, table: &Table, table_no: i64) -> Result
         }
     }
     Ok(found)
+}
+
+/// Follows tables that were renamed; gives whether there are any. Their triggers went with them. A table under a name that another
+/// was known by (that one is gone, or was renamed as well) is made anew, as far as the hub's table of that name goes.
+pub fn follow_renames(db: &Connection) -> Result<bool> {
+    let mut statement = db.prepare_cached(
+        "SELECT t.table_no, t.name, m.tbl_name FROM main.fs_table t JOIN main.sqlite_master m
+           ON m.type = 'trigger' AND m.name = 'fs_' || t.table_no || '_insert'
+         WHERE t.state <> 'untracked' AND m.tbl_name <> t.name COLLATE NOCASE",
+    )?;
+    let renamed: Vec<(i64, String, String)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?;
+    let name = |table_no: i64, to: &str, rebuilt: bool| -> Result<()> {
+        // What waits for a person is about rows that stand under the new name.
+        db.prepare_cached(
+            "UPDATE main.fs_conflict SET table_name = ?2
+             WHERE status = 'open' AND table_name = (SELECT name FROM main.fs_table WHERE table_no = ?1)",
+        )?
+        .execute((table_no, to))?;
+        db.prepare_cached("UPDATE main.fs_table SET name = ?2, rebuilt = max(rebuilt, ?3) WHERE table_no = ?1")?
+            .execute((table_no, to, rebuilt))?;
+        Ok(())
+    };
+    let mut taken = Vec::new();
+    for (_, _, to) in &renamed {
+        let holder: Option<i64> = db
+            .prepare_cached("SELECT table_no FROM main.fs_table WHERE name = ?1")?
+            .query_row([to], |row| row.get(0))
+            .optional()?;
+        taken.push(holder.is_some());
+        if let Some(table_no) = holder {
+            name(table_no, &format!("{to} ({table_no})"), false)?;
+        }
+    }
+    for ((table_no, from, to), taken) in renamed.iter().zip(taken) {
+        state::note(db, &format!("table '{from}' was renamed to '{to}'; the hub still knows it by its old name"))?;
+        name(*table_no, to, taken)?;
+    }
+    Ok(!renamed.is_empty())
 }
 
 /// The columns of a table as they were known: slot, name (lower case), and whether the table had it.

@@ -11,7 +11,7 @@ use crate::sql::{atomically, quote, still_whole, Bound};
 use crate::triggers::{what, Plan};
 use crate::{apply, drift, log, state, views};
 use fieldsync_core::{Hlc, Value};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use serde_json::json;
 use std::collections::HashMap;
 
@@ -197,6 +197,13 @@ fn trigger_names(db: &Connection, table_no: i64) -> Result<Vec<String>> {
     Ok(names.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Whether the capture triggers are there.
+fn stands(db: &Connection, table_no: i64) -> Result<bool> {
+    Ok(db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1)")?
+        .query_row([format!("fs_{table_no}_insert")], |row| row.get(0))?)
+}
+
 /// Whether all of them are there.
 fn all_stand(db: &Connection, known: &Tracked, table: &Table) -> Result<bool> {
     let plan = Plan::new(db, table, known.table_no, |_| 0)?.statements(db)?;
@@ -324,26 +331,8 @@ pub fn renew(db: &Connection) -> Result<()> {
     if state::get(db, "schema_version")? == Value::Int(version) {
         return Ok(());
     }
-    let mut changed = false;
-    for mut known in tracked(db)?.into_iter().filter(|known| known.state != "untracked") {
-        let on: Option<String> = db
-            .prepare_cached("SELECT tbl_name FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1")?
-            .query_row([format!("fs_{}_insert", known.table_no)], |row| row.get(0))
-            .optional()?;
-        if let Some(on) = on.as_ref().filter(|on| !on.eq_ignore_ascii_case(&known.name)) {
-            state::note(
-                db,
-                &format!("table '{}' was renamed to '{on}'; the hub still knows it by its old name", known.name),
-            )?;
-            db.execute("UPDATE main.fs_table SET name = ?2 WHERE table_no = ?1", (known.table_no, on))?;
-            // What waits for a person is about rows that stand under the new name.
-            db.execute(
-                "UPDATE main.fs_conflict SET table_name = ?2 WHERE table_name = ?1 AND status = 'open'",
-                [&known.name, on],
-            )?;
-            known.name.clone_from(on);
-            changed = true;
-        }
+    let mut changed = drift::follow_renames(db)?;
+    for known in tracked(db)?.into_iter().filter(|known| known.state != "untracked") {
         let found = match Table::read(db, &known.name) {
             Ok(found) => found.filter(|table| table.check_trackable().is_ok()),
             Err(Error::Untrackable { .. }) => None,
@@ -360,7 +349,7 @@ pub fn renew(db: &Connection) -> Result<()> {
             Some(table) => {
                 let same = known.signature.as_deref() == Some(&table.signature);
                 // Some programs drop triggers that are not theirs.
-                let stand = on.is_some() && (!same || all_stand(db, &known, &table)?);
+                let stand = stands(db, known.table_no)? && (!same || all_stand(db, &known, &table)?);
                 if same && stand {
                     continue;
                 }

@@ -45,6 +45,37 @@ class TestATableMadeAnew:
         assert equal(hub, one, two) == [(1, "unseen", 10, "hub"), (3, "two", 3, None), (4, "unsent", 4, None), (5, "e", 5, None), (6, "unseen", 6, None)]
         assert one.pending == 0 and one.conflicts("open") == [] == hub.conflicts("open")
 
+    @pytest.mark.parametrize("extra", ["", ", x TEXT"])
+    def test_with_all_of_its_triggers(self, pair, sync, extra):
+        """SQLite's own recipe for ALTER TABLE has the triggers made again, too, and so do programs to look into databases with."""
+        hub, one, two = pair
+        hub.sql("UPDATE p SET n = 10 WHERE id = 1")
+        triggers = ";".join(sql for sql, in one.sql("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'p' ORDER BY rowid"))
+        one.close()
+        one.shell(f"""BEGIN; CREATE TABLE new_p (id INTEGER PRIMARY KEY, w TEXT, v TEXT{extra}, n INTEGER);
+            INSERT INTO new_p (id, v, n, w) SELECT id, upper(v), n, w FROM p WHERE id < 4;
+            DROP TABLE p; ALTER TABLE new_p RENAME TO p; {triggers}; COMMIT; UPDATE p SET w = 'since' WHERE id = 2;""")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two) == [(1, "A", 10, None), (2, "B", 2, "since"), (3, "C", 3, None), (4, "d", 4, None)]
+        assert one.pending == 0 and one.conflicts("open") == []
+
+    def test_a_file_that_was_put_in_order_is_not_made_anew(self, pair, sync, tmp_path):
+        hub, one, two = pair
+        one.sql("VACUUM")
+        sync(one, hub)
+        one.sql("VACUUM INTO ?", str(tmp_path / "into.db"))
+        one.close()
+        dump = one.shell(".dump")
+        for path, statements in ((tmp_path / "into.db", ""), (tmp_path / "dump.db", dump)):
+            copy = one.copy(tmp_path / "copy.db")
+            copy.path = path
+            if statements:
+                copy.shell(statements)
+            sync(copy, hub)
+            assert copy.sql("SELECT * FROM fs_table WHERE rebuilt <> 0") == []
+            assert not any("made anew" in note["text"] for note in copy.status()["notes"])
+            copy.close()
+
     def test_what_goes_under_the_hubs_values_is_on_record(self, pair, sync):
         hub, one, two = pair
         hub.sql("UPDATE p SET v = 'hub' WHERE id = 1")

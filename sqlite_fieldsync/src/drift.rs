@@ -36,6 +36,18 @@ pub fn slots_by_trigger(db: &Connection, table: &Table, table_no: i64) -> Result
     Ok(found)
 }
 
+/// Whether the table was made after what its triggers need: a program made it anew, and may have made the triggers again as well, as
+/// SQLite's own recipe for ALTER TABLE has it. Nothing was logged in between. (VACUUM and copies keep the order.)
+pub fn made_with_its_triggers(db: &Connection, table: &Table, table_no: i64) -> Result<bool> {
+    Ok(db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM main.sqlite_master t, main.sqlite_master s
+                            WHERE t.type = 'table' AND t.name = ?1 COLLATE NOCASE
+                              AND s.type = 'table' AND s.name = ?2 AND t.rowid > s.rowid)",
+        )?
+        .query_row([&table.name, &format!("fs_gone_{table_no}")], |row| row.get(0))?)
+}
+
 /// Follows tables that were renamed; gives whether there are any. Their triggers went with them. A table under a name that another
 /// was known by (that one is gone, or was renamed as well) is made anew, as far as the hub's table of that name goes.
 pub fn follow_renames(db: &Connection) -> Result<bool> {

@@ -349,7 +349,9 @@ pub fn renew(db: &Connection) -> Result<()> {
             Some(table) => {
                 let same = known.signature.as_deref() == Some(&table.signature);
                 // Some programs drop triggers that are not theirs.
-                let stand = stands(db, known.table_no)? && (!same || all_stand(db, &known, &table)?);
+                let stand = stands(db, known.table_no)?
+                    && (!same || all_stand(db, &known, &table)?)
+                    && !drift::made_with_its_triggers(db, &table, known.table_no)?;
                 if same && stand {
                     continue;
                 }

@@ -48,6 +48,21 @@ pub fn made_with_its_triggers(db: &Connection, table: &Table, table_no: i64) -> 
         .query_row([&table.name, &format!("fs_gone_{table_no}")], |row| row.get(0))?)
 }
 
+/// Whether rows may have gone by way of a unique index that the triggers do not know: under OR REPLACE, by something that was written
+/// since `mark`, when they were last looked at.
+pub fn replaced_unseen(db: &Connection, known: Option<&str>, table: &Table, table_no: i64, mark: i64) -> Result<bool> {
+    // An index without SQL of its own came with the table, or the table is made anew.
+    let is_new = |index: &str| !index.is_empty() && known.is_some_and(|known| !known.contains(index));
+    if !table.signature.split(";\n").skip(1).any(is_new) {
+        return Ok(false);
+    }
+    Ok(db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM main.fs_log WHERE clock > ?1 AND what >> 3 = ?2 AND what & 7 IN (1, 2, 4))",
+        )?
+        .query_row([mark, table_no], |row| row.get(0))?)
+}
+
 /// Follows tables that were renamed; gives whether there are any. Their triggers went with them. A table under a name that another
 /// was known by (that one is gone, or was renamed as well) is made anew, as far as the hub's table of that name goes.
 pub fn follow_renames(db: &Connection) -> Result<bool> {

@@ -331,6 +331,7 @@ pub fn renew(db: &Connection) -> Result<()> {
     if state::get(db, "schema_version")? == Value::Int(version) {
         return Ok(());
     }
+    let mark: i64 = db.query_row("SELECT ifnull(max(clock), 0) FROM main.fs_log WHERE what = 0", [], |row| row.get(0))?;
     let mut changed = drift::follow_renames(db)?;
     for known in tracked(db)?.into_iter().filter(|known| known.state != "untracked") {
         let found = match Table::read(db, &known.name) {
@@ -355,7 +356,15 @@ pub fn renew(db: &Connection) -> Result<()> {
                 if same && stand {
                     continue;
                 }
-                renew_table(db, &known, &table, stand)?;
+                let signature = known.signature.as_deref();
+                let differs = if !stand {
+                    Some("was made anew by a program; what was written to it meanwhile")
+                } else if drift::replaced_unseen(db, signature, &table, known.table_no, mark)? {
+                    Some("has a new unique index; what was replaced by way of it meanwhile")
+                } else {
+                    None
+                };
+                renew_table(db, &known, &table, differs)?;
                 changed = true;
             }
         }
@@ -366,7 +375,8 @@ pub fn renew(db: &Connection) -> Result<()> {
     settle(db)
 }
 
-fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bool) -> Result<()> {
+/// `differs`: why it may hold what no trigger has seen.
+fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<&str>) -> Result<()> {
     let before = drift::Before::of(db, known.table_no)?;
     let columns = remember(db, table, known.table_no)?;
     let plan = Plan::new(db, table, known.table_no, |column| columns.slot(column))?;
@@ -382,14 +392,8 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bo
             new_columns.push(name);
         }
     }
-    if !had_triggers {
-        state::note(
-            db,
-            &format!(
-                "table '{}' was made anew by a program; what was written to it meanwhile is found when the hub's rows have come",
-                table.name
-            ),
-        )?;
+    if let Some(why) = differs {
+        state::note(db, &format!("table '{}' {why} is found when the hub's rows have come", table.name))?;
         db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE table_no = ?1", [known.table_no])?;
     }
     apply::deliver_kept(db, table, &new_columns)

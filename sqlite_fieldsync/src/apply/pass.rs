@@ -379,10 +379,7 @@ impl<'a, 'p> Pass<'a, 'p> {
         let held_back = row.op == Op::Insert && fields.len() < row.fields.len();
         let written = match row.op {
             Op::Insert if held_back && writer.update(&row.key, fields)? == Written::Yes => Written::Yes,
-            Op::Insert => match writer.upsert(&row.key, fields)? {
-                Written::Missing => Written::Yes, // nothing but a key, and it is there
-                other => other,
-            },
+            Op::Insert => writer.upsert(&row.key, fields)?,
             _ => writer.update(&row.key, fields)?,
         };
         match written {

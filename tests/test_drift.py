@@ -349,6 +349,21 @@ class TestTrackAndUntrack:
             assert side.sql("SELECT * FROM q") == []
         assert one.apply(hub.sync(one.export()))["applied"] == 0
 
+    def test_what_is_deleted_after_it_was_tracked_again_is_deleted(self, pair, sync):
+        """Logged as new by fs_track, a row is not one that only came and went."""
+        hub, one, two = pair
+        one.sql("SELECT fs_untrack('p')")
+        one.shell("INSERT INTO p VALUES ('m', 'made meanwhile', 4);")
+        one.track("p")
+        one.shell("DELETE FROM p WHERE id IN ('b', 'm'); UPDATE p SET v = 'moved' WHERE id = 'c'; UPDATE p SET id = 'd' WHERE id = 'c';")
+        report = sync(one, hub)
+        sync(two, hub)
+        for side in (hub, one, two):
+            assert side.sql("SELECT id, v, n FROM p ORDER BY id") == [("a", "1", 1), ("d", "moved", 3)]
+        ledger = hub.ledger("one")
+        assert report["rejected"] == one.pending == 0 and one.conflicts("open") == [] == hub.conflicts()
+        assert ledger["acknowledged"] == 4 + 4 + 4 == sum(ledger[word] for word in ("applied", "merged", "superseded", "conflict", "rejected"))
+
     def test_integer_keys_tracked_again_with_capture(self, hub, client, sync):
         hub.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text)")
         hub.enable("t")

@@ -32,6 +32,8 @@ pub struct Logged {
     /// Changed fields by ascending column with old and new value. For an insert: empty (the row tells) or all
     /// fields with `old` NULL. For a delete: the old values, `new` NULL.
     pub fields: Vec<LoggedField>,
+    /// An insert of a row that the hub may have: tracking of its table began again.
+    pub again: bool,
 }
 
 /// One field of a logged operation.
@@ -110,7 +112,7 @@ impl Entry {
         Entry {
             table: logged.table,
             segment,
-            existed: logged.op != Op::Insert,
+            existed: logged.op != Op::Insert || logged.again,
             open,
             parked: logged.count == 0 && logged.op != Op::Delete,
             change: Change {
@@ -182,6 +184,13 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
         (Op::Insert, Op::Delete) if !entry.existed => {
             entry.change.op = Op::Cancelled;
             entry.change.fields.clear();
+            entry.open = false;
+        }
+        // The row may be on the hub: what is over is more than came and went.
+        (Op::Insert, Op::Delete) => {
+            entry.change.op = Op::Delete;
+            entry.change.fields =
+                logged.fields.into_iter().map(|field| FieldChange::gone(field.column, field.old)).collect();
             entry.open = false;
         }
         (Op::Update, Op::Delete) => {
@@ -403,7 +412,7 @@ mod tests {
     #[test]
     fn a_row_that_is_new_twice_is_never_told_without_its_values() {
         let logged =
-            |op, clock, fields| Logged { table: 0, op, key: Key(vec![1.into()]), clock: Hlc(clock), count: 1, fields };
+            |op, clock, fields| Logged { table: 0, op, key: Key(vec![1.into()]), clock: Hlc(clock), count: 1, fields, again: false };
         let old = |value: i64| vec![LoggedField { column: 0, old: value.into(), new: Value::Null }];
         let log = || {
             [
@@ -468,7 +477,7 @@ mod tests {
         for (at, step) in steps.iter().enumerate() {
             let clock = Hlc(at as u64 + 1);
             let mut push = |op, key: i64, fields| {
-                log.push(Logged { table: 0, op, key: Key(vec![key.into()]), clock, count: 1, fields });
+                log.push(Logged { table: 0, op, key: Key(vec![key.into()]), clock, count: 1, fields, again: false });
             };
             match step {
                 Step::Insert(key, values) if !rows.contains_key(key) => {

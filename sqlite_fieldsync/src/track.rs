@@ -59,7 +59,7 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             install(db, &table, table_no, &plan)?;
             if options["existing"] != "ignore" {
                 let seen = kept::seen_before(db, &table.name, None)?;
-                captured = unseen(db, seen, || capture_existing(db, &table, table_no))?;
+                captured = unseen(db, seen, || capture_existing(db, &table, table_no, known.is_some()))?;
                 if known.is_some() {
                     // What was deleted meanwhile nobody has seen: it comes back, so that hub and device hold the same.
                     pull_again(db)?;
@@ -238,11 +238,12 @@ fn install(db: &Connection, table: &Table, table_no: i64, plan: &Plan) -> Result
     Ok(())
 }
 
-/// Logs every row of the table as an insert.
-fn capture_existing(db: &Connection, table: &Table, table_no: i64) -> Result<i64> {
+/// Logs every row of the table as an insert. `again`: of rows that the hub may have.
+fn capture_existing(db: &Connection, table: &Table, table_no: i64, again: bool) -> Result<i64> {
     let key = table.key().iter().map(|column| quote(db, &column.name)).collect::<Result<Vec<_>>>()?;
     let names: Vec<String> = (1..=key.len()).map(|part| format!("k{part}")).collect();
-    log_rows(db, table, table_no, what::INSERT, &[], &[], &key, &names, "")
+    let (extra, values): (&[&str], &[String]) = if again { (&["field"], &["-1".to_owned()]) } else { (&[], &[]) };
+    log_rows(db, table, table_no, what::INSERT, extra, values, &key, &names, "")
 }
 
 /// Logs an operation for every row of the table that fits the condition. `extra` are further columns of the log.

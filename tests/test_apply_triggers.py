@@ -216,3 +216,20 @@ def test_a_trigger_that_ignores_a_row_and_notes_it(pair, sync, when):
     sync(two, hub)
     assert sorted(hub.sql(everything)) == sorted(two.sql(everything))
     assert two.conflicts("open") == []
+
+
+def test_a_column_named_like_a_word_of_the_trigger_itself(hub, client, sync):
+    hub.script("CREATE TABLE shifts (id bigint PRIMARY KEY, begin text); CREATE TABLE totals (id text PRIMARY KEY, n bigint)")
+    hub.enable("shifts"), hub.enable("totals")
+    schema = """
+        CREATE TABLE shifts (id INTEGER PRIMARY KEY, begin TEXT); CREATE TABLE totals (id TEXT NOT NULL PRIMARY KEY, n INTEGER); CREATE TABLE log (id);
+        CREATE TRIGGER logs AFTER UPDATE OF begin ON shifts WHEN new.begin IS NOT old.begin BEGIN INSERT INTO log VALUES (new.id); END;
+        CREATE TRIGGER counts AFTER UPDATE ON shifts WHEN new.begin IS NOT old.begin BEGIN UPDATE totals SET n = n + 1; INSERT INTO log VALUES ('both'); END;
+    """
+    one, two = client("one", schema, "shifts", "totals"), client("two", schema, "shifts", "totals")
+    one.shell("INSERT INTO shifts VALUES (1, 'a'); INSERT INTO totals VALUES ('x', 0);")
+    sync(one, hub), sync(two, hub)
+    one.shell("UPDATE shifts SET begin = 'b';")
+    sync(one, hub), sync(two, hub)
+    assert two.sql("SELECT * FROM log") == [(1,)], "what writes an untracked table fires, what writes a tracked one does not"
+    assert hub.one("SELECT n FROM totals") == two.one("SELECT n FROM totals") == 1

@@ -109,6 +109,27 @@ class TestATableMadeAnew:
         sync(one, hub), sync(two, hub)
         assert equal(hub, one, two) == [(1, "hub", 1, None), (2, "b", 2, None), (3, "unseen", 3, None), (4, "d", 4, None)]
 
+    @pytest.mark.parametrize("why", ["asked for by an operator", "made anew before"])
+    def test_an_answer_with_all_rows_under_way(self, pair, sync, why):
+        """None of them would be news, as they are in the answer that comes first otherwise."""
+        hub, one, two = pair
+        if why == "made anew before":
+            one.close()
+            one.shell(REBUILD.format("", "UPDATE p SET v = 'earlier' WHERE id = 2"))
+            one.apply(hub.sync(one.export()))
+        else:
+            one.shell("UPDATE sync_state SET last_synced_version = 0; UPDATE p SET v = 'earlier' WHERE id = 2;")
+        hub.sql("UPDATE p SET v = 'hub' WHERE id = 1")
+        reply = hub.sync(one.export())
+        one.close()
+        one.shell(REBUILD.format("", "UPDATE p SET v = 'unseen' WHERE id = 3"))
+        assert one.apply(reply)["more"]
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two) == [(1, "hub", 1, None), (2, "earlier", 2, None), (3, "unseen", 3, None), (4, "d", 4, None)]
+        assert one.pending == 0 and one.conflicts("open") == []
+        ledger = hub.ledger("one")
+        assert ledger["acknowledged"] == sum(ledger[word] for word in ("applied", "merged", "superseded", "conflict", "rejected"))
+
     def test_rows_that_went_with_it_are_not_made_without_their_values(self, pair, sync):
         """The log of an insert names the row, whose values are in the table: what is in neither cannot be told."""
         hub, one, two = pair

@@ -396,6 +396,11 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<
     if let Some(why) = differs {
         state::note(db, &format!("table '{}' {why} is found when the hub's rows have come", table.name))?;
         db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE table_no = ?1", [known.table_no])?;
+        if state::integer(db, "repull_sequence")? > 0 {
+            // All rows are under way. None of them would be news, and each would go over what was written unseen: asked for once more.
+            state::set_integer(db, "repull_sequence", 0)?;
+            state::set_integer(db, "unheard_until", state::integer(db, "sequence")?)?;
+        }
     }
     apply::deliver_kept(db, table, &new_columns)
 }

@@ -109,6 +109,23 @@ class TestATableMadeAnew:
         sync(one, hub), sync(two, hub)
         assert equal(hub, one, two) == [(1, "hub", 1, None), (2, "b", 2, None), (3, "unseen", 3, None), (4, "d", 4, None)]
 
+    @pytest.mark.parametrize("correction", ["resolve", "edit", "unseen"])
+    def test_a_rejected_change_can_still_be_corrected(self, pair, sync, correction):
+        """It is found once more by comparing, and goes along with its correction all the same: by itself it would be rejected again."""
+        hub, one, two = pair
+        one.shell("UPDATE p SET n = 3000000000, v = 'with it' WHERE id = 1;")
+        sync(one, hub)
+        one.close()
+        one.shell(REBUILD.format("", "UPDATE p SET n = 50 WHERE id = 1" if correction == "unseen" else "UPDATE p SET w = 'unseen' WHERE id = 2"))
+        sync(one, hub)
+        if correction == "resolve":
+            one.resolve(one.conflicts()[0]["conflict_id"], {"n": 50})
+        elif correction == "edit":
+            one.shell("UPDATE p SET n = 50 WHERE id = 1;")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[0] == (1, "with it", 50, None)
+        assert one.conflicts("open") == [] == hub.conflicts("open") and one.pending == 0
+
     @pytest.mark.parametrize("why", ["asked for by an operator", "made anew before"])
     def test_an_answer_with_all_rows_under_way(self, pair, sync, why):
         """None of them would be news, as they are in the answer that comes first otherwise."""

@@ -168,7 +168,10 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
                 // From a number through NULL to a number is a reset, not a difference.
                 before.is_none_or(|before| {
                     let difference = is_difference(before.old.as_ref(), &field.new);
-                    before.new == field.old && (!difference || entry.parked && !before.new.is_null())
+                    match before.new == field.old {
+                        true => !difference || entry.parked && !before.new.is_null(),
+                        false => entry.parked,
+                    }
                 })
             });
             if !contiguous {
@@ -176,8 +179,9 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
             }
             for field in logged.fields {
                 put(&mut entry.change.fields, field.column, |slot| match slot {
-                    Some(field_change) => field_change.new = field.new,
-                    None => *slot = Some(FieldChange::from(field)),
+                    Some(field_change) if field_change.new == field.old => field_change.new = field.new,
+                    // What was rejected, found once more by who compared the tables, against what the hub has now.
+                    _ => *slot = Some(FieldChange::from(field)),
                 });
             }
         }

@@ -320,3 +320,33 @@ class TestAnIndexMadeUnique:
         assert one.sql("SELECT * FROM fs_table WHERE rebuilt <> 0") == []
         sync(one, hub), sync(two, hub)
         assert [row[0] for row in equal(hub, one, two)] == [2, 3, 4, 9]
+
+
+class TestAKeyInAnotherOrder:
+    @pytest.mark.parametrize("untracked", [False, True])
+    def test_what_is_pending_and_what_waits_is_of_the_same_rows(self, hub, client, sync, untracked):
+        hub.script("CREATE TABLE c (a integer, b integer, v text, n smallint, PRIMARY KEY (a, b))")
+        hub.enable("c")
+        schema = "CREATE TABLE c (a INTEGER NOT NULL, b INTEGER NOT NULL, v TEXT, n INTEGER, PRIMARY KEY ({}))"
+        one, two = client("one", schema.format("a, b"), "c"), client("two", schema.format("a, b"), "c")
+        one.shell("INSERT INTO c VALUES (1, 2, 'x', 1), (2, 1, 'y', 1), (3, 4, 'z', 1), (4, 3, 'zz', 1), (5, 6, 'w', 1), (6, 5, 'ww', 1);")
+        sync(one, hub), sync(two, hub)
+        one.shell("UPDATE c SET n = 99999 WHERE a IN (5, 6);")
+        sync(one, hub)
+        assert {entry["row_id"] for entry in one.conflicts()} == {"[5,6]", "[6,5]"}
+        one.shell("UPDATE c SET v = 'edited' WHERE a = 1; DELETE FROM c WHERE a = 3; INSERT INTO c VALUES (7, 8, 'new', 1); UPDATE c SET b = 9 WHERE a = 2;")
+        if untracked:
+            one.sql("SELECT fs_untrack('c')")
+        one.close()
+        one.shell(f"BEGIN; {schema.format('b, a').replace('TABLE c', 'TABLE d')}; INSERT INTO d SELECT * FROM c; DROP TABLE c; ALTER TABLE d RENAME TO c; COMMIT;")
+        if untracked:
+            one.track("c", {"existing": "ignore"})
+        sync(one, hub)
+        entries = {entry["row_id"]: entry["conflict_id"] for entry in one.conflicts()}
+        assert set(entries) == {"[6,5]", "[5,6]"}
+        one.resolve(entries["[6,5]"], {"n": 56}), one.resolve(entries["[5,6]"], "theirs")
+        sync(one, hub), sync(two, hub)
+        rows = [(1, 2, "edited", 1), (2, 9, "y", 1), (4, 3, "zz", 1), (5, 6, "w", 56), (6, 5, "ww", 1), (7, 8, "new", 1)]
+        for side in (hub, one, two):
+            assert side.sql("SELECT a, b, v, n FROM c ORDER BY a, b") == rows
+        assert one.conflicts() == [] == hub.conflicts() and one.pending == 0

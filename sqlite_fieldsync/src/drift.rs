@@ -1,8 +1,10 @@
 //! What programs did to a tracked table since the triggers were made, as the schema itself tells it.
 
+use crate::conflicts;
 use crate::error::Result;
 use crate::schema::{tokens, unquoted, Table};
 use crate::state;
+use fieldsync_core::Key;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
 
@@ -102,28 +104,66 @@ pub fn follow_renames(db: &Connection) -> Result<bool> {
     Ok(!renamed.is_empty())
 }
 
-/// The columns of a table as they were known: slot, name (lower case), and whether the table had it.
-pub struct Before(Vec<(i64, String, bool)>);
+/// The columns of a table as they were known: slot, name (lower case), whether the table had it, and the part of the key.
+pub struct Before(Vec<(i64, String, bool, i64)>);
 
 impl Before {
     /// As they are known now.
     pub fn of(db: &Connection, table_no: i64) -> Result<Before> {
         let mut statement =
-            db.prepare_cached("SELECT slot, name, position IS NOT NULL FROM main.fs_column WHERE table_no = ?1")?;
+            db.prepare_cached("SELECT slot, name, position IS NOT NULL, key_part FROM main.fs_column WHERE table_no = ?1")?;
         let rows = statement.query_map([table_no], |row| {
-            Ok((row.get(0)?, row.get::<_, String>(1)?.to_lowercase(), row.get(2)?))
+            Ok((row.get(0)?, row.get::<_, String>(1)?.to_lowercase(), row.get(2)?, row.get(3)?))
         })?;
         Ok(Before(rows.collect::<rusqlite::Result<_>>()?))
     }
 
     /// Whether the table did not have the column, by whatever name.
     pub fn lacked(&self, slot: i64) -> bool {
-        !self.0.iter().any(|(known, _, present)| *known == slot && *present)
+        !self.0.iter().any(|(known, _, present, _)| *known == slot && *present)
     }
 
     /// Whether the column bears a name that another had, or that was gone: what the hub has under that name, and had sent, is
     /// not in it.
     pub fn is_another(&self, slot: i64, name: &str) -> bool {
-        self.0.iter().any(|(known, bore, present)| bore == name && (*known != slot || !present))
+        self.0.iter().any(|(known, bore, present, _)| bore == name && (*known != slot || !present))
     }
+
+    /// Where the parts of the key, now in these slots, stood before, from 1 on. None: the order is as it was, or the key is another one.
+    pub fn order_of_key(&self, slots: &[i64]) -> Option<Vec<usize>> {
+        let mut parts: Vec<(i64, i64)> =
+            self.0.iter().filter(|(.., present, part)| *present && *part > 0).map(|(slot, .., part)| (*part, *slot)).collect();
+        parts.sort_unstable();
+        let order: Option<Vec<usize>> =
+            slots.iter().map(|slot| parts.iter().position(|(_, was)| was == slot).map(|at| at + 1)).collect();
+        order.filter(|order| parts.len() == slots.len() && !order.is_sorted())
+    }
+}
+
+/// What names rows by their keys follows the key's order, which a program has changed by making the table anew: what is in the log, and
+/// what waits.
+pub fn follow_key_order(db: &Connection, table: &Table, table_no: i64, order: &[usize]) -> Result<()> {
+    let sets = |prefix: &str| {
+        let parts = order.iter().enumerate().map(|(at, from)| format!("{prefix}{} = {prefix}{from}", at + 1));
+        parts.collect::<Vec<_>>().join(", ")
+    };
+    db.execute_batch(&format!("UPDATE main.fs_side_{table_no} SET {}, {}", sets("k"), sets("q")))?;
+    for (rows, id) in [("fs_conflict", ", row_id = ?3"), ("fs_want", "")] {
+        let mut keys = db.prepare(&format!("SELECT DISTINCT row_key FROM main.{rows} WHERE table_name = ?1 AND row_key IS NOT NULL"))?;
+        let keys: Vec<Vec<u8>> = keys.query_map([&table.name], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        // First to keys that no row has, or one would be in the way of another.
+        let mut moved = Vec::new();
+        for before in keys {
+            let key = conflicts::key_from_bytes(&before)?;
+            let key = Key(order.iter().filter_map(|from| key.0.get(from - 1).cloned()).collect());
+            let apart = [&b"moved "[..], &before].concat();
+            db.execute(&format!("UPDATE main.{rows} SET row_key = ?3 WHERE table_name = ?1 AND row_key = ?2"), (&table.name, before, &apart))?;
+            moved.push((apart, key));
+        }
+        for (apart, key) in moved {
+            let sql = format!("UPDATE main.{rows} SET row_key = ?4{id} WHERE table_name = ?1 AND row_key = ?2 AND ?3 IS NOT NULL");
+            db.execute(&sql, (&table.name, apart, key.row_id(), conflicts::key_to_bytes(&key)?))?;
+        }
+    }
+    Ok(())
 }

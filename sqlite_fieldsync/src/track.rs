@@ -54,9 +54,7 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             )?
             .execute([&table.name, &options.to_string()])?;
             let table_no = number(db, &table.name)?;
-            let columns = remember(db, &table, table_no)?;
-            let plan = Plan::new(db, &table, table_no, |column| columns.slot(column))?;
-            install(db, &table, table_no, &plan)?;
+            settle_in(db, &table, table_no)?;
             if options["existing"] != "ignore" {
                 let seen = kept::seen_before(db, &table.name, None)?;
                 captured = unseen(db, seen, || capture_existing(db, &table, table_no, known.is_some()))?;
@@ -187,6 +185,19 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
         slots.by_name.insert(name, slot);
     }
     Ok(slots)
+}
+
+/// Makes the triggers for the table as it is. Gives its columns as they were known, and as they are now.
+fn settle_in(db: &Connection, table: &Table, table_no: i64) -> Result<(drift::Before, Slots)> {
+    let before = drift::Before::of(db, table_no)?;
+    let columns = remember(db, table, table_no)?;
+    let plan = Plan::new(db, table, table_no, |column| columns.slot(column))?;
+    install(db, table, table_no, &plan)?;
+    let key: Vec<i64> = table.key().iter().map(|part| columns.slot(&part.name)).collect();
+    if let Some(order) = before.order_of_key(&key) {
+        drift::follow_key_order(db, table, table_no, &order)?;
+    }
+    Ok((before, columns))
 }
 
 /// The names of a table's capture triggers that are there.
@@ -378,10 +389,7 @@ pub fn renew(db: &Connection) -> Result<()> {
 
 /// `differs`: why it may hold what no trigger has seen.
 fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<&str>) -> Result<()> {
-    let before = drift::Before::of(db, known.table_no)?;
-    let columns = remember(db, table, known.table_no)?;
-    let plan = Plan::new(db, table, known.table_no, |column| columns.slot(column))?;
-    install(db, table, known.table_no, &plan)?;
+    let (before, columns) = settle_in(db, table, known.table_no)?;
     let mut new_columns = Vec::new();
     for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
         let (name, slot) = (column.name.to_lowercase(), columns.slot(&column.name));

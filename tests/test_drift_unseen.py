@@ -109,6 +109,26 @@ class TestATableMadeAnew:
         sync(one, hub), sync(two, hub)
         assert equal(hub, one, two) == [(1, "hub", 1, None), (2, "b", 2, None), (3, "unseen", 3, None), (4, "d", 4, None)]
 
+    @pytest.mark.parametrize("when", ["before", "meanwhile"])
+    def test_a_row_under_a_key_that_was_deleted_is_on_record(self, pair, sync, when):
+        """The hub's deletions come along with all of its rows, those of long ago as well."""
+        hub, one, two = pair
+        if when == "before":
+            one.shell("DELETE FROM p WHERE id = 1;")
+            sync(one, hub)
+        one.close()
+        one.shell(REBUILD.format("", "INSERT OR IGNORE INTO p VALUES (1, 'made again', 10, NULL)"))
+        one.apply(hub.sync(one.export()))
+        if when == "meanwhile":
+            hub.sql("DELETE FROM p WHERE id = 1")
+        sync(one, hub), sync(two, hub)
+        assert len(equal(hub, one, two)) == 3
+        entry, = one.conflicts("resolved")
+        assert (entry["row_id"], entry["rule"], entry["outcome"], entry["mine"]["v"]) == ("1", "made anew", "server", "made again" if when == "before" else "a")
+        one.resolve(entry["conflict_id"], "mine")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[0][:2] == (1, entry["mine"]["v"])
+
     @pytest.mark.parametrize("correction", ["resolve", "edit", "unseen"])
     def test_a_rejected_change_can_still_be_corrected(self, pair, sync, correction):
         """It is found once more by comparing, and goes along with its correction all the same: by itself it would be rejected again."""

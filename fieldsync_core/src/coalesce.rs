@@ -415,8 +415,15 @@ mod tests {
     /// tables, is in the log as new twice.
     #[test]
     fn a_row_that_is_new_twice_is_never_told_without_its_values() {
-        let logged =
-            |op, clock, fields| Logged { table: 0, op, key: Key(vec![1.into()]), clock: Hlc(clock), count: 1, fields, again: false };
+        let logged = |op, clock, fields| Logged {
+            table: 0,
+            op,
+            key: Key(vec![1.into()]),
+            clock: Hlc(clock),
+            count: 1,
+            fields,
+            again: false,
+        };
         let old = |value: i64| vec![LoggedField { column: 0, old: value.into(), new: Value::Null }];
         let log = || {
             [

@@ -110,8 +110,9 @@ pub struct Before(Vec<(i64, String, bool, i64)>);
 impl Before {
     /// As they are known now.
     pub fn of(db: &Connection, table_no: i64) -> Result<Before> {
-        let mut statement =
-            db.prepare_cached("SELECT slot, name, position IS NOT NULL, key_part FROM main.fs_column WHERE table_no = ?1")?;
+        let mut statement = db.prepare_cached(
+            "SELECT slot, name, position IS NOT NULL, key_part FROM main.fs_column WHERE table_no = ?1",
+        )?;
         let rows = statement.query_map([table_no], |row| {
             Ok((row.get(0)?, row.get::<_, String>(1)?.to_lowercase(), row.get(2)?, row.get(3)?))
         })?;
@@ -131,8 +132,12 @@ impl Before {
 
     /// Where the parts of the key, now in these slots, stood before, from 1 on. None: the order is as it was, or the key is another one.
     pub fn order_of_key(&self, slots: &[i64]) -> Option<Vec<usize>> {
-        let mut parts: Vec<(i64, i64)> =
-            self.0.iter().filter(|(.., present, part)| *present && *part > 0).map(|(slot, .., part)| (*part, *slot)).collect();
+        let mut parts: Vec<(i64, i64)> = self
+            .0
+            .iter()
+            .filter(|(.., present, part)| *present && *part > 0)
+            .map(|(slot, .., part)| (*part, *slot))
+            .collect();
         parts.sort_unstable();
         let order: Option<Vec<usize>> =
             slots.iter().map(|slot| parts.iter().position(|(_, was)| was == slot).map(|at| at + 1)).collect();
@@ -149,7 +154,9 @@ pub fn follow_key_order(db: &Connection, table: &Table, table_no: i64, order: &[
     };
     db.execute_batch(&format!("UPDATE main.fs_side_{table_no} SET {}, {}", sets("k"), sets("q")))?;
     for (rows, id) in [("fs_conflict", ", row_id = ?3"), ("fs_want", "")] {
-        let mut keys = db.prepare(&format!("SELECT DISTINCT row_key FROM main.{rows} WHERE table_name = ?1 AND row_key IS NOT NULL"))?;
+        let mut keys = db.prepare(&format!(
+            "SELECT DISTINCT row_key FROM main.{rows} WHERE table_name = ?1 AND row_key IS NOT NULL"
+        ))?;
         let keys: Vec<Vec<u8>> = keys.query_map([&table.name], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         // First to keys that no row has, or one would be in the way of another.
         let mut moved = Vec::new();
@@ -157,11 +164,16 @@ pub fn follow_key_order(db: &Connection, table: &Table, table_no: i64, order: &[
             let key = conflicts::key_from_bytes(&before)?;
             let key = Key(order.iter().filter_map(|from| key.0.get(from - 1).cloned()).collect());
             let apart = [&b"moved "[..], &before].concat();
-            db.execute(&format!("UPDATE main.{rows} SET row_key = ?3 WHERE table_name = ?1 AND row_key = ?2"), (&table.name, before, &apart))?;
+            db.execute(
+                &format!("UPDATE main.{rows} SET row_key = ?3 WHERE table_name = ?1 AND row_key = ?2"),
+                (&table.name, before, &apart),
+            )?;
             moved.push((apart, key));
         }
         for (apart, key) in moved {
-            let sql = format!("UPDATE main.{rows} SET row_key = ?4{id} WHERE table_name = ?1 AND row_key = ?2 AND ?3 IS NOT NULL");
+            let sql = format!(
+                "UPDATE main.{rows} SET row_key = ?4{id} WHERE table_name = ?1 AND row_key = ?2 AND ?3 IS NOT NULL"
+            );
             db.execute(&sql, (&table.name, apart, key.row_id(), conflicts::key_to_bytes(&key)?))?;
         }
     }

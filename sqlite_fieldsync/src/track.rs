@@ -153,8 +153,9 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
     let mut highest = -1;
     let mut known: Vec<(i64, String)> = Vec::new();
     // Where a name was borne by several, the one that was there last.
-    let mut statement = db
-        .prepare_cached("SELECT slot, name FROM main.fs_column WHERE table_no = ?1 ORDER BY position IS NULL, slot DESC")?;
+    let mut statement = db.prepare_cached(
+        "SELECT slot, name FROM main.fs_column WHERE table_no = ?1 ORDER BY position IS NULL, slot DESC",
+    )?;
     let mut rows = statement.query([table_no])?;
     while let Some(row) = rows.next()? {
         known.push((row.get(0)?, row.get(1)?));
@@ -343,7 +344,8 @@ pub fn renew(db: &Connection) -> Result<()> {
     if state::get(db, "schema_version")? == Value::Int(version) {
         return Ok(());
     }
-    let mark: i64 = db.query_row("SELECT ifnull(max(clock), 0) FROM main.fs_log WHERE what = 0", [], |row| row.get(0))?;
+    let mark: i64 =
+        db.query_row("SELECT ifnull(max(clock), 0) FROM main.fs_log WHERE what = 0", [], |row| row.get(0))?;
     let mut changed = drift::follow_renames(db)?;
     for known in tracked(db)?.into_iter().filter(|known| known.state != "untracked") {
         let found = match Table::read(db, &known.name) {

@@ -209,7 +209,8 @@ mod tests {
         let mut found: Vec<_> = targets(sql).into_iter().collect();
         found.sort();
         assert_eq!(found, ["a\"b", "c d", "e", "f"]);
-        assert!(targets("CREATE TRIGGER x AFTER UPDATE OF begin ON t WHEN new.begin > 1 BEGIN DELETE FROM g; END").contains("g"));
+        assert!(targets("CREATE TRIGGER x AFTER UPDATE OF begin ON t WHEN new.begin > 1 BEGIN DELETE FROM g; END")
+            .contains("g"));
         assert!(is_ours("fs_12_insert") && !is_ours("fs_insert") && !is_ours("fs_1x"));
     }
 }

@@ -192,3 +192,44 @@ def test_names_that_need_quotes(hub, client, sync):
     assert two.sql('SELECT * FROM "a log"') == two.sql('SELECT * FROM "b log"') == [("a",)]
     assert two.one('SELECT count(*) FROM "c;log"') == 1
     assert two.pending == 0
+
+
+@pytest.mark.parametrize("when", ["BEFORE INSERT", "AFTER INSERT", "BEFORE UPDATE", "AFTER UPDATE", "BEFORE DELETE"])
+def test_a_trigger_that_ignores_a_row_and_notes_it(pair, sync, when):
+    """It fires, since it writes an untracked table; a row that it keeps away is listed, and not taken for written."""
+    hub, one, two = pair("CREATE TABLE seen (id INTEGER);")
+    everything = "SELECT id, title, body FROM docs"
+    hub.sql("INSERT INTO docs VALUES (1, 'a', 'b'), (2, 'a', 'b'), (3, 'a', 'b')")
+    sync(two, hub)
+    row = "OLD" if "DELETE" in when else "NEW"
+    condition = "" if "DELETE" in when else "WHEN NEW.title = 'odd'"
+    two.script(f"CREATE TRIGGER odd {when} ON docs {condition} BEGIN INSERT INTO seen VALUES ({row}.id); SELECT RAISE(IGNORE); END")
+    hub.sql("UPDATE docs SET title = 'odd' WHERE id = 1")
+    hub.sql("DELETE FROM docs WHERE id = 2")
+    hub.sql("INSERT INTO docs VALUES (4, 'odd', 'b')")
+    sync(two, hub)
+    different = set(hub.sql(everything)) ^ set(two.sql(everything))
+    assert {entry["row_id"] for entry in two.conflicts("open")} == {str(row[0]) for row in different}
+    assert all("RAISE(IGNORE)" in entry["rule"] + entry["detail"] for entry in two.conflicts("open"))
+    assert len(two.conflicts("open")) == (1 if when.startswith("BEFORE") else 0) and two.one("SELECT count(*) > 0 FROM seen")
+    two.sql("DROP TRIGGER odd")
+    sync(two, hub)
+    assert sorted(hub.sql(everything)) == sorted(two.sql(everything))
+    assert two.conflicts("open") == []
+
+
+def test_a_column_named_like_a_word_of_the_trigger_itself(hub, client, sync):
+    hub.script("CREATE TABLE shifts (id bigint PRIMARY KEY, begin text); CREATE TABLE totals (id text PRIMARY KEY, n bigint)")
+    hub.enable("shifts"), hub.enable("totals")
+    schema = """
+        CREATE TABLE shifts (id INTEGER PRIMARY KEY, begin TEXT); CREATE TABLE totals (id TEXT NOT NULL PRIMARY KEY, n INTEGER); CREATE TABLE log (id);
+        CREATE TRIGGER logs AFTER UPDATE OF begin ON shifts WHEN new.begin IS NOT old.begin BEGIN INSERT INTO log VALUES (new.id); END;
+        CREATE TRIGGER counts AFTER UPDATE ON shifts WHEN new.begin IS NOT old.begin BEGIN UPDATE totals SET n = n + 1; INSERT INTO log VALUES ('both'); END;
+    """
+    one, two = client("one", schema, "shifts", "totals"), client("two", schema, "shifts", "totals")
+    one.shell("INSERT INTO shifts VALUES (1, 'a'); INSERT INTO totals VALUES ('x', 0);")
+    sync(one, hub), sync(two, hub)
+    one.shell("UPDATE shifts SET begin = 'b';")
+    sync(one, hub), sync(two, hub)
+    assert two.sql("SELECT * FROM log") == [(1,)], "what writes an untracked table fires, what writes a tracked one does not"
+    assert hub.one("SELECT n FROM totals") == two.one("SELECT n FROM totals") == 1

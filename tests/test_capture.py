@@ -227,6 +227,20 @@ class TestTables:
         sync(device, hub)
         assert hub.sql("SELECT encode(id, 'hex'), v, r FROM s ORDER BY 1") == [("", "b", None), ("00ff", "aa", 1.5)]
 
+    @pytest.mark.parametrize("kind", ["VIRTUAL", "STORED"])
+    @pytest.mark.parametrize("replacing", [
+        "UPDATE OR REPLACE p SET v = 'ONE' WHERE id = 2", "REPLACE INTO p (id, v) VALUES (9, 'ONE')", "REPLACE INTO p (id, v) VALUES (2, 'ONE')"])
+    def test_a_generated_column_that_is_unique(self, hub, client, sync, kind, replacing):
+        """No SET names it: a row is in the way of another by the columns that it is made of."""
+        hub.script("CREATE TABLE p (id integer PRIMARY KEY, v text)")
+        hub.enable("p")
+        tablet = client("tablet", f"CREATE TABLE p (id INTEGER PRIMARY KEY, v TEXT, low TEXT AS (lower(v)) {kind} UNIQUE)", "p")
+        tablet.shell("INSERT INTO p (id, v) VALUES (1, 'one'), (2, 'two');")
+        sync(tablet, hub)
+        tablet.shell(f"{replacing};")
+        sync(tablet, hub)
+        assert hub.sql("SELECT id, v FROM p ORDER BY id") == tablet.sql("SELECT id, v FROM p ORDER BY id")
+
     def test_a_table_with_many_columns(self, hub, client, sync):
         columns = [f"c{i}" for i in range(150)]
         hub.sql(f"CREATE TABLE wide (id text PRIMARY KEY, {', '.join(f'{c} text' for c in columns)})")

@@ -280,6 +280,24 @@ class TestTheDeviceIsAhead:
         assert hub.one("SELECT count(*) FROM p") >= 3, "a dropped table is no deletion of its rows"
         assert not report["more"]
 
+    def test_what_waits_for_a_person_of_a_dropped_table_can_be_dropped(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("INSERT INTO sync_control.field_rules VALUES ('p', 'v', 'manual')")
+        hub.sql("ALTER TABLE p ADD CHECK (n < 100)")
+        one.shell("UPDATE p SET v = 'one' WHERE id = 'a'; UPDATE p SET n = 100 WHERE id = 'b'; DELETE FROM q; INSERT INTO p VALUES ('d', '4', 100);")
+        hub.sql("UPDATE p SET v = 'hub' WHERE id = 'a'")
+        hub.sql("INSERT INTO q VALUES ('qc', 'c')")
+        sync(one, hub)
+        assert [entry["outcome"] for entry in one.conflicts()] == ["manual", "rejected", "rejected"]
+        one.shell("DROP TABLE q; DROP TABLE p;")
+        for entry in one.conflicts():
+            one.resolve(entry["conflict_id"], "theirs")
+        sync(one, hub), sync(two, hub)
+        assert one.conflicts() == [] == hub.conflicts()
+        one.shell("CREATE TABLE p (id TEXT NOT NULL PRIMARY KEY, v TEXT, n INTEGER);")
+        sync(one, hub)
+        assert one.sql("SELECT * FROM p ORDER BY id") == hub.sql("SELECT id, v, n FROM p ORDER BY id") == [("a", "hub", 1), ("b", "2", 2), ("c", "3", 3)]
+
     def test_a_table_rebuilt_with_a_column_less_and_writes_in_between(self, pair, sync):
         hub, one, two = pair
         one.shell("""
@@ -455,6 +473,21 @@ class TestTrackAndUntrack:
             assert side.sql("SELECT id, v FROM p ORDER BY id") == [("a", "1"), ("b", "meanwhile"), ("c", "3")]
             assert side.sql("SELECT * FROM q") == []
         assert one.apply(hub.sync(one.export()))["applied"] == 0
+
+    def test_what_is_deleted_after_it_was_tracked_again_is_deleted(self, pair, sync):
+        """Logged as new by fs_track, a row is not one that only came and went."""
+        hub, one, two = pair
+        one.sql("SELECT fs_untrack('p')")
+        one.shell("INSERT INTO p VALUES ('m', 'made meanwhile', 4);")
+        one.track("p")
+        one.shell("DELETE FROM p WHERE id IN ('b', 'm'); UPDATE p SET v = 'moved' WHERE id = 'c'; UPDATE p SET id = 'd' WHERE id = 'c';")
+        report = sync(one, hub)
+        sync(two, hub)
+        for side in (hub, one, two):
+            assert side.sql("SELECT id, v, n FROM p ORDER BY id") == [("a", "1", 1), ("d", "moved", 3)]
+        ledger = hub.ledger("one")
+        assert report["rejected"] == one.pending == 0 and one.conflicts("open") == [] == hub.conflicts()
+        assert ledger["acknowledged"] == 4 + 4 + 4 == sum(ledger[word] for word in ("applied", "merged", "superseded", "conflict", "rejected"))
 
     def test_integer_keys_tracked_again_with_capture(self, hub, client, sync):
         hub.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text)")

@@ -45,6 +45,37 @@ class TestATableMadeAnew:
         assert equal(hub, one, two) == [(1, "unseen", 10, "hub"), (3, "two", 3, None), (4, "unsent", 4, None), (5, "e", 5, None), (6, "unseen", 6, None)]
         assert one.pending == 0 and one.conflicts("open") == [] == hub.conflicts("open")
 
+    @pytest.mark.parametrize("extra", ["", ", x TEXT"])
+    def test_with_all_of_its_triggers(self, pair, sync, extra):
+        """SQLite's own recipe for ALTER TABLE has the triggers made again, too, and so do programs to look into databases with."""
+        hub, one, two = pair
+        hub.sql("UPDATE p SET n = 10 WHERE id = 1")
+        triggers = ";".join(sql for sql, in one.sql("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'p' ORDER BY rowid"))
+        one.close()
+        one.shell(f"""BEGIN; CREATE TABLE new_p (id INTEGER PRIMARY KEY, w TEXT, v TEXT{extra}, n INTEGER);
+            INSERT INTO new_p (id, v, n, w) SELECT id, upper(v), n, w FROM p WHERE id < 4;
+            DROP TABLE p; ALTER TABLE new_p RENAME TO p; {triggers}; COMMIT; UPDATE p SET w = 'since' WHERE id = 2;""")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two) == [(1, "A", 10, None), (2, "B", 2, "since"), (3, "C", 3, None), (4, "d", 4, None)]
+        assert one.pending == 0 and one.conflicts("open") == []
+
+    def test_a_file_that_was_put_in_order_is_not_made_anew(self, pair, sync, tmp_path):
+        hub, one, two = pair
+        one.sql("VACUUM")
+        sync(one, hub)
+        one.sql("VACUUM INTO ?", str(tmp_path / "into.db"))
+        one.close()
+        dump = one.shell(".dump")
+        for path, statements in ((tmp_path / "into.db", ""), (tmp_path / "dump.db", dump)):
+            copy = one.copy(tmp_path / "copy.db")
+            copy.path = path
+            if statements:
+                copy.shell(statements)
+            sync(copy, hub)
+            assert copy.sql("SELECT * FROM fs_table WHERE rebuilt <> 0") == []
+            assert not any("made anew" in note["text"] for note in copy.status()["notes"])
+            copy.close()
+
     def test_what_goes_under_the_hubs_values_is_on_record(self, pair, sync):
         hub, one, two = pair
         hub.sql("UPDATE p SET v = 'hub' WHERE id = 1")
@@ -77,6 +108,64 @@ class TestATableMadeAnew:
         assert one.apply(reply)["more"]
         sync(one, hub), sync(two, hub)
         assert equal(hub, one, two) == [(1, "hub", 1, None), (2, "b", 2, None), (3, "unseen", 3, None), (4, "d", 4, None)]
+
+    @pytest.mark.parametrize("when", ["before", "meanwhile"])
+    def test_a_row_under_a_key_that_was_deleted_is_on_record(self, pair, sync, when):
+        """The hub's deletions come along with all of its rows, those of long ago as well."""
+        hub, one, two = pair
+        if when == "before":
+            one.shell("DELETE FROM p WHERE id = 1;")
+            sync(one, hub)
+        one.close()
+        one.shell(REBUILD.format("", "INSERT OR IGNORE INTO p VALUES (1, 'made again', 10, NULL)"))
+        one.apply(hub.sync(one.export()))
+        if when == "meanwhile":
+            hub.sql("DELETE FROM p WHERE id = 1")
+        sync(one, hub), sync(two, hub)
+        assert len(equal(hub, one, two)) == 3
+        entry, = one.conflicts("resolved")
+        assert (entry["row_id"], entry["rule"], entry["outcome"], entry["mine"]["v"]) == ("1", "made anew", "server", "made again" if when == "before" else "a")
+        one.resolve(entry["conflict_id"], "mine")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[0][:2] == (1, entry["mine"]["v"])
+
+    @pytest.mark.parametrize("correction", ["resolve", "edit", "unseen"])
+    def test_a_rejected_change_can_still_be_corrected(self, pair, sync, correction):
+        """It is found once more by comparing, and goes along with its correction all the same: by itself it would be rejected again."""
+        hub, one, two = pair
+        one.shell("UPDATE p SET n = 3000000000, v = 'with it' WHERE id = 1;")
+        sync(one, hub)
+        one.close()
+        one.shell(REBUILD.format("", "UPDATE p SET n = 50 WHERE id = 1" if correction == "unseen" else "UPDATE p SET w = 'unseen' WHERE id = 2"))
+        sync(one, hub)
+        if correction == "resolve":
+            one.resolve(one.conflicts()[0]["conflict_id"], {"n": 50})
+        elif correction == "edit":
+            one.shell("UPDATE p SET n = 50 WHERE id = 1;")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[0] == (1, "with it", 50, None)
+        assert one.conflicts("open") == [] == hub.conflicts("open") and one.pending == 0
+
+    @pytest.mark.parametrize("why", ["asked for by an operator", "made anew before"])
+    def test_an_answer_with_all_rows_under_way(self, pair, sync, why):
+        """None of them would be news, as they are in the answer that comes first otherwise."""
+        hub, one, two = pair
+        if why == "made anew before":
+            one.close()
+            one.shell(REBUILD.format("", "UPDATE p SET v = 'earlier' WHERE id = 2"))
+            one.apply(hub.sync(one.export()))
+        else:
+            one.shell("UPDATE sync_state SET last_synced_version = 0; UPDATE p SET v = 'earlier' WHERE id = 2;")
+        hub.sql("UPDATE p SET v = 'hub' WHERE id = 1")
+        reply = hub.sync(one.export())
+        one.close()
+        one.shell(REBUILD.format("", "UPDATE p SET v = 'unseen' WHERE id = 3"))
+        assert one.apply(reply)["more"]
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two) == [(1, "hub", 1, None), (2, "earlier", 2, None), (3, "unseen", 3, None), (4, "d", 4, None)]
+        assert one.pending == 0 and one.conflicts("open") == []
+        ledger = hub.ledger("one")
+        assert ledger["acknowledged"] == sum(ledger[word] for word in ("applied", "merged", "superseded", "conflict", "rejected"))
 
     def test_rows_that_went_with_it_are_not_made_without_their_values(self, pair, sync):
         """The log of an insert names the row, whose values are in the table: what is in neither cannot be told."""
@@ -153,3 +242,131 @@ class TestUnsentAndUntracked:
         one.shell("ALTER TABLE p DROP COLUMN w;")
         sync(one, hub), sync(two, hub)
         assert [row for row in equal(hub, two) if row[0] in (1, 8, 9)] == [(1, "a", 1, "gone"), (8, "h", 8, None), (9, "edited", 90, None)]
+
+
+class TestANameThatAnotherColumnBore:
+    """The hub knows columns by their names: what is under one is asked for again where the column is another one than it was."""
+
+    def test_a_column_dropped_and_added_again(self, pair, sync):
+        hub, one, two = pair
+        hub.sql("UPDATE p SET w = 'of old' WHERE id > 2")
+        sync(one, hub)
+        one.sql("SELECT fs_untrack('p')")
+        one.shell("ALTER TABLE p DROP COLUMN w;")
+        one.track("p", {"existing": "ignore"})
+        hub.sql("UPDATE p SET w = 'hub' WHERE id = 2")
+        sync(one, hub)
+        one.shell("ALTER TABLE p ADD COLUMN w TEXT; UPDATE p SET w = 'unseen' WHERE id IN (1, 4);")
+        sync(one, hub), sync(two, hub)
+        assert [row[3] for row in equal(hub, one, two)] == ["unseen", "hub", "of old", "unseen"]
+        assert one.pending == 0 and one.conflicts("open") == []
+
+    def test_a_column_set_apart_and_made_anew(self, pair, sync):
+        """How a migration gives a column another type without making the table anew."""
+        hub, one, two = pair
+        hub.sql("UPDATE p SET w = 'of old' WHERE id > 2")
+        sync(one, hub)
+        one.close()
+        one.shell("ALTER TABLE p RENAME COLUMN w TO w_before; ALTER TABLE p ADD COLUMN w BLOB; UPDATE p SET w = 'unseen' WHERE id IN (1, 4);")
+        sync(one, hub), sync(two, hub)
+        assert [row[3] for row in equal(hub, one, two)] == ["unseen", None, "of old", "unseen"]
+        one.shell("UPDATE p SET w = 'later', n = 20 WHERE id = 2;")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[1] == (2, "b", 20, "later") and one.conflicts("open") == []
+
+    def test_two_columns_change_names(self, pair, sync):
+        hub, one, two = pair
+        one.close()
+        one.shell("ALTER TABLE p RENAME COLUMN v TO t; ALTER TABLE p RENAME COLUMN w TO v; ALTER TABLE p RENAME COLUMN t TO w; UPDATE p SET w = 'unseen' WHERE id = 1;")
+        sync(one, hub), sync(two, hub)
+        assert equal(hub, one, two)[:2] == [(1, "a", 1, "unseen"), (2, "b", 2, None)]
+
+
+class TestANameThatAnotherTableBore:
+    COPY = "ALTER TABLE p RENAME TO p_old; CREATE TABLE p (id INTEGER PRIMARY KEY, v TEXT, n INTEGER, w TEXT); INSERT INTO p SELECT * FROM p_old;"
+
+    def test_an_application_that_keeps_the_former_table_with_every_version(self, pair, sync):
+        hub, one, two = pair
+        one.close()
+        for version in ("first", "second"):
+            one.shell(f"UPDATE p SET v = '{version}' WHERE id = 1; DROP TABLE IF EXISTS p_old; {self.COPY} UPDATE p SET n = n + 10;")
+            one.track("p")
+            one.shell("UPDATE p SET w = 'later' WHERE id = 2;")
+            sync(one, hub), sync(two, hub)
+            assert equal(hub, one, two)[:2] == [(1, version, one.one("SELECT n FROM p WHERE id = 1"), None), (2, "b", one.one("SELECT n FROM p WHERE id = 2"), "later")]
+        assert one.one("SELECT n FROM p WHERE id = 1") == 21 and one.pending == 0
+
+    def test_two_tables_change_names(self, pair, sync):
+        hub, one, two = pair
+        hub.script("CREATE TABLE q (id bigint PRIMARY KEY, v text, n integer, w text)")
+        hub.enable("q")
+        for device in (one, two):
+            device.script("CREATE TABLE q (id INTEGER PRIMARY KEY, v TEXT, n INTEGER, w TEXT)")
+            device.track("q")
+        one.shell("INSERT INTO q VALUES (11, 'q', 11, NULL);")
+        sync(one, hub)
+        one.close()
+        one.shell("ALTER TABLE p RENAME TO t; ALTER TABLE q RENAME TO p; ALTER TABLE t RENAME TO q; INSERT INTO p VALUES (12, 'unseen', 12, NULL);")
+        for device in (one, two, one):
+            sync(device, hub)
+        assert [row[0] for row in equal(hub, one, two)] == [1, 2, 3, 4, 11, 12]
+        assert hub.sql("SELECT id FROM q ORDER BY id") == one.sql("SELECT id FROM q ORDER BY id") == two.sql("SELECT id FROM q ORDER BY id")
+        assert one.pending == 0 and one.conflicts("open") == []
+
+
+class TestAnIndexMadeUnique:
+    """Until the triggers know it, OR REPLACE takes rows away by way of it that nobody logs."""
+
+    @pytest.mark.parametrize("statement", ["REPLACE INTO p VALUES (9, 'a', 9, NULL)", "UPDATE OR REPLACE p SET v = 'a' WHERE id = 4"])
+    def test_a_row_that_went_unseen_comes_back(self, pair, sync, statement):
+        hub, one, two = pair
+        one.close()
+        one.shell(f"CREATE UNIQUE INDEX p_v ON p (v); {statement};")
+        sync(one, hub), sync(one, hub)
+        assert one.sql("SELECT id FROM p WHERE v = 'a'") == [(1,)], "the hub has it"
+        entry, = one.conflicts("open")
+        assert entry["outcome"] == "in_the_way" and entry["mine"]["v"] == "a"
+        one.sql("DELETE FROM p WHERE id = 1")
+        sync(one, hub), sync(one, hub), sync(two, hub)
+        assert [row[0] for row in equal(hub, one, two) if row[1] == "a"] == [int(entry["row_id"])]
+        assert one.conflicts("open") == [] and one.pending == 0
+
+    def test_nothing_is_asked_for_where_nothing_was_written(self, pair, sync):
+        hub, one, two = pair
+        one.close()
+        one.shell("CREATE UNIQUE INDEX p_v ON p (v);")
+        one.export()
+        one.shell("REPLACE INTO p VALUES (9, 'a', 9, NULL);")
+        assert one.sql("SELECT * FROM fs_table WHERE rebuilt <> 0") == []
+        sync(one, hub), sync(two, hub)
+        assert [row[0] for row in equal(hub, one, two)] == [2, 3, 4, 9]
+
+
+class TestAKeyInAnotherOrder:
+    @pytest.mark.parametrize("untracked", [False, True])
+    def test_what_is_pending_and_what_waits_is_of_the_same_rows(self, hub, client, sync, untracked):
+        hub.script("CREATE TABLE c (a integer, b integer, v text, n smallint, PRIMARY KEY (a, b))")
+        hub.enable("c")
+        schema = "CREATE TABLE c (a INTEGER NOT NULL, b INTEGER NOT NULL, v TEXT, n INTEGER, PRIMARY KEY ({}))"
+        one, two = client("one", schema.format("a, b"), "c"), client("two", schema.format("a, b"), "c")
+        one.shell("INSERT INTO c VALUES (1, 2, 'x', 1), (2, 1, 'y', 1), (3, 4, 'z', 1), (4, 3, 'zz', 1), (5, 6, 'w', 1), (6, 5, 'ww', 1);")
+        sync(one, hub), sync(two, hub)
+        one.shell("UPDATE c SET n = 99999 WHERE a IN (5, 6);")
+        sync(one, hub)
+        assert {entry["row_id"] for entry in one.conflicts()} == {"[5,6]", "[6,5]"}
+        one.shell("UPDATE c SET v = 'edited' WHERE a = 1; DELETE FROM c WHERE a = 3; INSERT INTO c VALUES (7, 8, 'new', 1); UPDATE c SET b = 9 WHERE a = 2;")
+        if untracked:
+            one.sql("SELECT fs_untrack('c')")
+        one.close()
+        one.shell(f"BEGIN; {schema.format('b, a').replace('TABLE c', 'TABLE d')}; INSERT INTO d SELECT * FROM c; DROP TABLE c; ALTER TABLE d RENAME TO c; COMMIT;")
+        if untracked:
+            one.track("c", {"existing": "ignore"})
+        sync(one, hub)
+        entries = {entry["row_id"]: entry["conflict_id"] for entry in one.conflicts()}
+        assert set(entries) == {"[6,5]", "[5,6]"}
+        one.resolve(entries["[6,5]"], {"n": 56}), one.resolve(entries["[5,6]"], "theirs")
+        sync(one, hub), sync(two, hub)
+        rows = [(1, 2, "edited", 1), (2, 9, "y", 1), (4, 3, "zz", 1), (5, 6, "w", 56), (6, 5, "ww", 1), (7, 8, "new", 1)]
+        for side in (hub, one, two):
+            assert side.sql("SELECT a, b, v, n FROM c ORDER BY a, b") == rows
+        assert one.conflicts() == [] == hub.conflicts() and one.pending == 0

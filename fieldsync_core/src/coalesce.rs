@@ -32,6 +32,8 @@ pub struct Logged {
     /// Changed fields by ascending column with old and new value. For an insert: empty (the row tells) or all
     /// fields with `old` NULL. For a delete: the old values, `new` NULL.
     pub fields: Vec<LoggedField>,
+    /// An insert of a row that the hub may have: tracking of its table began again.
+    pub again: bool,
 }
 
 /// One field of a logged operation.
@@ -110,7 +112,7 @@ impl Entry {
         Entry {
             table: logged.table,
             segment,
-            existed: logged.op != Op::Insert,
+            existed: logged.op != Op::Insert || logged.again,
             open,
             parked: logged.count == 0 && logged.op != Op::Delete,
             change: Change {
@@ -166,7 +168,10 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
                 // From a number through NULL to a number is a reset, not a difference.
                 before.is_none_or(|before| {
                     let difference = is_difference(before.old.as_ref(), &field.new);
-                    before.new == field.old && (!difference || entry.parked && !before.new.is_null())
+                    match before.new == field.old {
+                        true => !difference || entry.parked && !before.new.is_null(),
+                        false => entry.parked,
+                    }
                 })
             });
             if !contiguous {
@@ -174,14 +179,22 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
             }
             for field in logged.fields {
                 put(&mut entry.change.fields, field.column, |slot| match slot {
-                    Some(field_change) => field_change.new = field.new,
-                    None => *slot = Some(FieldChange::from(field)),
+                    Some(field_change) if field_change.new == field.old => field_change.new = field.new,
+                    // What was rejected, found once more by who compared the tables, against what the hub has now.
+                    _ => *slot = Some(FieldChange::from(field)),
                 });
             }
         }
         (Op::Insert, Op::Delete) if !entry.existed => {
             entry.change.op = Op::Cancelled;
             entry.change.fields.clear();
+            entry.open = false;
+        }
+        // The row may be on the hub: what is over is more than came and went.
+        (Op::Insert, Op::Delete) => {
+            entry.change.op = Op::Delete;
+            entry.change.fields =
+                logged.fields.into_iter().map(|field| FieldChange::gone(field.column, field.old)).collect();
             entry.open = false;
         }
         (Op::Update, Op::Delete) => {
@@ -402,8 +415,15 @@ mod tests {
     /// tables, is in the log as new twice.
     #[test]
     fn a_row_that_is_new_twice_is_never_told_without_its_values() {
-        let logged =
-            |op, clock, fields| Logged { table: 0, op, key: Key(vec![1.into()]), clock: Hlc(clock), count: 1, fields };
+        let logged = |op, clock, fields| Logged {
+            table: 0,
+            op,
+            key: Key(vec![1.into()]),
+            clock: Hlc(clock),
+            count: 1,
+            fields,
+            again: false,
+        };
         let old = |value: i64| vec![LoggedField { column: 0, old: value.into(), new: Value::Null }];
         let log = || {
             [
@@ -468,7 +488,7 @@ mod tests {
         for (at, step) in steps.iter().enumerate() {
             let clock = Hlc(at as u64 + 1);
             let mut push = |op, key: i64, fields| {
-                log.push(Logged { table: 0, op, key: Key(vec![key.into()]), clock, count: 1, fields });
+                log.push(Logged { table: 0, op, key: Key(vec![key.into()]), clock, count: 1, fields, again: false });
             };
             match step {
                 Step::Insert(key, values) if !rows.contains_key(key) => {

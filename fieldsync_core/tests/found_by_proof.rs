@@ -91,7 +91,7 @@ fn logged(op: Op, clock: u64, fields: &[(u16, &str, &str)]) -> Logged {
         .iter()
         .map(|(column, old, new)| LoggedField { column: *column, old: (*old).into(), new: (*new).into() })
         .collect();
-    Logged { table: 0, op, key: Key(vec![Value::Int(1)]), clock: Hlc(clock), count: 1, fields }
+    Logged { table: 0, op, key: Key(vec![Value::Int(1)]), clock: Hlc(clock), count: 1, fields, again: false }
 }
 
 fn folded(log: Vec<Logged>, boundaries: &[Hlc], row: &[(u16, Value)]) -> Vec<Change> {

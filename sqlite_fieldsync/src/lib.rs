@@ -10,6 +10,7 @@ mod apply;
 mod bases;
 mod call;
 mod conflicts;
+mod drift;
 mod dropped;
 mod entry;
 mod error;

@@ -312,10 +312,12 @@ impl Table {
             for term in &unique.terms {
                 let collation = quote(db, &term.collation)?;
                 match (&term.column, &term.expression) {
-                    (Some(column), _) => {
-                        let column = quote(db, column)?;
+                    (Some(name), _) => {
+                        let column = quote(db, name)?;
                         conditions.push(format!("{column} = {} COLLATE {collation}", new(&column)));
-                        if let Some(columns) = &mut columns {
+                        if self.columns.iter().any(|known| known.generated && known.name == *name) {
+                            columns = None; // no SET names it: it follows from others
+                        } else if let Some(columns) = &mut columns {
                             columns.push(column);
                         }
                     }
@@ -360,6 +362,18 @@ fn is_shadow(db: &Connection, name: &str) -> Result<bool> {
 /// SQL as words and punctuation, without comments and white space. Quoted things stay one word, quotes included.
 pub fn tokens(sql: &str) -> Vec<&str> {
     spans(sql).into_iter().map(|(from, to)| &sql[from..to]).collect()
+}
+
+/// A name as a word of SQL, without its quotes.
+pub fn unquoted(name: &str) -> String {
+    let mut inner = name.chars();
+    match (inner.next(), inner.next_back()) {
+        (Some('"'), Some('"')) => inner.as_str().replace("\"\"", "\""),
+        (Some('`'), Some('`')) => inner.as_str().replace("``", "`"),
+        (Some('\''), Some('\'')) => inner.as_str().replace("''", "'"),
+        (Some('['), Some(']')) => inner.as_str().to_owned(),
+        _ => name.to_owned(),
+    }
 }
 
 fn spans(sql: &str) -> Vec<(usize, usize)> {

@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
 use crate::sql::{atomically, quote, still_whole};
 use crate::triggers::{what, Plan};
-use crate::{apply, bases, log, state, views};
+use crate::{apply, bases, drift, log, state, views};
 use fieldsync_core::Value;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 pub(crate) fn register(db: &Connection) -> Result<()> {
     Function { name: "fs_track", arities: &[1, 2], writes: true, deterministic: false, body: fs_track }.register(db)?;
@@ -55,12 +55,10 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             )?
             .execute([&table.name, &options.to_string()])?;
             let table_no = number(db, &table.name)?;
-            let columns = remember(db, &table, table_no)?;
-            let plan = Plan::new(db, &table, table_no, |column| columns.slot(column))?;
-            install(db, &table, table_no, &plan)?;
+            settle_in(db, &table, table_no)?;
             if options["existing"] != "ignore" {
                 let seen = kept::seen_before(db, &table.name, None)?;
-                captured = unseen(db, seen, || capture_existing(db, &table, table_no))?;
+                captured = unseen(db, seen, || capture_existing(db, &table, table_no, known.is_some()))?;
                 if known.is_some() {
                     // What was deleted meanwhile nobody has seen: it comes back, so that hub and device hold the same.
                     pull_again(db)?;
@@ -153,35 +151,34 @@ impl Slots {
 /// Brings `fs_column` in line with the table and gives every column its slot, the same as ever for a known one.
 fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
     let mut slots = Slots::default();
+    let mut renamed = HashMap::new();
     let mut highest = -1;
-    let mut known: Vec<(i64, String, Option<i64>)> = Vec::new();
-    let mut statement =
-        db.prepare_cached("SELECT slot, name, position FROM main.fs_column WHERE table_no = ?1 ORDER BY slot")?;
+    let mut known: Vec<(i64, String)> = Vec::new();
+    // Where a name was borne by several, the one that was there last.
+    let mut statement = db.prepare_cached(
+        "SELECT slot, name FROM main.fs_column WHERE table_no = ?1 ORDER BY position IS NULL, slot DESC",
+    )?;
     let mut rows = statement.query([table_no])?;
     while let Some(row) = rows.next()? {
-        known.push((row.get(0)?, row.get(1)?, row.get(2)?));
+        known.push((row.get(0)?, row.get(1)?));
         highest = highest.max(row.get::<_, i64>(0)?);
     }
-    let present = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-    // RENAME COLUMN rewrites the triggers, DROP COLUMN refuses while they name the column: a name that went while they stand
-    // was given up for the one in its place. Without them it may as well have been dropped.
-    let standing: bool = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1)")?
-        .query_row([format!("fs_{table_no}_insert")], |row| row.get(0))?;
+    // Where the triggers stand, they tell: RENAME COLUMN rewrites them, DROP COLUMN refuses while they name the column. A name in them
+    // is the column's now, whoever bore it before. Without them a name is all there is.
+    let told = drift::slots_by_trigger(db, table, table_no)?;
     db.execute("UPDATE main.fs_column SET position = NULL WHERE table_no = ?1", [table_no])?;
     for (position, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.generated) {
-        let same_name = known.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(&column.name));
-        let renamed =
-            || known.iter().find(|(_, name, place)| standing && *place == Some(position as i64) && !present(name));
-        let slot = match same_name.or_else(renamed) {
-            Some((slot, name, place)) => {
-                if !name.eq_ignore_ascii_case(&column.name) {
-                    renamed_column(db, table, name, &column.name)?;
+        let name = column.name.to_ascii_lowercase();
+        let same_name = known.iter().find(|(slot, known)| {
+            known.eq_ignore_ascii_case(&name) && !told.iter().any(|(other, told)| told == slot && *other != name)
+        });
+        let slot = match told.get(&name).copied().or(same_name.map(|(slot, _)| *slot)) {
+            Some(slot) => {
+                let before = known.iter().find(|(known, _)| *known == slot).map(|(_, name)| name.to_ascii_lowercase());
+                if let Some(before) = before.filter(|before| *before != name) {
+                    renamed.insert(before, column.name.clone());
                 }
-                if place.is_none() {
-                    pull_again(db)?; // it was gone, and with it what it held
-                }
-                *slot
+                slot
             }
             None => {
                 highest += 1;
@@ -194,19 +191,38 @@ fn remember(db: &Connection, table: &Table, table_no: i64) -> Result<Slots> {
              SET name = excluded.name, key_part = excluded.key_part, position = excluded.position",
         )?
         .execute((table_no, slot, &column.name, column.key_part as i64, position as i64))?;
-        slots.by_name.insert(column.name.to_ascii_lowercase(), slot);
+        slots.by_name.insert(name, slot);
     }
+    follow_columns(db, table, &renamed)?;
     Ok(slots)
 }
 
-/// A column has got another name here. If the hub's values under that name have come before, and are kept, what was written into the
-/// column until now was written without having seen them.
-fn renamed_column(db: &Connection, table: &Table, from: &str, to: &str) -> Result<()> {
-    conflicts::rename_column(db, &table.name, from, to)?;
-    match kept::seen_before(db, &table.name, Some(to))? {
-        Some(seen) => bases::at_most(db, seen.as_deref()),
-        None => Ok(()),
+/// Columns have got other names here (from lower-case ones). If the hub's values under such a name have come before, and are kept, what was
+/// written into the column until now was written without having seen them.
+fn follow_columns(db: &Connection, table: &Table, renamed: &HashMap<String, String>) -> Result<()> {
+    if renamed.is_empty() {
+        return Ok(());
     }
+    conflicts::rename_columns(db, &table.name, renamed)?;
+    for to in renamed.values() {
+        if let Some(seen) = kept::seen_before(db, &table.name, Some(to))? {
+            bases::at_most(db, seen.as_deref())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the triggers for the table as it is. Gives its columns as they were known, and as they are now.
+fn settle_in(db: &Connection, table: &Table, table_no: i64) -> Result<(drift::Before, Slots)> {
+    let before = drift::Before::of(db, table_no)?;
+    let columns = remember(db, table, table_no)?;
+    let plan = Plan::new(db, table, table_no, |column| columns.slot(column))?;
+    install(db, table, table_no, &plan)?;
+    let key: Vec<i64> = table.key().iter().map(|part| columns.slot(&part.name)).collect();
+    if let Some(order) = before.order_of_key(&key) {
+        drift::follow_key_order(db, table, table_no, &order)?;
+    }
+    Ok((before, columns))
 }
 
 /// The names of a table's capture triggers that are there.
@@ -215,6 +231,13 @@ fn trigger_names(db: &Connection, table_no: i64) -> Result<Vec<String>> {
         db.prepare_cached("SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND name LIKE ?1 ESCAPE '\\'")?;
     let names = statement.query_map([format!("fs\\_{table_no}\\_%")], |row| row.get(0))?;
     Ok(names.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Whether the capture triggers are there.
+fn stands(db: &Connection, table_no: i64) -> Result<bool> {
+    Ok(db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1)")?
+        .query_row([format!("fs_{table_no}_insert")], |row| row.get(0))?)
 }
 
 /// Whether all of them are there.
@@ -251,11 +274,12 @@ fn install(db: &Connection, table: &Table, table_no: i64, plan: &Plan) -> Result
     Ok(())
 }
 
-/// Logs every row of the table as an insert.
-fn capture_existing(db: &Connection, table: &Table, table_no: i64) -> Result<i64> {
+/// Logs every row of the table as an insert. `again`: of rows that the hub may have.
+fn capture_existing(db: &Connection, table: &Table, table_no: i64, again: bool) -> Result<i64> {
     let key = table.key().iter().map(|column| quote(db, &column.name)).collect::<Result<Vec<_>>>()?;
     let names: Vec<String> = (1..=key.len()).map(|part| format!("k{part}")).collect();
-    log_rows(db, table, table_no, what::INSERT, &[], &[], &key, &names, "")
+    let (extra, values): (&[&str], &[String]) = if again { (&["field"], &["-1".to_owned()]) } else { (&[], &[]) };
+    log_rows(db, table, table_no, what::INSERT, extra, values, &key, &names, "")
 }
 
 /// Logs an operation for every row of the table that fits the condition. `extra` are further columns of the log.
@@ -338,22 +362,10 @@ pub fn renew(db: &Connection) -> Result<()> {
     if state::get(db, "schema_version")? == Value::Int(version) {
         return Ok(());
     }
-    let mut changed = false;
-    for mut known in tracked(db)?.into_iter().filter(|known| known.state != "untracked") {
-        let on: Option<String> = db
-            .prepare_cached("SELECT tbl_name FROM main.sqlite_master WHERE type = 'trigger' AND name = ?1")?
-            .query_row([format!("fs_{}_insert", known.table_no)], |row| row.get(0))
-            .optional()?;
-        if let Some(on) = on.as_ref().filter(|on| !on.eq_ignore_ascii_case(&known.name)) {
-            state::note(
-                db,
-                &format!("table '{}' was renamed to '{on}'; the hub still knows it by its old name", known.name),
-            )?;
-            db.execute("UPDATE main.fs_table SET name = ?2 WHERE table_no = ?1", (known.table_no, on))?;
-            conflicts::rename_table(db, &known.name, on)?;
-            known.name.clone_from(on);
-            changed = true;
-        }
+    let mark: i64 =
+        db.query_row("SELECT ifnull(max(clock), 0) FROM main.fs_log WHERE what = 0", [], |row| row.get(0))?;
+    let mut changed = drift::follow_renames(db)?;
+    for known in tracked(db)?.into_iter().filter(|known| known.state != "untracked") {
         let found = match Table::read(db, &known.name) {
             Ok(found) => found.filter(|table| table.check_trackable().is_ok()),
             Err(Error::Untrackable { .. }) => None,
@@ -370,11 +382,21 @@ pub fn renew(db: &Connection) -> Result<()> {
             Some(table) => {
                 let same = known.signature.as_deref() == Some(&table.signature);
                 // Some programs drop triggers that are not theirs.
-                let stand = on.is_some() && (!same || all_stand(db, &known, &table)?);
+                let stand = stands(db, known.table_no)?
+                    && (!same || all_stand(db, &known, &table)?)
+                    && !drift::made_with_its_triggers(db, &table, known.table_no)?;
                 if same && stand {
                     continue;
                 }
-                renew_table(db, &known, &table, stand)?;
+                let signature = known.signature.as_deref();
+                let differs = if !stand {
+                    Some("was made anew by a program; what was written to it meanwhile")
+                } else if drift::replaced_unseen(db, signature, &table, known.table_no, mark)? {
+                    Some("has a new unique index; what was replaced by way of it meanwhile")
+                } else {
+                    None
+                };
+                renew_table(db, &known, &table, differs)?;
                 changed = true;
             }
         }
@@ -385,31 +407,28 @@ pub fn renew(db: &Connection) -> Result<()> {
     settle(db)
 }
 
-fn renew_table(db: &Connection, known: &Tracked, table: &Table, had_triggers: bool) -> Result<()> {
-    let before: HashSet<i64> = db
-        .prepare_cached("SELECT slot FROM main.fs_column WHERE table_no = ?1 AND position IS NOT NULL")?
-        .query_map([known.table_no], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    let columns = remember(db, table, known.table_no)?;
-    let plan = Plan::new(db, table, known.table_no, |column| columns.slot(column))?;
-    install(db, table, known.table_no, &plan)?;
+/// `differs`: why it may hold what no trigger has seen.
+fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<&str>) -> Result<()> {
+    let (before, columns) = settle_in(db, table, known.table_no)?;
     let mut new_columns = Vec::new();
     for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
-        let slot = columns.slot(&column.name);
-        if !before.contains(&slot) {
+        let (name, slot) = (column.name.to_ascii_lowercase(), columns.slot(&column.name));
+        if before.is_another(slot, &name) {
+            pull_again(db)?;
+        }
+        if before.lacked(slot) {
             capture_new_column(db, table, known.table_no, &column.name, slot)?;
-            new_columns.push(column.name.to_ascii_lowercase());
+            new_columns.push(name);
         }
     }
-    if !had_triggers {
-        state::note(
-            db,
-            &format!(
-                "table '{}' was made anew by a program; what was written to it meanwhile is found when the hub's rows have come",
-                table.name
-            ),
-        )?;
+    if let Some(why) = differs {
+        state::note(db, &format!("table '{}' {why} is found when the hub's rows have come", table.name))?;
         db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE table_no = ?1", [known.table_no])?;
+        if state::integer(db, "repull_sequence")? > 0 {
+            // All rows are under way. None of them would be news, and each would go over what was written unseen: asked for once more.
+            state::set_integer(db, "repull_sequence", 0)?;
+            state::set_integer(db, "unheard_until", state::integer(db, "sequence")?)?;
+        }
     }
     apply::deliver_kept(db, table, &new_columns)
 }

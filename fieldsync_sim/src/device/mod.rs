@@ -180,7 +180,8 @@ impl Device {
 
     fn log(&mut self, wall_ms: u64, name: &RowName, op: Op, fields: Vec<LoggedField>) {
         self.clock = self.clock.tick(wall_ms);
-        let logged = Logged { table: name.0 as u32, op, key: name.1.clone(), clock: self.clock, count: 1, fields };
+        let logged =
+            Logged { table: name.0 as u32, op, key: name.1.clone(), clock: self.clock, count: 1, fields, again: false };
         self.log.push(Entry { logged, parked: false, again: false });
     }
 

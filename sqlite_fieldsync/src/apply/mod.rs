@@ -76,7 +76,9 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
                 if standing.history != 0 && reply.history != standing.history {
                     return Err(Error::NotForUs("it is of another hub, or of another history of this one".into()));
                 }
-                if reply.body.notices.contains(&Notice::NamesWanted) {
+                if sequence <= state::integer(db, "unheard_until")? {
+                    Report { more: true, ..Report::default() } // as if it had been lost: see `track::renew`
+                } else if reply.body.notices.contains(&Notice::NamesWanted) {
                     names_for_the_hub(db)?
                 } else {
                     unless_names_lack(db, || Apply::new(db, standing, sequence)?.run(reply, blob, stream))?

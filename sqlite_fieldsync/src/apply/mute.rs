@@ -9,7 +9,7 @@
 //! the host's own could not be put back.)
 
 use crate::error::Result;
-use crate::schema::tokens;
+use crate::schema::{tokens, unquoted};
 use crate::sql::{self, quote, TAKE_BACK};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Statement};
@@ -172,7 +172,9 @@ fn targets(sql: &str) -> HashSet<String> {
     let words = tokens(sql);
     let is = |at: usize, word: &str| words.get(at).is_some_and(|found| found.eq_ignore_ascii_case(word));
     let mut found = HashSet::new();
-    let Some(begin) = (0..words.len()).find(|at| is(*at, "begin")) else { return found };
+    // A column may bear the name, too, and stand in the condition.
+    let begins = |at: usize| ["insert", "replace", "update", "delete", "select"].iter().any(|word| is(at, word));
+    let Some(begin) = (0..words.len()).find(|at| is(*at, "begin") && begins(at + 1)) else { return found };
     let mut start = true;
     for at in begin + 1..words.len() {
         if start {
@@ -195,17 +197,6 @@ fn targets(sql: &str) -> HashSet<String> {
     found
 }
 
-fn unquoted(name: &str) -> String {
-    let mut inner = name.chars();
-    match (inner.next(), inner.next_back()) {
-        (Some('"'), Some('"')) => inner.as_str().replace("\"\"", "\""),
-        (Some('`'), Some('`')) => inner.as_str().replace("``", "`"),
-        (Some('\''), Some('\'')) => inner.as_str().replace("''", "'"),
-        (Some('['), Some(']')) => inner.as_str().to_owned(),
-        _ => name.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,6 +209,8 @@ mod tests {
         let mut found: Vec<_> = targets(sql).into_iter().collect();
         found.sort();
         assert_eq!(found, ["a\"b", "c d", "e", "f"]);
+        assert!(targets("CREATE TRIGGER x AFTER UPDATE OF begin ON t WHEN new.begin > 1 BEGIN DELETE FROM g; END")
+            .contains("g"));
         assert!(is_ours("fs_12_insert") && !is_ours("fs_insert") && !is_ours("fs_1x"));
     }
 }

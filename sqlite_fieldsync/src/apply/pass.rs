@@ -382,10 +382,7 @@ impl<'a, 'p> Pass<'a, 'p> {
         let held_back = row.op == Op::Insert && fields.len() < row.fields.len();
         let written = match row.op {
             Op::Insert if held_back && writer.update(&row.key, fields)? == Written::Yes => Written::Yes,
-            Op::Insert => match writer.upsert(&row.key, fields)? {
-                Written::Missing => Written::Yes, // nothing but a key, and it is there
-                other => other,
-            },
+            Op::Insert => writer.upsert(&row.key, fields)?,
             _ => writer.update(&row.key, fields)?,
         };
         match written {
@@ -435,10 +432,11 @@ impl<'a, 'p> Pass<'a, 'p> {
         let table = &mut self.tables[place.0];
         let Some(writer) = &mut table.writer else { return Ok(()) };
         let referenced = !self.references.of_parent(&writer.table.name).is_empty();
-        let before =
-            if referenced || table.made_anew || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };
+        // Where all rows are compared, deletions of long ago come as well: the row may have been made again since, unseen.
+        let made_anew = table.made_anew || (table.reconciling && !self.lost_history);
+        let before = if referenced || made_anew || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };
         let name = writer.table.name.clone();
-        if let (true, Some(before)) = (table.made_anew, &before) {
+        if let (true, Some(before)) = (made_anew, &before) {
             let key = in_order(table.key_order.as_deref(), &row.key);
             let replaced: Vec<Replaced> =
                 before.iter().map(|(name, value)| (name.clone(), value.clone(), None)).collect();

@@ -191,9 +191,19 @@ impl<'a> Writer<'a> {
             }
         }
         match &mut self.last {
-            Some((_, statement)) => run(self.db, statement, key, fields),
+            Some((_, statement)) => match run(self.db, statement, key, fields)? {
+                Written::Missing => self.without_effect(key, fields, ignored()),
+                done => Ok(done),
+            },
             None => Ok(Written::Missing),
         }
+    }
+
+    /// What a statement has done that says that it changed nothing: a trigger may have said RAISE(IGNORE), before the row was written,
+    /// or after.
+    fn without_effect(&mut self, key: &Key, fields: &[(u16, Value)], missing: Written) -> Result<Written> {
+        let Some(own) = self.read(key)? else { return Ok(missing) };
+        Ok(if self.replaced(own, fields)?.is_empty() { Written::Yes } else { ignored() })
     }
 
     fn upsert_sql(&self, columns: &[u16]) -> String {
@@ -225,7 +235,10 @@ impl<'a> Writer<'a> {
     pub fn insert(&mut self, key: &Key, fields: &[(u16, Value)]) -> Result<Written> {
         let columns: Vec<u16> = fields.iter().map(|(column, _)| *column).collect();
         let mut statement = self.db.prepare_cached(&self.insert_sql(&columns))?;
-        run(self.db, &mut statement, key, fields)
+        match run(self.db, &mut statement, key, fields)? {
+            Written::Missing => self.without_effect(key, fields, ignored()),
+            done => Ok(done),
+        }
     }
 
     /// Sets fields of a row.
@@ -243,9 +256,13 @@ impl<'a> Writer<'a> {
             let sql = format!("UPDATE {} SET {} WHERE {}", self.name, sets.join(", "), self.key_condition);
             self.updates.insert(columns.clone(), self.db.prepare(&sql)?);
         }
-        match self.updates.get_mut(&columns) {
-            Some(statement) => run(self.db, statement, key, fields),
-            None => Ok(Written::Missing),
+        let done = match self.updates.get_mut(&columns) {
+            Some(statement) => run(self.db, statement, key, fields)?,
+            None => Written::Missing,
+        };
+        match done {
+            Written::Missing => self.without_effect(key, fields, Written::Missing),
+            done => Ok(done),
         }
     }
 
@@ -255,7 +272,10 @@ impl<'a> Writer<'a> {
             self.delete = Some(self.db.prepare(&format!("DELETE FROM {} WHERE {}", self.name, self.key_condition))?);
         }
         match &mut self.delete {
-            Some(statement) => run(self.db, statement, key, &[]),
+            Some(statement) => match run(self.db, statement, key, &[])? {
+                Written::Missing if self.exists(key)? => Ok(ignored()),
+                done => Ok(done),
+            },
             None => Ok(Written::Missing),
         }
     }
@@ -370,8 +390,16 @@ impl<'a> Writer<'a> {
         let sql = format!("INSERT INTO {}({}) VALUES ({})", self.name, names.join(", "), values.join(", "));
         let mut statement = self.db.prepare_cached(&sql)?;
         bind(&mut statement, 1, row.iter().map(|(_, value)| value))?;
-        outcome(self.db, statement.raw_execute())
+        Ok(match outcome(self.db, statement.raw_execute())? {
+            Written::Missing => ignored(),
+            done => done,
+        })
     }
+}
+
+/// A row that a trigger of the application keeps away without a word.
+fn ignored() -> Written {
+    Written::Refused { in_the_way: false, reason: "a trigger of this database ignores it (RAISE(IGNORE))".into() }
 }
 
 fn run(db: &Connection, statement: &mut Statement<'_>, key: &Key, fields: &[(u16, Value)]) -> Result<Written> {

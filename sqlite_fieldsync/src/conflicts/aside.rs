@@ -47,11 +47,13 @@ pub fn kept_from_bytes(bytes: &[u8]) -> Result<KeptRow> {
     postcard::from_bytes(bytes).map_err(|error| Error::OwnData(error.to_string()))
 }
 
-/// A kept row, in its stored form, with a column under another name.
-pub(super) fn with_column_renamed(bytes: &[u8], from: &str, to: &str) -> Result<Vec<u8>> {
+/// A kept row, in its stored form, with its columns' present names.
+pub(super) fn with_columns_renamed(bytes: &[u8], names: &HashMap<String, String>) -> Result<Vec<u8>> {
     let mut row = kept_from_bytes(bytes)?;
-    for (name, _) in row.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case(from)) {
-        to.clone_into(name);
+    for (name, _) in &mut row {
+        if let Some(present) = names.get(&name.to_ascii_lowercase()) {
+            present.clone_into(name);
+        }
     }
     kept_to_bytes(&row)
 }

@@ -21,7 +21,7 @@ use fieldsync_core::value::hex;
 use fieldsync_core::{Key, Value};
 use rusqlite::Connection;
 use serde_json::Value as Json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 const UUID_BYTES: usize = 16;
 
@@ -104,24 +104,18 @@ fn is_in_its_table(db: &Connection, table: &str, key: &Key) -> Result<Option<boo
     }
 }
 
-/// A table got another name: what is recorded of its rows goes with it.
-pub fn rename_table(db: &Connection, from: &str, to: &str) -> Result<()> {
-    db.execute("UPDATE main.fs_conflict SET table_name = ?2 WHERE table_name = ?1", [from, to])?;
-    Ok(())
-}
-
-/// A column of a table got another name: what is recorded of its values goes with it. By name what was refused stays as it was
-/// entered, and by name a row that is aside comes back.
-pub fn rename_column(db: &Connection, table: &str, from: &str, to: &str) -> Result<()> {
+/// Columns of a table got other names (`names`: from lower-case ones): what is recorded of their values goes with them. By name what was
+/// refused stays as it was entered, and by name a row that is aside comes back.
+pub fn rename_columns(db: &Connection, table: &str, names: &HashMap<String, String>) -> Result<()> {
     let mut statement =
         db.prepare("SELECT conflict_id, base, mine, theirs, kept FROM main.fs_conflict WHERE table_name = ?1")?;
     let mut rows = statement.query([table])?;
     let mut update =
         db.prepare("UPDATE main.fs_conflict SET base = ?2, mine = ?3, theirs = ?4, kept = ?5 WHERE conflict_id = ?1")?;
     while let Some(row) = rows.next()? {
-        let renamed = |text: Option<String>| text.map(|text| with_field_renamed(&text, from, to));
+        let renamed = |text: Option<String>| text.map(|text| with_fields_renamed(&text, names));
         let kept = match row.get::<_, Option<Vec<u8>>>(4)? {
-            Some(kept) => Some(aside::with_column_renamed(&kept, from, to)?),
+            Some(kept) => Some(aside::with_columns_renamed(&kept, names)?),
             None => None,
         };
         update.execute((
@@ -135,10 +129,10 @@ pub fn rename_column(db: &Connection, table: &str, from: &str, to: &str) -> Resu
     Ok(())
 }
 
-/// One side of a conflict, JSON, with a field under another name.
-fn with_field_renamed(text: &str, from: &str, to: &str) -> String {
+/// One side of a conflict, JSON, with its fields' present names.
+fn with_fields_renamed(text: &str, names: &HashMap<String, String>) -> String {
     let Ok(Json::Object(fields)) = serde_json::from_str(text) else { return text.to_owned() };
-    let name = |name: String| if name.eq_ignore_ascii_case(from) { to.to_owned() } else { name };
+    let name = |name: String| names.get(&name.to_ascii_lowercase()).cloned().unwrap_or(name);
     Json::Object(fields.into_iter().map(|(field, value)| (name(field), value)).collect()).to_string()
 }
 

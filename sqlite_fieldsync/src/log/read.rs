@@ -194,10 +194,14 @@ impl Raw<'_, '_> {
                 clock: self.position.clock,
                 count,
                 fields,
+                again: false,
             })
         };
         Ok(match self.operation {
-            what::INSERT if named(&key) => [logged(Op::Insert, key, 1, Vec::new()), None],
+            what::INSERT if named(&key) => {
+                let again = self.row.get::<_, Option<i64>>(3)?.is_some();
+                [logged(Op::Insert, key, 1, Vec::new()).map(|insert| Logged { again, ..insert }), None]
+            }
             what::DELETE if named(&key) => {
                 [logged(Op::Delete, key, 1, values.map(SideRow::deleted).unwrap_or_default()), None]
             }

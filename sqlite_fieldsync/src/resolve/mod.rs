@@ -316,6 +316,13 @@ fn still_here(db: &Connection, conflict: &Conflict, side: &Json) -> Result<(Map<
 }
 
 fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    if Table::read_plain(db, &conflict.table)?.is_none() {
+        // There is nothing to change here; if ever the table is there again, it is to have what the hub has.
+        if let (true, Some(key)) = (conflict.operation != "insert", &conflict.key) {
+            conflicts::ask_for(db, &conflict.table, key)?;
+        }
+        return Ok(false);
+    }
     if conflict.kept.is_some() || conflict.outcome == "refused_here" {
         return Ok(false); // the row that made room stays away
     }
@@ -340,7 +347,6 @@ fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
 fn drop_rejected(db: &Connection, conflict: &Conflict) -> Result<bool> {
     let Some(key) = &conflict.key else { return Ok(false) };
     match conflict.operation.as_str() {
-        "update" | "delete" if Table::read(db, &conflict.table)?.is_none() => {}
         // The hub never had the row. Its log entries are answered; the deletion is a change like any other and cancels out.
         "insert" if conflict.is_dropped() => return Ok(false),
         "insert" => return delete_row(db, conflict),

@@ -60,6 +60,7 @@ impl Plan {
                 self.key_names("k").join(", ")
             ),
             format!("CREATE TABLE main.{probe}(one INTEGER NOT NULL, replacing INTEGER NOT NULL)"),
+            format!("DROP INDEX IF EXISTS main.{message}"), // of a table that had this name before
             format!("CREATE UNIQUE INDEX main.{message} ON {probe}(one + 0)"),
             format!("INSERT INTO main.{probe} VALUES (1, 0)"),
         ])

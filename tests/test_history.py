@@ -58,6 +58,33 @@ class TestHubRestored:
         assert_equal(restored, north)
         assert restored.one("SELECT count(*) FROM sync_control.sync_log WHERE operation = 'new_epoch'") >= 1
 
+    @pytest.mark.parametrize("made_by", ["hub", "other device", "purged device"])
+    def test_a_row_made_again_under_a_deleted_key_in_the_lost_days(self, programme, north, team, make_hub, sync, made_by):
+        """The restored hub knows only that it was deleted: what goes is on record, and comes back when a person says so."""
+        programme.sql("INSERT INTO programme.members SELECT 'again', 'h1', 'first', 1, 0, NULL, NULL")
+        other = team("other")
+        for device in (north, other):
+            sync(device, programme)
+        programme.sql("DELETE FROM programme.members WHERE id = 'again'")
+        for device in (north, other):
+            sync(device, programme)
+        script = programme.dump()
+        maker = {"hub": programme, "other device": other, "purged device": north}[made_by]
+        maker.sql(f"INSERT INTO {'programme.' if made_by == 'hub' else ''}members SELECT 'again', 'h1', 'second', 2, 0, NULL, 'kept'")
+        for device in (other, north):
+            sync(device, programme)
+        if made_by == "purged device":
+            north.one("SELECT fs_purge(0)")
+        restored = restore(make_hub(extension=False), script)
+        settle(north, restored)
+        if north.one("SELECT count(*) FROM members WHERE id = 'again'") == 0:
+            (entry,) = [entry for entry in north.conflicts("resolved") if entry["row_id"] == "again"]
+            assert (entry["rule"], entry["mine"]["name"]) == ("lost history", "second")
+            north.resolve(entry["conflict_id"], "mine")
+        settle(north, restored)
+        assert restored.sql("SELECT name, age, note FROM programme.members WHERE id = 'again'") == [("second", 2, "kept")]
+        assert_equal(restored, north)
+
     def test_enable_in_a_restored_database_goes_on_with_what_it_has(self, programme, north, make_hub, sync):
         """Before anything else was done with it: its registry still has the tables' old OIDs."""
         north.sql("UPDATE members SET note = 'before' WHERE id = 'm1'")

@@ -5,7 +5,7 @@ use super::kept::{self, WaitsFor};
 use super::references::References;
 use super::unanswered::Unanswered;
 use super::writer::{Writer, Written};
-use crate::conflicts::{self, KeptRow, Pinned, Replaced};
+use crate::conflicts::{self, KeptRow, Pinned, Replaced, Unseen};
 use crate::error::Result;
 use crate::schema::Table;
 use crate::state;
@@ -276,7 +276,7 @@ impl<'a, 'p> Pass<'a, 'p> {
         let Some(own) = writer.read(&row.key)? else { return Ok(()) };
         let replaced = writer.replaced(own, fields)?;
         if !replaced.is_empty() {
-            conflicts::replaced_unseen(self.db, &writer.table.name, &own_key, &replaced)?;
+            conflicts::replaced_unseen(self.db, &writer.table.name, &own_key, &replaced, Unseen::MadeAnew)?;
         }
         Ok(())
     }
@@ -432,15 +432,21 @@ impl<'a, 'p> Pass<'a, 'p> {
         let table = &mut self.tables[place.0];
         let Some(writer) = &mut table.writer else { return Ok(()) };
         let referenced = !self.references.of_parent(&writer.table.name).is_empty();
-        // Where all rows are compared, deletions of long ago come as well: the row may have been made again since, unseen.
-        let made_anew = table.made_anew || (table.reconciling && !self.lost_history);
-        let before = if referenced || made_anew || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };
+        // Where all rows are compared, deletions of long ago come as well: the row may have been made again since, unseen here, or in the
+        // days that the hub has lost.
+        let unseen = match (table.made_anew || table.reconciling, self.lost_history && !table.made_anew) {
+            (false, _) => None,
+            (true, false) => Some(Unseen::MadeAnew),
+            (true, true) => Some(Unseen::LostHistory),
+        };
+        let before =
+            if referenced || unseen.is_some() || conflicts::any(self.db)? { writer.read(&row.key)? } else { None };
         let name = writer.table.name.clone();
-        if let (true, Some(before)) = (made_anew, &before) {
+        if let (Some(unseen), Some(before)) = (unseen, &before) {
             let key = in_order(table.key_order.as_deref(), &row.key);
             let replaced: Vec<Replaced> =
                 before.iter().map(|(name, value)| (name.clone(), value.clone(), None)).collect();
-            conflicts::replaced_unseen(self.db, &name, &key, &replaced)?;
+            conflicts::replaced_unseen(self.db, &name, &key, &replaced, unseen)?;
         }
         match writer.delete(&row.key)? {
             Written::Yes => {

@@ -57,18 +57,41 @@ const IS_BESIDE_THE_HUBS: &str = "(operation = 'insert' AND ifnull(theirs, '{}')
 /// A field by name, what it held, and what it holds now; none: the row is gone.
 pub type Replaced = (String, Value, Option<Value>);
 
-/// Records what the hub's values have replaced in a table that a program had made anew: whether it had been written there, nobody
-/// saw. It is settled, the hub's way; whoever knows better takes it back.
-pub fn replaced_unseen(db: &Connection, table: &str, key: &Key, fields: &[Replaced]) -> Result<()> {
+/// Why nobody can say whether what the hub's side replaces was written after it.
+#[derive(Debug, Clone, Copy)]
+pub enum Unseen {
+    /// A program had made the table anew.
+    MadeAnew,
+    /// The hub has lost history, and knows of a deletion before.
+    LostHistory,
+}
+
+impl Unseen {
+    fn rule_and_detail(self) -> (&'static str, &'static str) {
+        match self {
+            Unseen::MadeAnew => (
+                "made anew",
+                "a program had made the table anew, so that nobody saw whether this was written there or only old",
+            ),
+            Unseen::LostHistory => (
+                "lost history",
+                "the hub was restored and knows that this row was deleted once, but not whether it was made again since",
+            ),
+        }
+    }
+}
+
+/// Records what the hub's side has replaced, or deleted, though it may be the later one. It is settled, the hub's way; whoever knows better
+/// takes it back.
+pub fn replaced_unseen(db: &Connection, table: &str, key: &Key, fields: &[Replaced], why: Unseen) -> Result<()> {
     let mine = fields_to_json(fields.iter().map(|(name, before, _)| (name.as_str(), before)));
     let theirs = fields_to_json(fields.iter().filter_map(|(name, _, now)| Some((name.as_str(), now.as_ref()?))));
+    let (rule, detail) = why.rule_and_detail();
     db.prepare_cached(
         "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, theirs, rule, outcome, status, detail, resolved_at)
-         VALUES (?1, ?2, ?3, 'update', ?4, ?5, 'made anew', 'server', 'resolved',
-                 'a program had made the table anew, so that nobody saw whether this was written there or only old',
-                 strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
+         VALUES (?1, ?2, ?3, 'update', ?4, ?5, ?6, 'server', 'resolved', ?7, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
     )?
-    .execute((table, key.row_id(), key_to_bytes(key)?, mine.to_string(), theirs.to_string()))?;
+    .execute((table, key.row_id(), key_to_bytes(key)?, mine.to_string(), theirs.to_string(), rule, detail))?;
     Ok(())
 }
 

@@ -1,0 +1,50 @@
+"""A transaction of the hub that does more than answer one device: it answers several, or one twice, and writes between.
+
+Method: a carrier's connection that says BEGIN, SAVEPOINT and COMMIT itself; afterwards all replicas compared.
+"""
+
+import pytest
+from kit.hub import carry
+
+DEVICE = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT, n INTEGER);"
+
+
+@pytest.fixture
+def devices(hub, client):
+    hub.script("CREATE TABLE t (id text PRIMARY KEY, a text, n integer); SELECT sync_control.enable('t');"
+               "INSERT INTO t VALUES ('1', 'hub', 1), ('2', 'hub', 2)")
+    devices = [client(name, DEVICE, "t") for name in ("north", "south")]
+    for device in devices:
+        carry(device, hub)
+    return devices
+
+
+@pytest.fixture
+def carrier(hub):
+    session = hub.connect(autocommit=False)
+    yield session
+    session.close()
+
+
+def through(carrier, device):
+    device.apply(bytes(carrier.execute("SELECT sync_control.sync(%s)", (device.export(),)).fetchone()[0]))
+
+
+def assert_equal(hub, *devices):
+    for device in devices:
+        carry(device, hub)
+    rows = hub.sql("SELECT id, a, n FROM t ORDER BY id")
+    for device in devices:
+        assert device.sql("SELECT * FROM t ORDER BY id") == rows
+
+
+def test_rows_of_a_device_outlive_a_savepoint_in_which_another_is_answered(hub, devices, carrier):
+    north, south = devices
+    north.sql("INSERT INTO t VALUES ('3', 'new', 3), ('4', 'new', 4)")
+    through(carrier, north)
+    carrier.execute("SAVEPOINT another")
+    carrier.execute("SELECT sync_control.sync(%s)", (south.export(),))
+    carrier.execute("ROLLBACK TO SAVEPOINT another")
+    carrier.commit()
+    assert_equal(hub, *devices)
+    assert south.client == "south"

@@ -38,6 +38,31 @@ def assert_equal(hub, *devices):
         assert device.sql("SELECT * FROM t ORDER BY id") == rows
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_is_written_between_two_answers_to_one_device(hub, devices, carrier, lost):
+    north, south = devices
+    through(carrier, north)
+    carrier.execute("INSERT INTO t VALUES ('3', 'between', 3)")
+    if lost:
+        carrier.execute("SELECT sync_control.sync(%s)", (north.export(),))
+    else:
+        through(carrier, north)
+    carrier.commit()
+    assert_equal(hub, *devices)
+
+
+def test_an_answer_that_is_lost_after_another_of_the_same_transaction(hub, devices, carrier):
+    """What the transaction wrote after its last answer is sent until an answer that held it has been applied."""
+    north, south = devices
+    through(carrier, north)
+    carrier.execute("INSERT INTO t VALUES ('3', 'between', 3)")
+    through(carrier, north)
+    carrier.execute("INSERT INTO t VALUES ('4', 'after', 4)")
+    carrier.commit()
+    hub.sync(north.export())
+    assert_equal(hub, *devices)
+
+
 def test_rows_of_a_device_outlive_a_savepoint_in_which_another_is_answered(hub, devices, carrier):
     north, south = devices
     north.sql("INSERT INTO t VALUES ('3', 'new', 3), ('4', 'new', 4)")

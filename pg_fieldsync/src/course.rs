@@ -4,6 +4,7 @@
 
 use crate::catch::SqlError;
 use crate::error::HubError;
+use crate::feed;
 use crate::guards::AsOwner;
 use crate::history::{self, Hub};
 use crate::receive::Received;
@@ -94,16 +95,18 @@ pub fn correct_cursor(received: &mut Received<'_>) -> Result<(), SqlError> {
     }
     let _owner = AsOwner::new();
     let rows = sql::run("SELECT DISTINCT version, batch_id FROM fieldsync.late_write WHERE client_no = $1", &[client])?;
-    for row in &rows.rows {
-        let (version, batch) = (row.int(0) as u64, row.int(1) as u64);
+    // Of this transaction there is no record before its end.
+    let own = feed::wrote_after(received.client.number, body.parent).then(|| (feed::own_version(), body.parent));
+    let recorded = rows.rows.iter().map(|row| (row.int(0) as u64, row.int(1) as u64));
+    for (version, batch) in recorded.chain(own) {
         if !body.cursor.as_ref().is_some_and(|cursor| cursor.visible(version)) {
             continue;
         }
         if body.parent != batch {
             // A later answer, which held all of it, has been applied.
             sql::run(
-                "DELETE FROM fieldsync.late_write WHERE client_no = $1 AND version = $2",
-                &[client, Param::Int(version as i64)],
+                "DELETE FROM fieldsync.late_write WHERE client_no = $1 AND version = $2 AND batch_id = $3",
+                &[client, Param::Int(version as i64), Param::Int(batch as i64)],
             )?;
             continue;
         }

@@ -169,6 +169,11 @@ pub fn answered(client: u32, batch: u64) {
     HAS_ANSWERED.set(true);
 }
 
+/// Whether this transaction has gone on writing after it had answered a client's batch.
+pub fn wrote_after(client: u32, batch: u64) -> bool {
+    ANSWERED.with_borrow(|answered| answered.contains(&(client, batch, true)))
+}
+
 /// Puts on record which clients have missed something of this transaction.
 fn write_late() {
     let late: Vec<(u32, u64)> = ANSWERED.with_borrow_mut(|answered| {

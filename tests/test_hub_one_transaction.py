@@ -73,3 +73,17 @@ def test_rows_of_a_device_outlive_a_savepoint_in_which_another_is_answered(hub, 
     carrier.commit()
     assert_equal(hub, *devices)
     assert south.client == "south"
+
+
+def test_an_entry_that_is_settled_after_the_answer(hub, devices, carrier):
+    north, south = devices
+    hub.rule("t", strategy="manual")
+    north.sql("UPDATE t SET a = 'mine' WHERE id = '1'")
+    hub.sql("UPDATE t SET a = 'theirs' WHERE id = '1'")
+    carry(north, hub)
+    assert len(north.conflicts()) == 1
+    through(carrier, north)
+    carrier.execute("SELECT sync_control.resolve(conflict_id, 'server') FROM sync_control.conflicts")
+    carrier.commit()
+    assert_equal(hub, *devices)
+    assert north.conflicts() == []

@@ -74,7 +74,7 @@ thread_local! {
 }
 
 /// Whoever has been answered misses what comes now.
-fn note_lateness() {
+pub fn note_lateness() {
     if HAS_ANSWERED.get() {
         ANSWERED.with_borrow_mut(|answered| answered.iter_mut().for_each(|(_, _, late)| *late = true));
     }

@@ -76,6 +76,7 @@ BEGIN
         resolved_at = clock_timestamp(), resolved_by = session_user,
         told = pg_current_xact_id()::text::bigint   -- the device that raised it learns of it with its next answer
     WHERE o.conflict_id = conflict_settle.conflict_id;
+    PERFORM fieldsync.note_lateness();
     UPDATE fieldsync.notification AS n SET status = 'resolved', resolved_at = now()
     WHERE n.conflict_id = conflict_settle.conflict_id AND n.resolved_at IS NULL;
 END

@@ -87,3 +87,28 @@ def test_an_entry_that_is_settled_after_the_answer(hub, devices, carrier):
     carrier.commit()
     assert_equal(hub, *devices)
     assert north.conflicts() == []
+
+
+@pytest.mark.parametrize("delete", ["hard", "soft"])
+@pytest.mark.parametrize("written_first", [False, True])
+def test_a_write_that_a_trigger_suppresses_though_the_transaction_wrote_the_row(hub, devices, carrier, delete, written_first):
+    hub.enable("t", {"delete": delete})
+    hub.script("CREATE FUNCTION eat() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+               "    RETURN CASE WHEN NEW.a = 'eaten' OR NEW.sync_deleted THEN NULL ELSE NEW END; END $$;"
+               "CREATE TRIGGER eat BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION eat();"
+               "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+               "CREATE TRIGGER keep BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION keep();")
+    north, south = devices
+    north.sql("UPDATE t SET a = 'eaten' WHERE id = '1'")
+    north.sql("DELETE FROM t WHERE id = '2'")
+    south.sql("UPDATE t SET n = 20")
+    if written_first:
+        through(carrier, south)
+    through(carrier, north)
+    carrier.commit()
+    carry(north, hub)
+    assert [(entry["row_id"], entry["outcome"]) for entry in hub.conflicts("open")] in (
+        [("1", "rejected"), ("2", "rejected")],
+        [("1", "rejected")],                    # somebody's edit that north had not seen keeps the other row
+    )
+    assert hub.sql("SELECT rejected + conflict FROM sync_control.ledger WHERE client_id = 'north'") == [(2,)]

@@ -8,6 +8,7 @@ use crate::error::report_sql;
 use crate::feed;
 use crate::guards::{AsUser, Settings};
 use crate::keys;
+use crate::pull::Reading;
 use crate::sql::{self, ident, Cells, Param};
 use crate::tombstone;
 use crate::trigger::{hub_clock, note, Tracked};
@@ -115,10 +116,12 @@ pub fn truncate(tracked: &Tracked, relation: pg_sys::Relation) -> Result<(), Sql
     let order = key_columns.join(", ");
     let version = feed::own_version();
     let mut offset = 0i64;
+    // TRUNCATE takes every row there is, also those that a transaction of REPEATABLE READ does not see; its lock keeps them as they are.
+    let _reading = Reading::begin();
     loop {
         let rows = {
             let _settings = Settings::for_text();
-            sql::run(
+            sql::read_set(
                 &format!(
                     "SELECT t.fieldsync_clocks, {}, {} FROM ONLY {} t ORDER BY {order} LIMIT {TRUNCATE_PORTION} OFFSET $1",
                     row_as_json("t"),

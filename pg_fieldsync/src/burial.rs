@@ -71,6 +71,24 @@ fn row_as_json(row: &str) -> String {
 /// # Safety
 /// The row is of the relation.
 pub unsafe fn mark_deleted(relation: pg_sys::Relation, row: &Row, tracked: &Tracked) {
+    // SAFETY: as promised.
+    unsafe { as_owner(relation, row, tracked, "UPDATE ONLY {table} SET sync_deleted = true WHERE {key}") }
+}
+
+/// Locks a row that an application marks by an UPDATE, as a DELETE would: whoever makes a row that refers to it waits, or is waited for.
+///
+/// # Safety
+/// The row is of the relation.
+pub unsafe fn lock_as_delete(relation: pg_sys::Relation, row: &Row, tracked: &Tracked) {
+    // SAFETY: as promised.
+    unsafe { as_owner(relation, row, tracked, "SELECT FROM ONLY {table} WHERE {key} FOR UPDATE") }
+}
+
+/// Runs a statement about one row, as the table's owner.
+///
+/// # Safety
+/// The row is of the relation.
+unsafe fn as_owner(relation: pg_sys::Relation, row: &Row, tracked: &Tracked, statement: &str) {
     // SAFETY: an open relation has a name and a descriptor.
     let (name, attributes) = unsafe { (pgrx::PgRelation::from_pg(relation), tuple::attributes((*relation).rd_att)) };
     let mut conditions = Vec::new();
@@ -90,12 +108,9 @@ pub unsafe fn mark_deleted(relation: pg_sys::Relation, row: &Row, tracked: &Trac
         params.push(Param::Datum(attributes[*at].atttypid, row.values[*at]));
     }
     let _owner = AsUser::owner_of(relation);
-    let statement = format!(
-        "UPDATE ONLY {}.{} SET sync_deleted = true WHERE {}",
-        ident(name.namespace()),
-        ident(name.name()),
-        conditions.join(" AND ")
-    );
+    let statement = statement
+        .replace("{table}", &format!("{}.{}", ident(name.namespace()), ident(name.name())))
+        .replace("{key}", &conditions.join(" AND "));
     if let Err(error) = sql::run(&statement, &params) {
         report_sql(&error);
     }

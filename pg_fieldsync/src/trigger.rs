@@ -8,7 +8,7 @@
 //! * In the path of an ordinary INSERT or UPDATE there is no SQL: descriptions are cached, keys are buffered.
 
 use crate::applying;
-use crate::burial::{bury, mark_deleted, truncate};
+use crate::burial::{bury, lock_as_delete, mark_deleted, truncate};
 use crate::catalog;
 use crate::catch::SqlError;
 use crate::error::report_sql;
@@ -297,6 +297,9 @@ unsafe fn updated(
                 new.nulls[at] = old.nulls[at];
             }
             return new.form(relation, after);
+        }
+        if tracked.soft_delete && deleted_changed && new.is_true(tracked.deleted) && !is_engines {
+            lock_as_delete(relation, &old, tracked);
         }
         let version = feed::own_version();
         if !changed.is_empty() && tracked.key_changed(&old, &new) && !is_engines {

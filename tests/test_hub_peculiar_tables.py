@@ -110,3 +110,35 @@ def test_a_deletion_that_a_trigger_suppresses_is_on_record_also_where_the_mark_i
     hub.resolve(hub.conflicts("open")[0]["conflict_id"], "server")
     settle(hub, tablet)
     assert tablet.sql("SELECT * FROM t") == [("1", "hub", 1)]
+
+
+@pytest.mark.parametrize("type, one, other", [
+    ("numeric", "1.0", "1.00"),
+    ("interval", "1 day", "24:00:00"),
+    ("jsonb", "1.0", "1.00"),
+    ("numeric[]", "{1.0}", "{1.00}"),
+    ("numrange", "[1.0,2.0)", "[1.00,2.0)"),
+])
+def test_a_key_that_the_hub_spells_anew(hub, client, type, one, other):
+    """Both spellings are one key to the hub, and two texts to a device."""
+    hub.script(f"CREATE TABLE k (id {type} PRIMARY KEY, a text); SELECT sync_control.enable('k');")
+    hub.sql("INSERT INTO k VALUES (%s, 'x')", one)
+    north, south = (client(name, "CREATE TABLE k (id TEXT NOT NULL PRIMARY KEY, a TEXT);", "k") for name in ("north", "south"))
+    settle(hub, north, south)
+    hub.sql(f"UPDATE k SET id = %s::{type}", other)
+    north.sql("UPDATE k SET a = 'edited'")
+    settle(hub, north, south)
+    assert hub.sql("SELECT count(*), min(a) FROM k") == [(1, "edited")]
+    assert len(north.sql("SELECT * FROM k")) == 1 and north.sql("SELECT * FROM k") == south.sql("SELECT * FROM k")
+    south.sql("DELETE FROM k")
+    settle(hub, north, south)
+    assert hub.sql("SELECT * FROM k") == north.sql("SELECT * FROM k") == []
+
+
+def test_a_key_that_two_devices_spell_differently(hub, client):
+    hub.script("CREATE TABLE k (id numeric PRIMARY KEY, a text); SELECT sync_control.enable('k');")
+    north, south = (client(name, "CREATE TABLE k (id TEXT NOT NULL PRIMARY KEY, a TEXT);", "k") for name in ("north", "south"))
+    north.sql("INSERT INTO k VALUES ('7.0', 'north')")
+    south.sql("INSERT INTO k VALUES ('7.00', 'south')")
+    settle(hub, north, south)
+    assert north.sql("SELECT * FROM k") == south.sql("SELECT * FROM k") == [("7.0", hub.one("SELECT a FROM k"))]

@@ -14,6 +14,7 @@ use crate::pull::Asked;
 use crate::sent::{travels, Row, Sent};
 use crate::sql::{self, ident, Cells, Param};
 use crate::state::{key_arrays, key_join};
+use fieldsync_core::delta::Op;
 use fieldsync_core::reply::RowChange;
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::wire::PackedRows;
@@ -122,6 +123,16 @@ impl<'a> Gathering<'a> {
             .collect())
     }
 
+    /// A row that was looked at under another spelling of its key (1.0 and 1.00 are one number, and two texts on a device): it travels
+    /// under its own, and goes under the other.
+    fn respelt(&mut self, asked: &Key, row: Row) {
+        if !row.is_deleted {
+            self.clock = self.clock.max(row.clocks.latest().clock);
+            self.add(RowChange { op: Op::Insert, key: row.key, fields: row.values });
+        }
+        self.add(RowChange::deletion(asked.clone()));
+    }
+
     /// Looks at rows by their keys; those that are gone may travel as deletions.
     fn by_keys(&mut self, keys: &BTreeSet<Key>) -> Result<(), SqlError> {
         if keys.is_empty() {
@@ -141,11 +152,15 @@ impl<'a> Gathering<'a> {
         let mut there = vec![false; keys.len()];
         sql::read_portions(&query, &params, |portion| {
             for cells in portion {
-                if let Some(slot) = usize::try_from(cells.int(0) - 1).ok().and_then(|place| there.get_mut(place)) {
+                let place = usize::try_from(cells.int(0) - 1).unwrap_or(usize::MAX);
+                if let Some(slot) = there.get_mut(place) {
                     *slot = true;
                 }
                 let row = self.row(cells, 1)?;
-                self.consider(row);
+                match keys.get(place) {
+                    Some(asked) if **asked != row.key => self.respelt(asked, row),
+                    _ => self.consider(row),
+                }
             }
             Ok(())
         })?;

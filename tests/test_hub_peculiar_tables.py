@@ -142,3 +142,10 @@ def test_a_key_that_two_devices_spell_differently(hub, client):
     south.sql("INSERT INTO k VALUES ('7.00', 'south')")
     settle(hub, north, south)
     assert north.sql("SELECT * FROM k") == south.sql("SELECT * FROM k") == [("7.0", hub.one("SELECT a FROM k"))]
+
+
+def test_a_key_that_is_generated_is_refused(hub, refused):
+    """It is computed after all triggers, so that nothing would know whose row it was."""
+    hub.script("CREATE TABLE g (a text, id text GENERATED ALWAYS AS ('g' || a) STORED PRIMARY KEY)")
+    refusal = refused(hub.enable, "g")
+    assert refusal.sqlstate == "0A000" and "generated" in refusal.message

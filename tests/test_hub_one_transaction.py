@@ -63,6 +63,20 @@ def test_an_answer_that_is_lost_after_another_of_the_same_transaction(hub, devic
     assert_equal(hub, *devices)
 
 
+def test_an_edit_that_was_made_before_a_later_answer_had_not_seen_it(hub, devices, carrier):
+    """What the first answer wrongly calls seen, an edit on top of it does as well."""
+    north, south = devices
+    hub.rule("t", strategy="server_wins")
+    through(carrier, north)
+    carrier.execute("UPDATE t SET a = 'late' WHERE id = '1'")
+    carrier.commit()
+    answer = hub.sync(north.export())
+    north.sql("UPDATE t SET a = 'edited' WHERE id = '1'")
+    north.apply(answer)
+    assert_equal(hub, *devices)
+    assert hub.one("SELECT a FROM t WHERE id = '1'") == "late"
+
+
 def test_rows_of_a_device_outlive_a_savepoint_in_which_another_is_answered(hub, devices, carrier):
     north, south = devices
     north.sql("INSERT INTO t VALUES ('3', 'new', 3), ('4', 'new', 4)")

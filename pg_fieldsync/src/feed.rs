@@ -169,9 +169,12 @@ pub fn answered(client: u32, batch: u64) {
     HAS_ANSWERED.set(true);
 }
 
-/// Whether this transaction has gone on writing after it had answered a client's batch.
-pub fn wrote_after(client: u32, batch: u64) -> bool {
-    ANSWERED.with_borrow(|answered| answered.contains(&(client, batch, true)))
+/// This transaction's version, and the batches of a client after whose answers it has gone on writing.
+pub fn late_in_this_transaction(client: u32) -> (u64, Vec<u64>) {
+    let late = ANSWERED.with_borrow(|answered| {
+        answered.iter().filter(|(number, _, late)| *number == client && *late).map(|(_, batch, _)| *batch).collect()
+    });
+    (own_version(), late)
 }
 
 /// Puts on record which clients have missed something of this transaction.

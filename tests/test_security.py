@@ -435,4 +435,4 @@ class TestTablesThatALoginMayNotRead:
         assert north.sql("SELECT id, village FROM households ORDER BY id") == [("h1", "Ségou"), ("h3", "Kati")]
         # And from then on only what is new travels.
         assert sync_as(carrier, north)["applied"] == 0
-        assert programme.sql("SELECT * FROM fieldsync.withheld") == []
+        assert programme.one("SELECT count(*) FROM fieldsync.withheld WHERE given_since IS NULL") == 0

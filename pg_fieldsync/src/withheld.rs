@@ -53,11 +53,8 @@ pub fn given(
         } else {
             match (before, cursor) {
                 (None, _) => news(table.table_id),
-                (Some(Some(since)), Some(cursor)) if cursor.visible(since) => {
-                    forget(client, table.table_id)?;
-                    news(table.table_id)
-                }
-                (Some(Some(_)), Some(_)) => Given::Everything,
+                // What is on record stays: a copy of the device may come with an older cursor.
+                (Some(Some(since)), Some(cursor)) if cursor.visible(since) => news(table.table_id),
                 (Some(_), _) => {
                     note(client, table.table_id, Some(own))?;
                     Given::Everything
@@ -110,15 +107,6 @@ fn note(client: u32, table_id: i32, since: Option<u64>) -> Result<(), SqlError> 
         "INSERT INTO fieldsync.withheld (client_no, table_id, given_since) VALUES ($1, $2, ($3::bigint[])[1])
          ON CONFLICT (client_no, table_id) DO UPDATE SET given_since = EXCLUDED.given_since",
         &[Param::Int(i64::from(client)), Param::Int(i64::from(table_id)), Param::Ints(&since)],
-    )
-    .map(|_| ())
-}
-
-fn forget(client: u32, table_id: i32) -> Result<(), SqlError> {
-    let _owner = AsOwner::new();
-    sql::run(
-        "DELETE FROM fieldsync.withheld WHERE client_no = $1 AND table_id = $2",
-        &[Param::Int(i64::from(client)), Param::Int(i64::from(table_id))],
     )
     .map(|_| ())
 }

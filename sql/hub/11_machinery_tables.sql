@@ -114,7 +114,7 @@ CREATE TABLE fieldsync.late_write (
 CREATE INDEX ON fieldsync.late_write (client_no);
 
 -- Tables that a client was not given, for want of the right to read them or by sync_direction. Its cursor calls their rows seen
--- all the same: once it may have them it gets them whole, until it has applied an answer that did.
+-- all the same: once it may have them it gets them whole, until it has applied an answer that did. Kept for copies of the device.
 CREATE TABLE fieldsync.withheld (
     client_no   integer NOT NULL REFERENCES fieldsync.client ON DELETE CASCADE,
     table_id    integer NOT NULL REFERENCES fieldsync.tracked_table ON DELETE CASCADE,

@@ -26,6 +26,8 @@ pub struct Gathering<'a> {
     table: &'a Table,
     asked: &'a Asked<'a>,
     sent: Sent<'a>,
+    /// Rows with any news travel whole.
+    whole_rows: bool,
     /// Numbers of the fields that travel, in their order.
     numbers: Vec<u16>,
     /// Where a field stands in the reply.
@@ -36,13 +38,14 @@ pub struct Gathering<'a> {
 
 impl<'a> Gathering<'a> {
     /// Nothing yet.
-    pub fn new(table: &'a Table, rules: &TableRules, asked: &'a Asked<'a>) -> Gathering<'a> {
+    pub fn new(table: &'a Table, rules: &TableRules, asked: &'a Asked<'a>, whole_rows: bool) -> Gathering<'a> {
         let order = table.reply_order();
         let number = |at: &usize| table.columns[*at].number;
         Gathering {
             table,
             asked,
             sent: Sent::of(table, rules, asked),
+            whole_rows,
             numbers: order[table.key.len()..].iter().map(number).collect(),
             places: order.iter().enumerate().map(|(place, at)| (number(at), place as u16)).collect(),
             rows: PackedRows::default(),
@@ -246,7 +249,7 @@ impl<'a> Gathering<'a> {
     }
 
     fn consider(&mut self, row: Row) {
-        if let Some(row) = travels(self.table, row, self.asked, &self.sent, &mut self.clock) {
+        if let Some(row) = travels(self.table, row, self.asked, &self.sent, self.whole_rows, &mut self.clock) {
             self.add(row);
         }
     }

@@ -120,9 +120,11 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
         let (asked, scope) = match given {
             Given::Nothing => continue,
             Given::Everything => (&from_nothing, Scope::Everything),
-            Given::News => (asked, scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new()))),
+            Given::News | Given::WholeRows => {
+                (asked, scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new())))
+            }
         };
-        let mut gathering = Gathering::new(table, rules, asked);
+        let mut gathering = Gathering::new(table, rules, asked, given == Given::WholeRows);
         match scope {
             Scope::Whole(own) => gathering.whole(Some(own))?,
             Scope::Everything => gathering.whole(None)?,

@@ -24,6 +24,8 @@ pub enum Given {
     Nothing,
     /// What the cursor has not seen.
     News,
+    /// The same, each row whole: row-level security may have hidden from this login what was written to it before.
+    WholeRows,
     /// All of it.
     Everything,
 }
@@ -38,23 +40,25 @@ pub fn given(
 ) -> Result<HashMap<i32, Given>, SqlError> {
     let mut known = on_record(client)?;
     let remade = remade()?;
-    let news = |table_id: i32| match cursor {
+    let news = |table_id: i32, sees: Sees| match cursor {
         Some(cursor) if remade.get(&table_id).is_some_and(|version| !cursor.visible(*version)) => Given::Everything,
+        _ if sees == Sees::SomeRows => Given::WholeRows,
         _ => Given::News,
     };
     let mut all = HashMap::new();
     for (table, _) in tables {
         let before = known.remove(&table.table_id);
-        let given = if no_pull(&table.name) || !may_read(table)? {
+        let sees = sees(table)?;
+        let given = if no_pull(&table.name) || sees == Sees::Nothing {
             if before != Some(None) {
                 note(client, table.table_id, None)?;
             }
             Given::Nothing
         } else {
             match (before, cursor) {
-                (None, _) => news(table.table_id),
+                (None, _) => news(table.table_id, sees),
                 // What is on record stays: a copy of the device may come with an older cursor.
-                (Some(Some(since)), Some(cursor)) if cursor.visible(since) => news(table.table_id),
+                (Some(Some(since)), Some(cursor)) if cursor.visible(since) => news(table.table_id, sees),
                 (Some(_), _) => {
                     note(client, table.table_id, Some(own))?;
                     Given::Everything
@@ -66,18 +70,32 @@ pub fn given(
     Ok(all)
 }
 
-/// Whether the caller may read all columns of a table.
-fn may_read(table: &Table) -> Result<bool, SqlError> {
-    let may = sql::scalar(
+/// What the caller is let see of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sees {
+    /// It may not read all columns.
+    Nothing,
+    /// What row-level security shows it.
+    SomeRows,
+    All,
+}
+
+fn sees(table: &Table) -> Result<Sees, SqlError> {
+    let rows = sql::run(
         "SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE')
             AND (pg_catalog.has_table_privilege(c.oid, 'SELECT')
                  OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS a
                                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                                  AND NOT pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))
+                                  AND NOT pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT'))),
+            c.relrowsecurity AND pg_catalog.row_security_active(c.oid)
          FROM pg_catalog.pg_class AS c WHERE c.oid = $1::pg_catalog.oid",
         &[oid_param(table.oid)],
     )?;
-    Ok(may == fieldsync_core::Value::Int(1))
+    Ok(match rows.rows.first().map(|row| (row.truth(0), row.truth(1))) {
+        Some((true, false)) => Sees::All,
+        Some((true, true)) => Sees::SomeRows,
+        _ => Sees::Nothing,
+    })
 }
 
 /// What is on record of a client: by table, since when it is given all of it.

@@ -166,7 +166,8 @@ fn users(
         // By now (new rows that nothing stands in the way of come first), or about to be.
         let written = clocks.latest().version == deciding.version
             || own.is_some_and(|own| write::action(child, own).is_some_and(|action| action != Action::Delete));
-        if (unseen || stays || keeps_a_parent || written && acts)
+        // One that is only marked takes nothing along, and whoever refers to it stays.
+        if (unseen || stays || keeps_a_parent || written && acts || parent.table.soft_delete)
             && !own.is_some_and(|own| leaves(own, reference, &parent.table, &parent.items[at]))
         {
             found.push((at, child.row_id(&user)));

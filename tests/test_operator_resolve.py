@@ -113,6 +113,18 @@ class TestAnEdit:
         resolve(people, entry, {"money": None, "tags": "{x}", "active": False, "extra": None})
         assert person(people, columns="money, tags, active, extra") == (None, ["x"], False, None)
 
+    def test_what_was_replaced_is_kept_exactly_whatever_the_session_says(self, people):
+        people.script("ALTER TABLE programme.people ADD weight float8, ADD away daterange, ADD lasts interval;"
+                      "UPDATE programme.people SET weight = 0.1::float8 + 0.7, away = '[2024-03-02,2024-05-04)', lasts = '-1 day -01:00:00'")
+        before = person(people, columns="weight, away, lasts")
+        entry = conflict(people, "update", "manual", {"weight": 1.5, "away": "[2024-01-01,2024-01-02)", "lasts": "1 day"})
+        people.script("SET extra_float_digits = -5; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard'")
+        resolve(people, entry, "client")
+        people.script("RESET ALL")
+        assert person(people, columns="weight, away, lasts") != before
+        resolve(people, entry, "server")
+        assert person(people, columns="weight, away, lasts") == before
+
     def test_names_with_everything_in_them(self, people):
         entry = conflict(people, "update", "manual", {"v": "device"}, {"v": "hub"}, key={"a": "x", "B 2": 1}, table='Odd "pair')
         assert resolve(people, entry, "client") == f"conflict {entry} resolved: Odd \"pair row [\"x\",1] has the device's values"

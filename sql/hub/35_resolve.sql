@@ -171,9 +171,11 @@ BEGIN
 END
 $$;
 
--- What a row has in some fields, as the caller sees it; NULL if there is no such row, or only one that is marked as deleted.
+-- What a row has in some fields, as the caller sees it; NULL if there is no such row, or only one that is marked as deleted. It is kept,
+-- and may be put back by another session: its text forms are exact and depend on no session's settings.
 CREATE FUNCTION fieldsync.read_row(relid oid, key jsonb, fields jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET extra_float_digits = 1 SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET bytea_output = 'hex'
 AS $$                                           -- no search_path of its own: types are named as the caller sees them
 DECLARE
     target text;

@@ -447,6 +447,21 @@ class TestPrivileges:
         supervisor.execute(f"SELECT sync_control.resolve({entry}, '{{\"age\": 20}}')")
         assert person(people, B) == ("Old", 20)
 
+    def test_a_deletion_that_does_not_happen_settles_nothing(self, people, supervisor, refused):
+        people.script(f"GRANT USAGE ON SCHEMA programme TO {supervisor.role};"
+                      f"GRANT SELECT, INSERT, UPDATE, DELETE ON programme.people TO {supervisor.role};"
+                      "ALTER TABLE programme.people ENABLE ROW LEVEL SECURITY;"
+                      "CREATE POLICY young ON programme.people USING (age < 30);"
+                      "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;")
+        entry = conflict(people, "delete", "rejected")
+        assert refused(supervisor.execute, f"SELECT sync_control.resolve({entry}, 'client')").sqlstate == "42501", "hidden"
+        people.script("CREATE TRIGGER keep BEFORE DELETE ON programme.people FOR EACH ROW EXECUTE FUNCTION keep()")
+        assert refused(resolve, people, entry, "client").sqlstate == "42501", "suppressed"
+        assert person(people) == ("Hub", 40) and state(people, entry)[0] == "open"
+        people.script("DROP TRIGGER keep ON programme.people; DELETE FROM programme.people")
+        supervisor.execute(f"SELECT sync_control.resolve({entry}, 'client')")
+        assert state(people, entry)[0] == "resolved", "it is gone already"
+
     def test_an_operator_runs_the_hub(self, people, supervisor, refused):
         for statement in ("SELECT sync_control.register('south', 'South')", "SELECT sync_control.reenroll('north')",
                           "INSERT INTO sync_control.client_state (client_id) VALUES ('east')",

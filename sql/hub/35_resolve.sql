@@ -296,7 +296,14 @@ BEGIN
 
     new_key := entry.key;
     IF action = 'delete' THEN
+        met := fieldsync.write_row(entry.relid, 'update', entry.key, '{}');   -- sets nothing: whether the row is to be seen
         PERFORM fieldsync.write_row(entry.relid, 'delete', entry.key, '{}');
+        IF met > 0 AND fieldsync.read_row(entry.relid, entry.key, entry.key) IS NOT NULL
+           OR met = 0 AND pg_catalog.row_security_active(entry.relid) AND entry.tombstone IS NULL THEN
+            RAISE EXCEPTION 'row % of table % was not deleted: this login may not see or delete it, or a trigger has suppressed the write',
+                    entry.row_id, entry.relid::pg_catalog.regclass
+                USING ERRCODE = 'insufficient_privilege', HINT = 'Call resolve() as a login that may delete the row, or choose ''server''.';
+        END IF;
     ELSIF action IN ('update', 'insert') THEN
         met := 0;
         IF action = 'update' THEN

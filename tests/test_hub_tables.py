@@ -266,7 +266,8 @@ class TestOffAndOn:
 
 @pytest.mark.parametrize("action", ["", "ON DELETE CASCADE", "ON DELETE SET NULL"])
 @pytest.mark.parametrize("on_delete, outcome", [("update_wins", "server"), ("delete_wins", "rejected"), ("manual", "manual")])
-def test_a_row_that_is_only_marked_keeps_what_its_deleter_left_behind(hub, client, action, on_delete, outcome):
+@pytest.mark.parametrize("child", ["known", "new", "moved"])
+def test_a_row_that_is_only_marked_keeps_what_its_deleter_left_behind(hub, client, action, on_delete, outcome, child):
     """The device knew of the child, and enforces no foreign keys; on the hub the mark takes nothing along either."""
     hub.script(f"CREATE TABLE p (id text PRIMARY KEY); CREATE TABLE c (id text PRIMARY KEY, p text REFERENCES p {action})")
     hub.enable("p", {"delete": "soft"})
@@ -275,10 +276,15 @@ def test_a_row_that_is_only_marked_keeps_what_its_deleter_left_behind(hub, clien
     devices = [client(name, "CREATE TABLE p (id TEXT NOT NULL PRIMARY KEY);"
                             f"CREATE TABLE c (id TEXT NOT NULL PRIMARY KEY, p TEXT REFERENCES p {action});", "p", "c")
                for name in ("north", "south")]
-    devices[0].script("INSERT INTO p VALUES ('1'); INSERT INTO c VALUES ('child', '1')")
+    before, with_it = {
+        "known": ("INSERT INTO c VALUES ('child', '1')", ""),
+        "new": ("", "INSERT INTO c VALUES ('child', '1')"),
+        "moved": ("INSERT INTO c VALUES ('child', NULL)", "UPDATE c SET p = '1'"),
+    }[child]
+    devices[0].script(f"INSERT INTO p VALUES ('1'); {before}")
     for device in devices * 2:
         carry(device, hub)
-    devices[0].sql("DELETE FROM p")
+    devices[0].script(f"{with_it}; DELETE FROM p")
     for device in devices * 2:
         carry(device, hub)
     assert hub.sql("SELECT p.id, c.id FROM p JOIN c ON c.p = p.id WHERE NOT p.sync_deleted") == [("1", "child")]

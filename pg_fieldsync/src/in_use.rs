@@ -146,8 +146,10 @@ fn users(
     let mut handed_on = HashSet::new();
     // A row that is only marked takes nothing along.
     let acts = reference.acts_on_delete && !parent.table.soft_delete;
-    if acts {
+    if acts || parent.table.soft_delete {
         found = written_users(work, child, reference, &going, &values_of_going);
+    }
+    if acts {
         // Another row of the delta gets the values by which a going one is referred to: on the device, rows refer to that one now.
         handed_on.extend(written(parent, &reference.parent_columns).map(|(values, _)| values));
     }
@@ -187,7 +189,7 @@ fn written<'w>(work: &'w TableWork, numbers: &'w [u16]) -> impl Iterator<Item = 
 }
 
 /// Rows that the delta itself makes or changes, and that then refer to one that goes: the foreign key would take them along, or their
-/// reference, after they were written.
+/// reference, after they were written; or, where that one is only marked, be content with it.
 fn written_users(
     work: &Work,
     child: &Table,

@@ -149,3 +149,19 @@ def test_a_key_that_is_generated_is_refused(hub, refused):
     hub.script("CREATE TABLE g (a text, id text GENERATED ALWAYS AS ('g' || a) STORED PRIMARY KEY)")
     refusal = refused(hub.enable, "g")
     assert refusal.sqlstate == "0A000" and "generated" in refusal.message
+
+
+def test_a_key_that_a_trigger_changes_when_a_device_writes_the_row(hub, client):
+    hub.script("CREATE TABLE t (id text PRIMARY KEY, a text, n integer); INSERT INTO t VALUES ('old', 'hub', 1);"
+               "SELECT sync_control.enable('t');"
+               "CREATE FUNCTION upper_id() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.id := upper(NEW.id); RETURN NEW; END $$;"
+               "CREATE TRIGGER upper_id BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION upper_id()")
+    north, south = (client(name, DEVICE, "t") for name in ("north", "south"))
+    settle(hub, north, south)
+    north.sql("UPDATE t SET n = 2")
+    north.sql("INSERT INTO t VALUES ('new', 'north', 3)")
+    settle(hub, north, south)
+    assert hub.conflicts("open") == []
+    rows = hub.sql("SELECT id, a, n FROM t ORDER BY id")
+    assert rows == [("NEW", "north", 3), ("OLD", "hub", 2)]
+    assert north.sql("SELECT * FROM t ORDER BY id") == south.sql("SELECT * FROM t ORDER BY id") == rows

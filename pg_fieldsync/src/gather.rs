@@ -15,6 +15,7 @@ use crate::sent::{travels, Row, Sent};
 use crate::sql::{self, ident, Cells, Param};
 use crate::state::{key_arrays, key_join};
 use fieldsync_core::delta::Op;
+use fieldsync_core::merge::HubState;
 use fieldsync_core::reply::RowChange;
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::wire::PackedRows;
@@ -203,7 +204,10 @@ impl<'a> Gathering<'a> {
             // Repeating what was refused makes no row of it. What another copy made and took away in one delta left nothing here.
             let item = self.sent.items.get(*key);
             let news = item.is_some_and(|item| !item.changes.is_empty());
-            if (!news && self.sent.is_named(key)) || item.is_some_and(|item| item.is_a_copys()) {
+            // A trigger of the application's has given what was taken another key: it comes under that one.
+            let rekeyed = !self.whole_rows
+                && self.sent.accepted(key).is_some_and(|item| matches!(item.merged.after, Some(HubState::Live(_))));
+            if (!news && self.sent.is_named(key)) || item.is_some_and(|item| item.is_a_copys()) || rekeyed {
                 absent.push(key);
             }
         }

@@ -302,8 +302,9 @@ unsafe fn updated(
             lock_as_delete(relation, &old, tracked);
         }
         let version = feed::own_version();
-        if !changed.is_empty() && tracked.key_changed(&old, &new) && !is_engines {
-            // Another key is another record: the old one is deleted, a new one is made.
+        if !changed.is_empty() && tracked.key_changed(&old, &new) {
+            // Another key is another record: the old one is deleted, a new one is made. (The engine changes no key, but a trigger of the
+            // application's may do so under its hands.)
             let clocks = tracked.row_clocks(&old);
             let (clock, now) = hub_clock(clocks.latest().clock);
             bury(tracked, relation, before, &old, tombstone::stamp_on(&clocks, version, clock, HUB), &clocks);

@@ -231,3 +231,17 @@ class TestUniqueValuesThatMove:
         assert {entry["row_id"] for entry in entries} == {f"{at:03}" for at in range(1, 11)}
         assert {entry["rule"] for entry in entries if entry["row_id"] == "010"} == {"23514 steps_weight_check"}
         assert hub.sql("SELECT count(*) FROM steps WHERE position = id::integer + 1") == [(390,)]
+
+
+@pytest.mark.parametrize("index", ["(lower(code))", "(lower(code)) WHERE kind > 0", "(kind, coalesce(code, ''))", "((code || kind))"])
+def test_values_of_a_unique_index_over_an_expression_swap(hub, client, index):
+    device = synced(hub, client, "CREATE TABLE t (id integer PRIMARY KEY, code text NOT NULL, kind integer);"
+                                 f"CREATE UNIQUE INDEX one ON t {index}",
+                    "CREATE TABLE t (id INTEGER PRIMARY KEY, code TEXT, kind INTEGER);", "t")
+    written(device, "INSERT INTO t VALUES (?, ?, 1)", [(1, "A"), (2, "B"), (3, "C"), (4, "D")])
+    carry(device, hub)
+    written(device, "UPDATE t SET code = ? WHERE id = ?", [("B", 1), ("C", 2), ("A", 3)])
+    device.script("DELETE FROM t WHERE id = 4; INSERT INTO t VALUES (5, 'D', 1)")
+    carry(device, hub)
+    assert hub.sql("SELECT id, code FROM t ORDER BY id") == [(1, "B"), (2, "C"), (3, "A"), (5, "D")]
+    assert hub.conflicts() == []

@@ -110,3 +110,58 @@ def test_a_deletion_that_a_trigger_suppresses_is_on_record_also_where_the_mark_i
     hub.resolve(hub.conflicts("open")[0]["conflict_id"], "server")
     settle(hub, tablet)
     assert tablet.sql("SELECT * FROM t") == [("1", "hub", 1)]
+
+
+@pytest.mark.parametrize("type, one, other", [
+    ("numeric", "1.0", "1.00"),
+    ("interval", "1 day", "24:00:00"),
+    ("jsonb", "1.0", "1.00"),
+    ("numeric[]", "{1.0}", "{1.00}"),
+    ("numrange", "[1.0,2.0)", "[1.00,2.0)"),
+])
+def test_a_key_that_the_hub_spells_anew(hub, client, type, one, other):
+    """Both spellings are one key to the hub, and two texts to a device."""
+    hub.script(f"CREATE TABLE k (id {type} PRIMARY KEY, a text); SELECT sync_control.enable('k');")
+    hub.sql("INSERT INTO k VALUES (%s, 'x')", one)
+    north, south = (client(name, "CREATE TABLE k (id TEXT NOT NULL PRIMARY KEY, a TEXT);", "k") for name in ("north", "south"))
+    settle(hub, north, south)
+    hub.sql(f"UPDATE k SET id = %s::{type}", other)
+    north.sql("UPDATE k SET a = 'edited'")
+    settle(hub, north, south)
+    assert hub.sql("SELECT count(*), min(a) FROM k") == [(1, "edited")]
+    assert len(north.sql("SELECT * FROM k")) == 1 and north.sql("SELECT * FROM k") == south.sql("SELECT * FROM k")
+    south.sql("DELETE FROM k")
+    settle(hub, north, south)
+    assert hub.sql("SELECT * FROM k") == north.sql("SELECT * FROM k") == []
+
+
+def test_a_key_that_two_devices_spell_differently(hub, client):
+    hub.script("CREATE TABLE k (id numeric PRIMARY KEY, a text); SELECT sync_control.enable('k');")
+    north, south = (client(name, "CREATE TABLE k (id TEXT NOT NULL PRIMARY KEY, a TEXT);", "k") for name in ("north", "south"))
+    north.sql("INSERT INTO k VALUES ('7.0', 'north')")
+    south.sql("INSERT INTO k VALUES ('7.00', 'south')")
+    settle(hub, north, south)
+    assert north.sql("SELECT * FROM k") == south.sql("SELECT * FROM k") == [("7.0", hub.one("SELECT a FROM k"))]
+
+
+def test_a_key_that_is_generated_is_refused(hub, refused):
+    """It is computed after all triggers, so that nothing would know whose row it was."""
+    hub.script("CREATE TABLE g (a text, id text GENERATED ALWAYS AS ('g' || a) STORED PRIMARY KEY)")
+    refusal = refused(hub.enable, "g")
+    assert refusal.sqlstate == "0A000" and "generated" in refusal.message
+
+
+def test_a_key_that_a_trigger_changes_when_a_device_writes_the_row(hub, client):
+    hub.script("CREATE TABLE t (id text PRIMARY KEY, a text, n integer); INSERT INTO t VALUES ('old', 'hub', 1);"
+               "SELECT sync_control.enable('t');"
+               "CREATE FUNCTION upper_id() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.id := upper(NEW.id); RETURN NEW; END $$;"
+               "CREATE TRIGGER upper_id BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION upper_id()")
+    north, south = (client(name, DEVICE, "t") for name in ("north", "south"))
+    settle(hub, north, south)
+    north.sql("UPDATE t SET n = 2")
+    north.sql("INSERT INTO t VALUES ('new', 'north', 3)")
+    settle(hub, north, south)
+    assert hub.conflicts("open") == []
+    rows = hub.sql("SELECT id, a, n FROM t ORDER BY id")
+    assert rows == [("NEW", "north", 3), ("OLD", "hub", 2)]
+    assert north.sql("SELECT * FROM t ORDER BY id") == south.sql("SELECT * FROM t ORDER BY id") == rows

@@ -262,3 +262,31 @@ class TestOffAndOn:
         hub.resolve(entry["conflict_id"], "server")
         carry(tablet, hub)
         assert tablet.conflicts() == [] and hub.sql("SELECT id FROM t") == [("5",)]
+
+
+@pytest.mark.parametrize("action", ["", "ON DELETE CASCADE", "ON DELETE SET NULL"])
+@pytest.mark.parametrize("on_delete, outcome", [("update_wins", "server"), ("delete_wins", "rejected"), ("manual", "manual")])
+@pytest.mark.parametrize("child", ["known", "new", "moved"])
+def test_a_row_that_is_only_marked_keeps_what_its_deleter_left_behind(hub, client, action, on_delete, outcome, child):
+    """The device knew of the child, and enforces no foreign keys; on the hub the mark takes nothing along either."""
+    hub.script(f"CREATE TABLE p (id text PRIMARY KEY); CREATE TABLE c (id text PRIMARY KEY, p text REFERENCES p {action})")
+    hub.enable("p", {"delete": "soft"})
+    hub.enable("c")
+    hub.rule("p", on_delete=on_delete)
+    devices = [client(name, "CREATE TABLE p (id TEXT NOT NULL PRIMARY KEY);"
+                            f"CREATE TABLE c (id TEXT NOT NULL PRIMARY KEY, p TEXT REFERENCES p {action});", "p", "c")
+               for name in ("north", "south")]
+    before, with_it = {
+        "known": ("INSERT INTO c VALUES ('child', '1')", ""),
+        "new": ("", "INSERT INTO c VALUES ('child', '1')"),
+        "moved": ("INSERT INTO c VALUES ('child', NULL)", "UPDATE c SET p = '1'"),
+    }[child]
+    devices[0].script(f"INSERT INTO p VALUES ('1'); {before}")
+    for device in devices * 2:
+        carry(device, hub)
+    devices[0].script(f"{with_it}; DELETE FROM p")
+    for device in devices * 2:
+        carry(device, hub)
+    assert hub.sql("SELECT p.id, c.id FROM p JOIN c ON c.p = p.id WHERE NOT p.sync_deleted") == [("1", "child")]
+    assert devices[1].sql("SELECT p.id, c.id FROM p JOIN c ON c.p = p.id") == [("1", "child")]
+    assert hub.sql("SELECT row_id, outcome FROM sync_control.conflicts") == [("1", outcome)]

@@ -113,6 +113,18 @@ class TestAnEdit:
         resolve(people, entry, {"money": None, "tags": "{x}", "active": False, "extra": None})
         assert person(people, columns="money, tags, active, extra") == (None, ["x"], False, None)
 
+    def test_what_was_replaced_is_kept_exactly_whatever_the_session_says(self, people):
+        people.script("ALTER TABLE programme.people ADD weight float8, ADD away daterange, ADD lasts interval;"
+                      "UPDATE programme.people SET weight = 0.1::float8 + 0.7, away = '[2024-03-02,2024-05-04)', lasts = '-1 day -01:00:00'")
+        before = person(people, columns="weight, away, lasts")
+        entry = conflict(people, "update", "manual", {"weight": 1.5, "away": "[2024-01-01,2024-01-02)", "lasts": "1 day"})
+        people.script("SET extra_float_digits = -5; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard'")
+        resolve(people, entry, "client")
+        people.script("RESET ALL")
+        assert person(people, columns="weight, away, lasts") != before
+        resolve(people, entry, "server")
+        assert person(people, columns="weight, away, lasts") == before
+
     def test_names_with_everything_in_them(self, people):
         entry = conflict(people, "update", "manual", {"v": "device"}, {"v": "hub"}, key={"a": "x", "B 2": 1}, table='Odd "pair')
         assert resolve(people, entry, "client") == f"conflict {entry} resolved: Odd \"pair row [\"x\",1] has the device's values"
@@ -434,6 +446,21 @@ class TestPrivileges:
         assert refused(supervisor.execute, f"SELECT sync_control.resolve({entry}, 'client')").sqlstate == "42501"
         supervisor.execute(f"SELECT sync_control.resolve({entry}, '{{\"age\": 20}}')")
         assert person(people, B) == ("Old", 20)
+
+    def test_a_deletion_that_does_not_happen_settles_nothing(self, people, supervisor, refused):
+        people.script(f"GRANT USAGE ON SCHEMA programme TO {supervisor.role};"
+                      f"GRANT SELECT, INSERT, UPDATE, DELETE ON programme.people TO {supervisor.role};"
+                      "ALTER TABLE programme.people ENABLE ROW LEVEL SECURITY;"
+                      "CREATE POLICY young ON programme.people USING (age < 30);"
+                      "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;")
+        entry = conflict(people, "delete", "rejected")
+        assert refused(supervisor.execute, f"SELECT sync_control.resolve({entry}, 'client')").sqlstate == "42501", "hidden"
+        people.script("CREATE TRIGGER keep BEFORE DELETE ON programme.people FOR EACH ROW EXECUTE FUNCTION keep()")
+        assert refused(resolve, people, entry, "client").sqlstate == "42501", "suppressed"
+        assert person(people) == ("Hub", 40) and state(people, entry)[0] == "open"
+        people.script("DROP TRIGGER keep ON programme.people; DELETE FROM programme.people")
+        supervisor.execute(f"SELECT sync_control.resolve({entry}, 'client')")
+        assert state(people, entry)[0] == "resolved", "it is gone already"
 
     def test_an_operator_runs_the_hub(self, people, supervisor, refused):
         for statement in ("SELECT sync_control.register('south', 'South')", "SELECT sync_control.reenroll('north')",

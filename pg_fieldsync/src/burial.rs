@@ -8,6 +8,7 @@ use crate::error::report_sql;
 use crate::feed;
 use crate::guards::{AsUser, Settings};
 use crate::keys;
+use crate::pull::Reading;
 use crate::sql::{self, ident, Cells, Param};
 use crate::tombstone;
 use crate::trigger::{hub_clock, note, Tracked};
@@ -70,6 +71,24 @@ fn row_as_json(row: &str) -> String {
 /// # Safety
 /// The row is of the relation.
 pub unsafe fn mark_deleted(relation: pg_sys::Relation, row: &Row, tracked: &Tracked) {
+    // SAFETY: as promised.
+    unsafe { as_owner(relation, row, tracked, "UPDATE ONLY {table} SET sync_deleted = true WHERE {key}") }
+}
+
+/// Locks a row that an application marks by an UPDATE, as a DELETE would: whoever makes a row that refers to it waits, or is waited for.
+///
+/// # Safety
+/// The row is of the relation.
+pub unsafe fn lock_as_delete(relation: pg_sys::Relation, row: &Row, tracked: &Tracked) {
+    // SAFETY: as promised.
+    unsafe { as_owner(relation, row, tracked, "SELECT FROM ONLY {table} WHERE {key} FOR UPDATE") }
+}
+
+/// Runs a statement about one row, as the table's owner.
+///
+/// # Safety
+/// The row is of the relation.
+unsafe fn as_owner(relation: pg_sys::Relation, row: &Row, tracked: &Tracked, statement: &str) {
     // SAFETY: an open relation has a name and a descriptor.
     let (name, attributes) = unsafe { (pgrx::PgRelation::from_pg(relation), tuple::attributes((*relation).rd_att)) };
     let mut conditions = Vec::new();
@@ -89,12 +108,9 @@ pub unsafe fn mark_deleted(relation: pg_sys::Relation, row: &Row, tracked: &Trac
         params.push(Param::Datum(attributes[*at].atttypid, row.values[*at]));
     }
     let _owner = AsUser::owner_of(relation);
-    let statement = format!(
-        "UPDATE ONLY {}.{} SET sync_deleted = true WHERE {}",
-        ident(name.namespace()),
-        ident(name.name()),
-        conditions.join(" AND ")
-    );
+    let statement = statement
+        .replace("{table}", &format!("{}.{}", ident(name.namespace()), ident(name.name())))
+        .replace("{key}", &conditions.join(" AND "));
     if let Err(error) = sql::run(&statement, &params) {
         report_sql(&error);
     }
@@ -115,10 +131,12 @@ pub fn truncate(tracked: &Tracked, relation: pg_sys::Relation) -> Result<(), Sql
     let order = key_columns.join(", ");
     let version = feed::own_version();
     let mut offset = 0i64;
+    // TRUNCATE takes every row there is, also those that a transaction of REPEATABLE READ does not see; its lock keeps them as they are.
+    let _reading = Reading::begin();
     loop {
         let rows = {
             let _settings = Settings::for_text();
-            sql::run(
+            sql::read_set(
                 &format!(
                     "SELECT t.fieldsync_clocks, {}, {} FROM ONLY {} t ORDER BY {order} LIMIT {TRUNCATE_PORTION} OFFSET $1",
                     row_as_json("t"),

@@ -89,10 +89,11 @@ fn rows_with(reference: &ForeignKey, parent: &Table, values: &[&Key]) -> Result<
     let _owner = AsUser::owner_of_oid(parent.oid);
     let rows = sql::run_set(
         &format!(
-            "SELECT u.place, t.sync_deleted IS TRUE{key} FROM ONLY {} AS t JOIN {} ON {}",
+            "SELECT u.place, t.sync_deleted IS TRUE{key} FROM ONLY {} AS t JOIN {} ON {}{}",
             parent.qualified,
             unnest(&types, &names, 1),
-            conditions.join(" AND ")
+            conditions.join(" AND "),
+            parents::stays(parent)
         ),
         &params,
     )?;

@@ -113,5 +113,25 @@ pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, body: &Delta
             Param::MaybeText(body.cursor.as_ref().and_then(Snapshot::for_postgres).as_deref()),
         ],
     )?;
+    // Its cursor is that of its original, and so is what the cursor wrongly calls seen: what was written after the answer that it came
+    // with (under its own name it has had none yet), and tables that were left out. It may carry no more than its original, either.
+    sql::run(
+        "WITH copy AS (SELECT client_no FROM fieldsync.client WHERE client_id = $1),
+              late AS (INSERT INTO fieldsync.late_write (client_no, version, batch_id)
+                       SELECT copy.client_no, l.version, 0 FROM copy, fieldsync.late_write l
+                       WHERE l.client_no = $2 AND l.batch_id = $3),
+              withheld AS (INSERT INTO fieldsync.withheld (client_no, table_id, given_since)
+                           SELECT copy.client_no, w.table_id, w.given_since FROM copy, fieldsync.withheld w
+                           WHERE w.client_no = $2)
+         INSERT INTO sync_control.table_sync_state (client_id, table_name, sync_priority, sync_direction, sync_filter)
+         SELECT $1, s.table_name, s.sync_priority, s.sync_direction, s.sync_filter
+         FROM sync_control.table_sync_state s WHERE s.client_id = $4",
+        &[
+            Param::Text(&client_id),
+            Param::Int(i64::from(original.number)),
+            Param::Int(body.parent as i64),
+            Param::Text(&original.client_id),
+        ],
+    )?;
     Ok(client_id)
 }

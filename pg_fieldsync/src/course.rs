@@ -4,6 +4,7 @@
 
 use crate::catch::SqlError;
 use crate::error::HubError;
+use crate::feed;
 use crate::guards::AsOwner;
 use crate::history::{self, Hub};
 use crate::receive::Received;
@@ -85,30 +86,40 @@ pub fn course(received: &Received<'_>, hub: &mut Hub) -> Result<Course, HubError
     })
 }
 
-/// Takes out of the device's cursor what transactions wrote after they had answered it.
+/// Takes out of the device's cursors what transactions wrote after they had answered it with them: out of the one that it has, and
+/// out of those that it had when it made its changes.
 pub fn correct_cursor(received: &mut Received<'_>) -> Result<(), SqlError> {
-    let client = Param::Int(i64::from(received.client.number));
     let body = &mut received.delta.body;
     if body.cursor.is_none() {
         return Ok(());
     }
+    let bases: Vec<String> = body.bases.iter().filter_map(|base| base.snapshot.as_ref()?.for_postgres()).collect();
+    let bases: Vec<Option<&str>> = bases.iter().map(|base| Some(base.as_str())).collect();
+    // Of this transaction there is no record before its end.
+    let (own, late_here) = feed::late_in_this_transaction(received.client.number);
+    let late_here: Vec<Option<i64>> = late_here.into_iter().map(|batch| Some(batch as i64)).collect();
     let _owner = AsOwner::new();
-    let rows = sql::run("SELECT DISTINCT version, batch_id FROM fieldsync.late_write WHERE client_no = $1", &[client])?;
+    let rows = sql::run(
+        "SELECT l.version, l.batch_id = $2, b.cursor
+         FROM (SELECT version, batch_id FROM fieldsync.late_write WHERE client_no = $1
+               UNION ALL SELECT $4, batch_id FROM unnest($5::bigint[]) AS here(batch_id)) AS l
+         LEFT JOIN fieldsync.batch b ON b.client_no = $1 AND b.batch_id = l.batch_id AND b.cursor IS NOT NULL
+         WHERE l.batch_id = $2 OR b.cursor = ANY ($3::text[])",
+        &[
+            Param::Int(i64::from(received.client.number)),
+            Param::Int(body.parent as i64),
+            Param::Texts(&bases),
+            Param::Int(own as i64),
+            Param::Ints(&late_here),
+        ],
+    )?;
     for row in &rows.rows {
-        let (version, batch) = (row.int(0) as u64, row.int(1) as u64);
-        if !body.cursor.as_ref().is_some_and(|cursor| cursor.visible(version)) {
-            continue;
-        }
-        if body.parent != batch {
-            // A later answer, which held all of it, has been applied.
-            sql::run(
-                "DELETE FROM fieldsync.late_write WHERE client_no = $1 AND version = $2",
-                &[client, Param::Int(version as i64)],
-            )?;
-            continue;
-        }
-        let cursors = body.bases.iter_mut().filter_map(|base| base.snapshot.as_mut()).chain(body.cursor.as_mut());
-        for cursor in cursors.filter(|cursor| cursor.visible(version)) {
+        let version = row.int(0) as u64;
+        let told = row.maybe_text(2);
+        let bases = body.bases.iter_mut().filter_map(|base| base.snapshot.as_mut());
+        let bases = bases.filter(|base| told.is_some() && base.for_postgres().as_deref() == told);
+        let present = body.cursor.as_mut().filter(|_| row.truth(1));
+        for cursor in bases.chain(present).filter(|cursor| cursor.visible(version)) {
             cursor.xip.push(version);
             cursor.xip.sort_unstable();
             cursor.xmin = cursor.xmin.min(version);

@@ -176,7 +176,10 @@ fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
                         -- Support function 4 says that what is equal is the same bytes.
                         WHERE i.indrelid = c.oid AND i.indisprimary AND (l.collisdeterministic IS FALSE
                            OR t.typcategory = 'S' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_amproc p
-                               WHERE p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocnum = 4)))
+                               WHERE p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocnum = 4))),
+                EXISTS (SELECT 1 FROM pg_catalog.pg_index i
+                        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+                        WHERE i.indrelid = c.oid AND i.indisprimary AND a.attgenerated <> '')
          FROM pg_catalog.pg_class c WHERE c.oid = $1::oid",
         &[oid_param(relation)],
     )?;
@@ -212,6 +215,9 @@ fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
     }
     if row.truth(5) {
         return refuse("texts that differ (in case, say) are the same key to it, and two records on any device");
+    }
+    if row.truth(6) {
+        return refuse("its primary key has a generated column, which is computed after all triggers and never sent");
     }
     named.for_owner()
 }

@@ -47,6 +47,18 @@ struct Buffer {
     as_sent_bytes: usize,
 }
 
+impl Buffer {
+    /// Notes some keys in a row as noted by no subtransaction: their numbers begin with 1.
+    fn keep_for_outermost(&mut self, table_id: i32, chunk: Vec<u8>) {
+        self.bytes += chunk.len() + 32;
+        let place = self.tables.iter().position(|(id, _)| *id == table_id).unwrap_or_else(|| {
+            self.tables.push((table_id, Keys::default()));
+            self.tables.len() - 1
+        });
+        self.tables[place].1.insert(chunk.into(), 0);
+    }
+}
+
 /// Bytes of keys per feed row: large enough to be few rows, small enough to stay out of TOAST.
 const CHUNK_BYTES: usize = 1900;
 /// Bytes of buffered keys from which they are written early.
@@ -62,7 +74,7 @@ thread_local! {
 }
 
 /// Whoever has been answered misses what comes now.
-fn note_lateness() {
+pub fn note_lateness() {
     if HAS_ANSWERED.get() {
         ANSWERED.with_borrow_mut(|answered| answered.iter_mut().for_each(|(_, _, late)| *late = true));
     }
@@ -157,6 +169,14 @@ pub fn answered(client: u32, batch: u64) {
     HAS_ANSWERED.set(true);
 }
 
+/// This transaction's version, and the batches of a client after whose answers it has gone on writing.
+pub fn late_in_this_transaction(client: u32) -> (u64, Vec<u64>) {
+    let late = ANSWERED.with_borrow(|answered| {
+        answered.iter().filter(|(number, _, late)| *number == client && *late).map(|(_, batch, _)| *batch).collect()
+    });
+    (own_version(), late)
+}
+
 /// Puts on record which clients have missed something of this transaction.
 fn write_late() {
     let late: Vec<(u32, u64)> = ANSWERED.with_borrow_mut(|answered| {
@@ -197,6 +217,14 @@ pub fn write_as_sent() {
         std::mem::take(&mut buffer.as_sent)
     });
     if chunks.is_empty() {
+        return;
+    }
+    // SAFETY: reads the transaction state.
+    if unsafe { pg_sys::GetCurrentTransactionNestLevel() > 1 } {
+        // What is written here goes if this subtransaction does, and these rows may be of an outer one.
+        BUFFER.with_borrow_mut(|buffer| {
+            chunks.into_iter().for_each(|(table, chunk)| buffer.keep_for_outermost(table, chunk))
+        });
         return;
     }
     let mut writer = Writer::open(c"feed");

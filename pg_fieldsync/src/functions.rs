@@ -28,6 +28,12 @@ fn fieldsync_send_again(table: pg_sys::Oid) -> Result<(), ErrorReport> {
     raised(enable::send_again(table))
 }
 
+/// `fieldsync.note_lateness()`
+#[pg_extern(sql = false)]
+fn fieldsync_note_lateness() {
+    crate::feed::note_lateness();
+}
+
 /// `fieldsync.client_tag(text)`
 #[pg_extern(sql = false)]
 fn fieldsync_client_tag(client_id: &str) -> i64 {

@@ -14,6 +14,8 @@ use crate::pull::Asked;
 use crate::sent::{travels, Row, Sent};
 use crate::sql::{self, ident, Cells, Param};
 use crate::state::{key_arrays, key_join};
+use fieldsync_core::delta::Op;
+use fieldsync_core::merge::HubState;
 use fieldsync_core::reply::RowChange;
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::wire::PackedRows;
@@ -25,6 +27,8 @@ pub struct Gathering<'a> {
     table: &'a Table,
     asked: &'a Asked<'a>,
     sent: Sent<'a>,
+    /// Rows with any news travel whole.
+    whole_rows: bool,
     /// Numbers of the fields that travel, in their order.
     numbers: Vec<u16>,
     /// Where a field stands in the reply.
@@ -35,13 +39,14 @@ pub struct Gathering<'a> {
 
 impl<'a> Gathering<'a> {
     /// Nothing yet.
-    pub fn new(table: &'a Table, rules: &TableRules, asked: &'a Asked<'a>) -> Gathering<'a> {
+    pub fn new(table: &'a Table, rules: &TableRules, asked: &'a Asked<'a>, whole_rows: bool) -> Gathering<'a> {
         let order = table.reply_order();
         let number = |at: &usize| table.columns[*at].number;
         Gathering {
             table,
             asked,
             sent: Sent::of(table, rules, asked),
+            whole_rows,
             numbers: order[table.key.len()..].iter().map(number).collect(),
             places: order.iter().enumerate().map(|(place, at)| (number(at), place as u16)).collect(),
             rows: PackedRows::default(),
@@ -130,6 +135,16 @@ impl<'a> Gathering<'a> {
         Ok(unseen)
     }
 
+    /// A row that was looked at under another spelling of its key (1.0 and 1.00 are one number, and two texts on a device): it travels
+    /// under its own, and goes under the other.
+    fn respelt(&mut self, asked: &Key, row: Row) {
+        if !row.is_deleted {
+            self.clock = self.clock.max(row.clocks.latest().clock);
+            self.add(RowChange { op: Op::Insert, key: row.key, fields: row.values });
+        }
+        self.add(RowChange::deletion(asked.clone()));
+    }
+
     /// Looks at rows by their keys; those that are gone may travel as deletions.
     fn by_keys(&mut self, keys: &BTreeSet<Key>) -> Result<(), SqlError> {
         if keys.is_empty() {
@@ -149,11 +164,15 @@ impl<'a> Gathering<'a> {
         let mut there = vec![false; keys.len()];
         sql::read_portions(&query, &params, |portion| {
             for cells in portion {
-                if let Some(slot) = usize::try_from(cells.int(0) - 1).ok().and_then(|place| there.get_mut(place)) {
+                let place = usize::try_from(cells.int(0) - 1).unwrap_or(usize::MAX);
+                if let Some(slot) = there.get_mut(place) {
                     *slot = true;
                 }
                 let row = self.row(cells, 1)?;
-                self.consider(row);
+                match keys.get(place) {
+                    Some(asked) if **asked != row.key => self.respelt(asked, row),
+                    _ => self.consider(row),
+                }
             }
             Ok(())
         })?;
@@ -193,7 +212,10 @@ impl<'a> Gathering<'a> {
             // Repeating what was refused makes no row of it. What another copy made and took away in one delta left nothing here.
             let item = self.sent.items.get(*key);
             let news = item.is_some_and(|item| !item.changes.is_empty());
-            if (!news && self.sent.is_named(key)) || item.is_some_and(|item| item.is_a_copys()) {
+            // A trigger of the application's has given what was taken another key: it comes under that one.
+            let rekeyed = !self.whole_rows
+                && self.sent.accepted(key).is_some_and(|item| matches!(item.merged.after, Some(HubState::Live(_))));
+            if (!news && self.sent.is_named(key)) || item.is_some_and(|item| item.is_a_copys()) || rekeyed {
                 absent.push(key);
             }
         }
@@ -239,7 +261,7 @@ impl<'a> Gathering<'a> {
     }
 
     fn consider(&mut self, row: Row) {
-        if let Some(row) = travels(self.table, row, self.asked, &self.sent, &mut self.clock) {
+        if let Some(row) = travels(self.table, row, self.asked, &self.sent, self.whole_rows, &mut self.clock) {
             self.add(row);
         }
     }

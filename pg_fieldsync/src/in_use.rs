@@ -146,8 +146,10 @@ fn users(
     let mut handed_on = HashSet::new();
     // A row that is only marked takes nothing along.
     let acts = reference.acts_on_delete && !parent.table.soft_delete;
-    if acts {
+    if acts || parent.table.soft_delete {
         found = written_users(work, child, reference, &going, &values_of_going);
+    }
+    if acts {
         // Another row of the delta gets the values by which a going one is referred to: on the device, rows refer to that one now.
         handed_on.extend(written(parent, &reference.parent_columns).map(|(values, _)| values));
     }
@@ -166,7 +168,8 @@ fn users(
         // By now (new rows that nothing stands in the way of come first), or about to be.
         let written = clocks.latest().version == deciding.version
             || own.is_some_and(|own| write::action(child, own).is_some_and(|action| action != Action::Delete));
-        if (unseen || stays || keeps_a_parent || written && acts)
+        // One that is only marked takes nothing along, and whoever refers to it stays.
+        if (unseen || stays || keeps_a_parent || written && acts || parent.table.soft_delete)
             && !own.is_some_and(|own| leaves(own, reference, &parent.table, &parent.items[at]))
         {
             found.push((at, child.row_id(&user)));
@@ -186,7 +189,7 @@ fn written<'w>(work: &'w TableWork, numbers: &'w [u16]) -> impl Iterator<Item = 
 }
 
 /// Rows that the delta itself makes or changes, and that then refer to one that goes: the foreign key would take them along, or their
-/// reference, after they were written.
+/// reference, after they were written; or, where that one is only marked, be content with it.
 fn written_users(
     work: &Work,
     child: &Table,

@@ -19,6 +19,7 @@ use crate::sql::{self, Cells, Param};
 use crate::state::key_join;
 use crate::work::Work;
 use crate::write::{self, Action, Group};
+use fieldsync_core::merge::HubState;
 use fieldsync_core::rules::OnReject;
 use fieldsync_core::Key;
 use std::collections::HashSet;
@@ -216,7 +217,8 @@ pub fn not_taken(table: &Table, row_id: &str) -> SqlError {
     }
 }
 
-/// Items of a group whose rows do not bear this transaction's mark.
+/// Items of a group whose rows do not bear this transaction's mark, or no other clocks than before: this transaction may have written
+/// them earlier.
 fn not_written(
     work: &Work,
     table: usize,
@@ -240,12 +242,24 @@ fn not_written(
     }
     let rows = sql::run_set(
         &format!(
-            "SELECT u.place FROM ONLY {} AS t JOIN {} ON {} WHERE {condition}",
+            "SELECT u.place, t.fieldsync_clocks FROM ONLY {} AS t JOIN {} ON {} WHERE {condition}",
             work.table.qualified, join.source, join.condition
         ),
         &params,
     )?;
-    let found: HashSet<usize> = rows.rows.iter().map(|row| row.int(0) as usize - 1).collect();
+    let mut found = HashSet::new();
+    for row in &rows.rows {
+        let place = row.int(0) as usize - 1;
+        let before = work.items[items[place]].merged.before.as_ref();
+        let as_before = match (before, action) {
+            (Some(HubState::Live(row)), Action::Update(_) | Action::Mark(..))
+            | (Some(HubState::Deleted { row, .. }), Action::Mark(..)) => Some(&row.clocks),
+            _ => None,
+        };
+        if as_before != Some(&work.table.clocks(row.bytes(1))?) {
+            found.insert(place);
+        }
+    }
     Ok(items
         .iter()
         .enumerate()

@@ -141,6 +141,16 @@ pub fn referring(
         .collect()
 }
 
+/// SQL that keeps rows of a parent's table (alias `t`) from being marked until this transaction ends, and waits for whoever is marking
+/// them: its foreign key would take a marked row for a parent. Where rows go for good it does this by itself.
+pub fn stays(parent: &Table) -> &'static str {
+    if parent.soft_delete {
+        " FOR KEY SHARE OF t"
+    } else {
+        ""
+    }
+}
+
 /// Parents that are neither in the table, live, nor made by this delta.
 pub fn missing_parents(work: &Work, parent: &Table, wanted: &[(usize, Key)]) -> Result<Vec<Key>, SqlError> {
     let made: HashMap<&Key, bool> = work
@@ -164,8 +174,11 @@ pub fn missing_parents(work: &Work, parent: &Table, wanted: &[(usize, Key)]) -> 
     let owner = AsUser::owner_of_oid(parent.oid);
     let there = sql::run_set(
         &format!(
-            "SELECT u.place FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted IS NOT TRUE",
-            parent.qualified, join.source, join.condition
+            "SELECT u.place FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted IS NOT TRUE{}",
+            parent.qualified,
+            join.source,
+            join.condition,
+            stays(parent)
         ),
         &params,
     )?;

@@ -117,23 +117,21 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
     let mut scopes = scopes(tables, hub, asked)?;
     let mut pulled = Pulled { tables: Vec::new(), clock: Hlc::default(), rows: 0, per_table: Vec::new() };
     for (table, rules) in tables {
-        let given = asked.given.get(&table.table_id).copied().unwrap_or(Given::News);
+        let given = asked.given.get(&table.table_id).copied().unwrap_or(Given::News { whole: false, renamed: false });
         let from_nothing = Asked { cursor: None, deletions_too: true, ..*asked };
         let (asked, scope) = match given {
             Given::Nothing => continue,
             Given::Everything => (&from_nothing, Scope::Everything),
-            Given::News | Given::Renamed => {
-                (asked, scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new())))
-            }
+            Given::News { .. } => (asked, scopes.remove(&table.table_id).unwrap_or_else(|| Scope::Keys(Vec::new()))),
         };
-        let mut gathering = Gathering::new(table, rules, asked);
+        let mut gathering = Gathering::new(table, rules, asked, matches!(given, Given::News { whole: true, .. }));
         match scope {
             Scope::Whole(own) => gathering.whole(Some(own))?,
             Scope::Everything => gathering.whole(None)?,
             Scope::Keys(keys) => gathering.looked_at(keys)?,
         }
         let (rows, clock) = gathering.end();
-        if rows.is_empty() && given != Given::Renamed {
+        if rows.is_empty() && !matches!(given, Given::News { renamed: true, .. }) {
             continue;
         }
         pulled.clock = pulled.clock.max(clock);

@@ -140,8 +140,15 @@ impl travel::Sent for Item {
     }
 }
 
-/// What of a row travels, if anything. Fields by number.
-pub fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, clock: &mut Hlc) -> Option<RowChange> {
+/// What of a row travels, if anything; `whole_rows`: all of it then. Fields by number.
+pub fn travels(
+    table: &Table,
+    row: Row,
+    asked: &Asked<'_>,
+    sent: &Sent<'_>,
+    whole_rows: bool,
+    clock: &mut Hlc,
+) -> Option<RowChange> {
     let reader = asked.reader();
     let named = sent.is_named(&row.key);
     let accepted = sent.accepted(&row.key);
@@ -154,14 +161,14 @@ pub fn travels(table: &Table, row: Row, asked: &Asked<'_>, sent: &Sent<'_>, cloc
         *clock = (*clock).max(deletion.clock);
         return Some(RowChange::deletion(row.key));
     }
-    let whole = reader.needs_whole(&row.clocks, mark.map(|stamp| stamp.version), named, accepted);
-    let mut fields = Vec::new();
-    for (number, value) in row.values {
-        let is_sum = sent.sums.contains(&number);
-        if whole || reader.hears_of_field(&row.clocks, number, &value, is_sum, accepted) {
-            *clock = (*clock).max(row.clocks.field(number).clock);
-            fields.push((number, value));
-        }
+    let hears = |(number, value): &(u16, Value)| {
+        reader.hears_of_field(&row.clocks, *number, value, sent.sums.contains(number), accepted)
+    };
+    let whole = reader.needs_whole(&row.clocks, mark.map(|stamp| stamp.version), named, accepted)
+        || (whole_rows && row.values.iter().any(&hears));
+    let fields: Vec<(u16, Value)> = row.values.into_iter().filter(|field| whole || hears(field)).collect();
+    for (number, _) in &fields {
+        *clock = (*clock).max(row.clocks.field(*number).clock);
     }
     if whole {
         return Some(RowChange { op: Op::Insert, key: row.key, fields });

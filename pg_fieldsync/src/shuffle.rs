@@ -15,13 +15,18 @@ use fieldsync_core::value::Kind;
 use fieldsync_core::{Key, Value};
 use pgrx::pg_sys;
 
-/// The columns of a unique index or constraint, by number.
+/// The columns of a unique index or constraint, by number: also those that it has in an expression, such as lower(code).
 pub fn columns(work: &Work, table: usize, constraint: &str) -> Result<Vec<u16>, SqlError> {
     let _owner = AsOwner::new();
     let rows = sql::run(
         "SELECT k.attnum FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
          CROSS JOIN LATERAL unnest(i.indkey::int2[]) AS k(attnum)
-         WHERE i.indrelid = $1::oid AND c.relname = $2 AND i.indisunique AND k.attnum > 0",
+         WHERE i.indrelid = $1::oid AND c.relname = $2 AND i.indisunique AND k.attnum > 0
+         UNION
+         SELECT d.refobjsubid::int2 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+         JOIN pg_catalog.pg_depend d ON d.objid = c.oid AND d.refobjid = i.indrelid AND d.refobjsubid > 0
+              AND d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = d.classid
+         WHERE i.indrelid = $1::oid AND c.relname = $2 AND i.indisunique AND i.indexprs IS NOT NULL",
         &[crate::catalog::oid_param(work.tables[table].table.oid), Param::Text(constraint)],
     )?;
     Ok(rows.rows.iter().map(|row| row.int(0) as u16).collect())

@@ -8,7 +8,7 @@
 //! * In the path of an ordinary INSERT or UPDATE there is no SQL: descriptions are cached, keys are buffered.
 
 use crate::applying;
-use crate::burial::{bury, mark_deleted, truncate};
+use crate::burial::{bury, lock_as_delete, mark_deleted, truncate};
 use crate::catalog;
 use crate::catch::SqlError;
 use crate::error::report_sql;
@@ -298,9 +298,13 @@ unsafe fn updated(
             }
             return new.form(relation, after);
         }
+        if tracked.soft_delete && deleted_changed && new.is_true(tracked.deleted) && !is_engines {
+            lock_as_delete(relation, &old, tracked);
+        }
         let version = feed::own_version();
-        if !changed.is_empty() && tracked.key_changed(&old, &new) && !is_engines {
-            // Another key is another record: the old one is deleted, a new one is made.
+        if !changed.is_empty() && tracked.key_changed(&old, &new) {
+            // Another key is another record: the old one is deleted, a new one is made. (The engine changes no key, but a trigger of the
+            // application's may do so under its hands.)
             let clocks = tracked.row_clocks(&old);
             let (clock, now) = hub_clock(clocks.latest().clock);
             bury(tracked, relation, before, &old, tombstone::stamp_on(&clocks, version, clock, HUB), &clocks);

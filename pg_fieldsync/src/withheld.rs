@@ -23,9 +23,12 @@ pub enum Given {
     /// Not at all.
     Nothing,
     /// What the cursor has not seen.
-    News,
-    /// The same, and how its columns are called now, also if it has no news.
-    Renamed,
+    News {
+        /// Each row whole: row-level security may have hidden from this login what was written to it before.
+        whole: bool,
+        /// And how its columns are called now, also if there is no news.
+        renamed: bool,
+    },
     /// All of it.
     Everything,
 }
@@ -41,27 +44,27 @@ pub fn given(
     let mut known = on_record(client)?;
     let altered = altered()?;
     let unseen = |version: u64| version > 0 && cursor.is_some_and(|cursor| !cursor.visible(version));
-    let news = |table_id: i32| match altered.get(&table_id) {
+    let news = |table_id: i32, sees: Sees| match altered.get(&table_id) {
         Some(altered) if unseen(altered.remade) => Given::Everything,
-        Some(altered) if unseen(altered.renamed) => Given::Renamed,
-        _ => Given::News,
+        altered => Given::News {
+            whole: sees == Sees::SomeRows,
+            renamed: altered.is_some_and(|altered| unseen(altered.renamed)),
+        },
     };
     let mut all = HashMap::new();
     for (table, _) in tables {
         let before = known.remove(&table.table_id);
-        let given = if no_pull(&table.name) || !may_read(table)? {
+        let sees = sees(table)?;
+        let given = if no_pull(&table.name) || sees == Sees::Nothing {
             if before != Some(None) {
                 note(client, table.table_id, None)?;
             }
             Given::Nothing
         } else {
             match (before, cursor) {
-                (None, _) => news(table.table_id),
-                (Some(Some(since)), Some(cursor)) if cursor.visible(since) => {
-                    forget(client, table.table_id)?;
-                    news(table.table_id)
-                }
-                (Some(Some(_)), Some(_)) => Given::Everything,
+                (None, _) => news(table.table_id, sees),
+                // What is on record stays: a copy of the device may come with an older cursor.
+                (Some(Some(since)), Some(cursor)) if cursor.visible(since) => news(table.table_id, sees),
                 (Some(_), _) => {
                     note(client, table.table_id, Some(own))?;
                     Given::Everything
@@ -73,18 +76,32 @@ pub fn given(
     Ok(all)
 }
 
-/// Whether the caller may read all columns of a table.
-fn may_read(table: &Table) -> Result<bool, SqlError> {
-    let may = sql::scalar(
+/// What the caller is let see of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sees {
+    /// It may not read all columns.
+    Nothing,
+    /// What row-level security shows it.
+    SomeRows,
+    All,
+}
+
+fn sees(table: &Table) -> Result<Sees, SqlError> {
+    let rows = sql::run(
         "SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE')
             AND (pg_catalog.has_table_privilege(c.oid, 'SELECT')
                  OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS a
                                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                                  AND NOT pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))
+                                  AND NOT pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT'))),
+            c.relrowsecurity AND pg_catalog.row_security_active(c.oid)
          FROM pg_catalog.pg_class AS c WHERE c.oid = $1::pg_catalog.oid",
         &[oid_param(table.oid)],
     )?;
-    Ok(may == fieldsync_core::Value::Int(1))
+    Ok(match rows.rows.first().map(|row| (row.truth(0), row.truth(1))) {
+        Some((true, false)) => Sees::All,
+        Some((true, true)) => Sees::SomeRows,
+        _ => Sees::Nothing,
+    })
 }
 
 /// What is on record of a client: by table, since when it is given all of it.
@@ -127,15 +144,6 @@ fn note(client: u32, table_id: i32, since: Option<u64>) -> Result<(), SqlError> 
         "INSERT INTO fieldsync.withheld (client_no, table_id, given_since) VALUES ($1, $2, ($3::bigint[])[1])
          ON CONFLICT (client_no, table_id) DO UPDATE SET given_since = EXCLUDED.given_since",
         &[Param::Int(i64::from(client)), Param::Int(i64::from(table_id)), Param::Ints(&since)],
-    )
-    .map(|_| ())
-}
-
-fn forget(client: u32, table_id: i32) -> Result<(), SqlError> {
-    let _owner = AsOwner::new();
-    sql::run(
-        "DELETE FROM fieldsync.withheld WHERE client_no = $1 AND table_id = $2",
-        &[Param::Int(i64::from(client)), Param::Int(i64::from(table_id))],
     )
     .map(|_| ())
 }

@@ -106,16 +106,17 @@ CREATE TABLE fieldsync.feed (
 );
 CREATE INDEX feed_version ON fieldsync.feed (version);
 
--- Transactions that went on writing after they had answered a client. Its cursor calls them seen; its next pull looks again.
+-- Transactions that went on writing after they had answered a client. Its cursor calls them seen; its next pull looks again. Kept for
+-- copies of the device: they may begin with any answer that it ever had.
 CREATE TABLE fieldsync.late_write (
     client_no integer NOT NULL,
     version   bigint NOT NULL,
-    batch_id  bigint NOT NULL                    -- the batch that was answered
+    batch_id  bigint NOT NULL                    -- the batch that was answered; 0: what a copy of the device came with
 );
 CREATE INDEX ON fieldsync.late_write (client_no);
 
 -- Tables that a client was not given, for want of the right to read them or by sync_direction. Its cursor calls their rows seen
--- all the same: once it may have them it gets them whole, until it has applied an answer that did.
+-- all the same: once it may have them it gets them whole, until it has applied an answer that did. Kept for copies of the device.
 CREATE TABLE fieldsync.withheld (
     client_no   integer NOT NULL REFERENCES fieldsync.client ON DELETE CASCADE,
     table_id    integer NOT NULL REFERENCES fieldsync.tracked_table ON DELETE CASCADE,

@@ -27,6 +27,11 @@ CREATE FUNCTION sync_control.send_again(table_name regclass) RETURNS void
     AS 'MODULE_PATHNAME', 'fieldsync_send_again_wrapper';
 COMMENT ON FUNCTION sync_control.send_again(regclass) IS 'every device gets all rows of the table with its next sync';
 
+CREATE FUNCTION fieldsync.note_lateness() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_note_lateness_wrapper';
+COMMENT ON FUNCTION fieldsync.note_lateness() IS 'devices that this transaction has answered look at it again: it has more for them';
+
 CREATE FUNCTION fieldsync.client_tag(client_id text) RETURNS bigint
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'fieldsync_client_tag_wrapper';

@@ -76,6 +76,7 @@ BEGIN
         resolved_at = clock_timestamp(), resolved_by = session_user,
         told = pg_current_xact_id()::text::bigint   -- the device that raised it learns of it with its next answer
     WHERE o.conflict_id = conflict_settle.conflict_id;
+    PERFORM fieldsync.note_lateness();
     UPDATE fieldsync.notification AS n SET status = 'resolved', resolved_at = now()
     WHERE n.conflict_id = conflict_settle.conflict_id AND n.resolved_at IS NULL;
 END
@@ -170,9 +171,11 @@ BEGIN
 END
 $$;
 
--- What a row has in some fields, as the caller sees it; NULL if there is no such row, or only one that is marked as deleted.
+-- What a row has in some fields, as the caller sees it; NULL if there is no such row, or only one that is marked as deleted. It is kept,
+-- and may be put back by another session: its text forms are exact and depend on no session's settings.
 CREATE FUNCTION fieldsync.read_row(relid oid, key jsonb, fields jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET extra_float_digits = 1 SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET bytea_output = 'hex'
 AS $$                                           -- no search_path of its own: types are named as the caller sees them
 DECLARE
     target text;
@@ -293,7 +296,14 @@ BEGIN
 
     new_key := entry.key;
     IF action = 'delete' THEN
+        met := fieldsync.write_row(entry.relid, 'update', entry.key, '{}');   -- sets nothing: whether the row is to be seen
         PERFORM fieldsync.write_row(entry.relid, 'delete', entry.key, '{}');
+        IF met > 0 AND fieldsync.read_row(entry.relid, entry.key, entry.key) IS NOT NULL
+           OR met = 0 AND pg_catalog.row_security_active(entry.relid) AND entry.tombstone IS NULL THEN
+            RAISE EXCEPTION 'row % of table % was not deleted: this login may not see or delete it, or a trigger has suppressed the write',
+                    entry.row_id, entry.relid::pg_catalog.regclass
+                USING ERRCODE = 'insufficient_privilege', HINT = 'Call resolve() as a login that may delete the row, or choose ''server''.';
+        END IF;
     ELSIF action IN ('update', 'insert') THEN
         met := 0;
         IF action = 'update' THEN

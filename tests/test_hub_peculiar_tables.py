@@ -151,6 +151,14 @@ def test_a_key_that_is_generated_is_refused(hub, refused):
     assert refusal.sqlstate == "0A000" and "generated" in refusal.message
 
 
+@pytest.mark.parametrize("key_type", ["xid8", "regclass"])
+def test_a_key_that_means_nothing_elsewhere_is_refused(hub, refused, key_type):
+    hub.script(f"CREATE TABLE g (n integer, id {key_type}, PRIMARY KEY (n, id))")
+    refusal = refused(hub.enable, "g")
+    assert (refusal.sqlstate, refusal.message) == (
+        "0A000", f'"public"."g" cannot be enabled for sync: values of type {key_type}, which is in its primary key, mean nothing outside this database')
+
+
 def test_a_key_that_a_trigger_changes_when_a_device_writes_the_row(hub, client):
     hub.script("CREATE TABLE t (id text PRIMARY KEY, a text, n integer); INSERT INTO t VALUES ('old', 'hub', 1);"
                "SELECT sync_control.enable('t');"

@@ -179,7 +179,10 @@ fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
                                WHERE p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocnum = 4))),
                 EXISTS (SELECT 1 FROM pg_catalog.pg_index i
                         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-                        WHERE i.indrelid = c.oid AND i.indisprimary AND a.attgenerated <> '')
+                        WHERE i.indrelid = c.oid AND i.indisprimary AND a.attgenerated <> ''),
+                (SELECT min(pg_catalog.format_type(a.atttypid, NULL)) FROM pg_catalog.pg_index i
+                 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+                 WHERE i.indrelid = c.oid AND i.indisprimary AND a.atttypid = ANY ('{xid8,regclass}'::pg_catalog.regtype[]))
          FROM pg_catalog.pg_class c WHERE c.oid = $1::oid",
         &[oid_param(relation)],
     )?;
@@ -218,6 +221,11 @@ fn check(relation: pg_sys::Oid) -> Result<(String, String), HubError> {
     }
     if row.truth(6) {
         return refuse("its primary key has a generated column, which is computed after all triggers and never sent");
+    }
+    if let Some(name) = row.maybe_text(7) {
+        return refuse(&format!(
+            "values of type {name}, which is in its primary key, mean nothing outside this database"
+        ));
     }
     named.for_owner()
 }

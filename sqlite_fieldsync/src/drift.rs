@@ -52,7 +52,13 @@ pub fn made_with_its_triggers(db: &Connection, table: &Table, table_no: i64) -> 
 
 /// Whether rows may have gone by way of a unique index that the triggers do not know: under OR REPLACE, by something that was written
 /// since `mark`, when they were last looked at.
-pub fn replaced_unseen(db: &Connection, known: Option<&str>, table: &Table, table_no: i64, mark: i64) -> Result<bool> {
+pub fn may_have_replaced(
+    db: &Connection,
+    known: Option<&str>,
+    table: &Table,
+    table_no: i64,
+    mark: i64,
+) -> Result<bool> {
     // An index without SQL of its own came with the table, or the table is made anew.
     let is_new = |index: &str| !index.is_empty() && known.is_some_and(|known| !known.contains(index));
     if !table.signature.split(";\n").skip(1).any(is_new) {

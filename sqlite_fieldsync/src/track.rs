@@ -391,7 +391,7 @@ pub fn renew(db: &Connection) -> Result<()> {
                 let signature = known.signature.as_deref();
                 let differs = if !stand {
                     Some("was made anew by a program; what was written to it meanwhile")
-                } else if drift::replaced_unseen(db, signature, &table, known.table_no, mark)? {
+                } else if drift::may_have_replaced(db, signature, &table, known.table_no, mark)? {
                     Some("has a new unique index; what was replaced by way of it meanwhile")
                 } else {
                     None

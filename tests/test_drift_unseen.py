@@ -261,6 +261,32 @@ class TestANameThatAnotherColumnBore:
         assert [row[3] for row in equal(hub, one, two)] == ["unseen", "hub", "of old", "unseen"]
         assert one.pending == 0 and one.conflicts("open") == []
 
+    @pytest.mark.parametrize("dropped", ["never had it", "made anew without", "untracked for it"])
+    def test_a_column_that_the_device_lacks_while_the_hub_renames_it(self, hub, client, sync, dropped):
+        """What the hub had sent under the former name is the new column's."""
+        hub.script("CREATE TABLE p (id bigint PRIMARY KEY, v text, n integer, w text); INSERT INTO p VALUES (1, 'a', 1, 'of old'), (2, 'b', 2, 'of old')")
+        hub.enable("p")
+        one = client("one", f"CREATE TABLE p (id INTEGER PRIMARY KEY, v TEXT, n INTEGER{', w TEXT' * (dropped != 'never had it')})", "p")
+        sync(one, hub)
+        if dropped == "made anew without":
+            one.shell("""BEGIN; CREATE TABLE new_p (id INTEGER PRIMARY KEY, v TEXT, n INTEGER); INSERT INTO new_p SELECT id, v, n FROM p;
+                DROP TABLE p; ALTER TABLE new_p RENAME TO p; COMMIT;""")
+        elif dropped == "untracked for it":
+            one.sql("SELECT fs_untrack('p')")
+            one.shell("ALTER TABLE p DROP COLUMN w;")
+            one.track("p", {"existing": "ignore"})
+        for _ in range(2):
+            sync(one, hub)
+        hub.sql("UPDATE p SET w = 'later' WHERE id = 2")
+        sync(one, hub)
+        hub.sql("ALTER TABLE p RENAME COLUMN w TO x")
+        sync(one, hub)
+        one.shell("ALTER TABLE p ADD COLUMN x TEXT;")
+        for _ in range(2):
+            sync(one, hub)
+        assert one.sql("SELECT id, x FROM p ORDER BY id") == hub.sql("SELECT id, x FROM p ORDER BY id") == [(1, "of old"), (2, "later")]
+        assert one.pending == 0 and one.conflicts("open") == []
+
     def test_a_column_set_apart_and_made_anew(self, pair, sync):
         """How a migration gives a column another type without making the table anew."""
         hub, one, two = pair

@@ -4,6 +4,7 @@ use crate::conflicts;
 use crate::error::Result;
 use crate::schema::{tokens, unquoted, Table};
 use crate::state;
+use crate::track::Slots;
 use fieldsync_core::Key;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
@@ -128,6 +129,11 @@ impl Before {
     /// Whether the table did not have the column, by whatever name.
     pub fn lacked(&self, slot: i64) -> bool {
         !self.0.iter().any(|(known, _, present, _)| *known == slot && *present)
+    }
+
+    /// Whether a column is gone that the table once had: the hub may have it by another name now.
+    pub fn lost_one(&self, columns: &Slots) -> bool {
+        self.0.iter().any(|(known, ..)| !columns.has(*known))
     }
 
     /// Whether the column bears a name that another had, or that was gone: what the hub has under that name, and had sent, is

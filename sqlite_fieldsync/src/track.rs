@@ -146,6 +146,11 @@ impl Slots {
     pub fn slot(&self, column: &str) -> i64 {
         self.by_name.get(&column.to_ascii_lowercase()).copied().unwrap_or(-1)
     }
+
+    /// Whether the table has the column with this number.
+    pub fn has(&self, slot: i64) -> bool {
+        self.by_name.values().any(|known| *known == slot)
+    }
 }
 
 /// Brings `fs_column` in line with the table and gives every column its slot, the same as ever for a known one.
@@ -413,10 +418,12 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<
     let mut new_columns = Vec::new();
     for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
         let (name, slot) = (column.name.to_ascii_lowercase(), columns.slot(&column.name));
-        if before.is_another(slot, &name) {
+        let lacked = before.lacked(slot);
+        // What the hub has under the column's name was sent to another column, or to one that has gone.
+        if before.is_another(slot, &name) || lacked && before.lost_one(&columns) {
             pull_again(db)?;
         }
-        if before.lacked(slot) {
+        if lacked {
             capture_new_column(db, table, known.table_no, &column.name, slot)?;
             new_columns.push(name);
         }

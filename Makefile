@@ -124,9 +124,11 @@ test-core:
 	  | $(PYTHON) tests/oracle/compare.py
 test-device: deps
 	$(CARGO) test --locked --release -p sqlite_fieldsync $(LINKED_FEATURES)
-# PYTEST_ARGS="-k roundtrip -x" narrows it down.
+# PYTEST_ARGS="-k roundtrip -x" narrows it down; TEST_JOBS=0 runs them in one process, which -s and --pdb need.
+# Each process has a private hub of its own. More than four of them would only wait for the disk.
+TEST_JOBS ?= $(shell jobs=$$(nproc 2>/dev/null || echo 1); echo $$(( jobs < 4 ? jobs : 4 )))
 test-e2e: build
-	$(PYTHON) -m pytest -q $(PYTEST_ARGS) tests
+	$(PYTHON) -m pytest -q -n $(TEST_JOBS) $(PYTEST_ARGS) tests
 
 .PHONY: bench
 bench: build ## every figure, each against something measured in the same run (QUICK=1: in two minutes)

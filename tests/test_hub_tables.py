@@ -241,6 +241,45 @@ class TestOffAndOn:
         hub.resolve(entry["conflict_id"], "client")
         carry(tablet, hub)
         assert same_rows(hub, tablet) == [("1", "while off", "device", 1), ("2", "a", "b", 2), ("3", "while off", None, None)]
+
+    @pytest.mark.parametrize("meanwhile", ["nothing", "RENAME COLUMN b TO c", "made anew"])
+    def test_what_was_deleted_before(self, pair, meanwhile):
+        """It still goes on devices that had not heard of it, and comes back whole for one that has an edit of it."""
+        hub, tablet = pair
+        hub.sql("INSERT INTO t VALUES ('3', 'a', 'b', 3)")
+        carry(tablet, hub)
+        hub.sql("DELETE FROM t WHERE id < '3'")
+        hub.sql("SELECT sync_control.disable('t')")
+        hub.sql("INSERT INTO t VALUES ('2', 'again', 'b', 20)")
+        if meanwhile == "RENAME COLUMN b TO c":
+            hub.sql("ALTER TABLE t RENAME COLUMN b TO c")
+            tablet.sql("ALTER TABLE t RENAME COLUMN b TO c")
+        elif meanwhile == "made anew":
+            hub.script("ALTER TABLE t RENAME TO t_before; CREATE TABLE t AS SELECT * FROM t_before; ALTER TABLE t ADD PRIMARY KEY (id); DROP TABLE t_before")
+        hub.enable("t")
+        hub.sql("DELETE FROM t WHERE id = '3'")
+        tablet.sql("UPDATE t SET n = 30 WHERE id = '3'")
+        carry(tablet, hub)
+        columns = "id, a, c, n" if meanwhile == "RENAME COLUMN b TO c" else "id, a, b, n"
+        if meanwhile == "made anew":
+            # Another table: which rows it had before, nobody knows. As for all deletions that nobody saw, they stay.
+            assert tablet.sql("SELECT id FROM t ORDER BY id") == [("1",), ("2",), ("3",)]
+            assert hub.sql("SELECT id FROM t ORDER BY id") == [("2",), ("3",)]
+            return
+        assert same_rows(hub, tablet, columns) == [("2", "again", "b", 20), ("3", "a", "b", 30)]
+        tablet.sql("INSERT INTO t (id, a) VALUES ('1', 'made again')")
+        carry(tablet, hub)
+        assert same_rows(hub, tablet, columns)[0] == ("1", "made again", None, None)
+
+    def test_another_table_of_the_same_name(self, pair):
+        hub, tablet = pair
+        hub.sql("DELETE FROM t WHERE id = '1'")
+        hub.sql("SELECT sync_control.disable('t')")
+        hub.script("DROP TABLE t; CREATE TABLE t (id text PRIMARY KEY, a text, b text, n integer)")
+        hub.enable("t")
+        assert hub.sql("SELECT 1 FROM fieldsync.tombstone") == []
+        carry(tablet, hub)
+        assert [row[0] for row in tablet.sql("SELECT id FROM t ORDER BY id")] == ["1", "2"]
         assert tablet.conflicts() == []
 
     def test_the_end_of_a_table(self, pair):

@@ -361,26 +361,28 @@ fn register(
     baseline: Option<(u64, Hlc)>,
 ) -> Result<i32, SqlError> {
     let _owner = AsOwner::new();
-    // Another table that had this name and was dropped or renamed leaves its number to this one; its tombstones go.
+    // Another table that had this name and was renamed keeps its number.
     sql::run(
         "UPDATE fieldsync.tracked_table SET table_name = c.relname, schema_name = n.nspname
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = relid AND (table_name, schema_name) IS DISTINCT FROM (c.relname, n.nspname)",
         &[],
     )?;
-    // Columns may have got other names where no event trigger fired.
+    let (version, clock) = baseline.unwrap_or_default();
+    // What is known of a table that was disabled is this one's only if this is that table.
     sql::run(
-        "SELECT fieldsync.follow_columns(t.table_id, t.relid) FROM fieldsync.tracked_table t
-         WHERE t.relid = $1::oid AND t.schema_name = $2 AND t.table_name = $3 AND t.enabled",
+        "DELETE FROM fieldsync.tombstone d USING fieldsync.tracked_table t
+         WHERE d.table_id = t.table_id AND t.schema_name = $2 AND t.table_name = $3
+           AND $1::oid IS DISTINCT FROM COALESCE(t.relid, t.disabled_relid)",
         &[oid_param(relation), Param::Text(schema), Param::Text(name)],
     )?;
-    let (version, clock) = baseline.unwrap_or_default();
     let rows = sql::run(
         "INSERT INTO fieldsync.tracked_table AS t
                 (relid, schema_name, table_name, soft_delete, baseline_version, baseline_clock, enabled, columns)
          VALUES ($1::oid, $2, $3, $4, $5, $6, true, fieldsync.columns_of($1::oid))
          ON CONFLICT (schema_name, table_name) DO UPDATE SET relid = EXCLUDED.relid, soft_delete = EXCLUDED.soft_delete,
-             enabled = true, columns = EXCLUDED.columns,
+             enabled = true, disabled_relid = NULL,
+             columns = CASE WHEN EXCLUDED.relid = COALESCE(t.relid, t.disabled_relid) THEN t.columns ELSE EXCLUDED.columns END,
              baseline_version = CASE WHEN $7 THEN EXCLUDED.baseline_version ELSE t.baseline_version END,
              baseline_clock = CASE WHEN $7 THEN EXCLUDED.baseline_clock ELSE t.baseline_clock END
          RETURNING table_id",
@@ -394,7 +396,13 @@ fn register(
             Param::Bool(baseline.is_some()),
         ],
     )?;
-    Ok(rows.rows.first().map_or(0, |row| row.int(0) as i32))
+    let table_id = rows.rows.first().map_or(0, |row| row.int(0) as i32);
+    // Columns may have got other names where no event trigger fired, or while the table was disabled.
+    sql::run(
+        "SELECT fieldsync.follow_columns($1::integer, $2::oid)",
+        &[Param::Int(i64::from(table_id)), oid_param(relation)],
+    )?;
+    Ok(table_id)
 }
 
 /// What an operator should know, in words.
@@ -475,12 +483,13 @@ fn remade(relation: pg_sys::Oid, version: u64) -> Result<Option<i32>, SqlError> 
     Ok(rows.rows.first().map(|row| row.int(0) as i32))
 }
 
-/// Takes a table out of the registry: tombstones and feed entries go, conflicts stay as a record.
+/// Takes a table out of the registry. Its feed goes: enabled again, it is looked at as a whole. Conflicts stay as a record, tombstones for
+/// devices that have not heard of them when that comes.
 fn forget(relation: pg_sys::Oid) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
     sql::run(
-        "WITH gone AS (UPDATE fieldsync.tracked_table SET enabled = false, relid = NULL WHERE relid = $1::oid RETURNING table_id),
-              stones AS (DELETE FROM fieldsync.tombstone USING gone WHERE tombstone.table_id = gone.table_id)
+        "WITH gone AS (UPDATE fieldsync.tracked_table SET enabled = false, relid = NULL, disabled_relid = relid
+                       WHERE relid = $1::oid RETURNING table_id)
          DELETE FROM fieldsync.feed USING gone WHERE feed.table_id = gone.table_id",
         &[oid_param(relation)],
     )?;

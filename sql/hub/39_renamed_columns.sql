@@ -2,12 +2,12 @@
 -- person may settle yet, and rules. Postgres tells of a rename only by what has come of it, so the names are kept by their numbers,
 -- which a column has for life.
 
--- A table's column names by number; NULL: dropped.
+-- A table's column names by number; NULL: dropped, or no column of an application's (disable() and enable() drop that and make it again).
 CREATE FUNCTION fieldsync.columns_of(relation oid) RETURNS name[]
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT array_agg(CASE WHEN NOT a.attisdropped THEN a.attname END ORDER BY a.attnum)
+    SELECT array_agg(CASE WHEN NOT a.attisdropped AND a.attname <> 'fieldsync_clocks' THEN a.attname END ORDER BY a.attnum)
     FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0
 $$;
 

@@ -52,7 +52,8 @@ FROM fs_table t
 WHERE t.state = 'tracked';
 
 -- UPDATE sync_state SET last_synced_version = 0: the next sync brings everything again. Rows are written by their keys and
--- pending changes stay on top, so that nothing is doubled or lost.
+-- pending changes stay on top, so that nothing is doubled or lost. Where everything is under way already, that is what was wanted:
+-- asked for anew, rows that are to be compared as they come would not be.
 CREATE TRIGGER main.sync_state_update INSTEAD OF UPDATE ON sync_state
 BEGIN
   SELECT RAISE(ABORT, 'sync_state: only last_synced_version can be set, and only to 0 (the next sync then brings everything again)')
@@ -61,7 +62,6 @@ BEGIN
   INSERT INTO fs_state(name, value) SELECT 'repull', 1
   WHERE ifnull(NEW.last_synced_version, 0) = 0
     AND NOT EXISTS (SELECT 1 FROM fs_state WHERE name = 'repull');
-  UPDATE fs_state SET value = 0 WHERE name = 'repull_sequence' AND ifnull(NEW.last_synced_version, 0) = 0;
   UPDATE fs_state SET value = 1 WHERE name = 'repull' AND ifnull(NEW.last_synced_version, 0) = 0;
   UPDATE fs_table SET last_synced_version = 0 WHERE name = OLD.table_name AND ifnull(NEW.last_synced_version, 0) = 0;
 END;

@@ -85,6 +85,10 @@ pub struct Entry {
     pub change: Json,
 }
 
+/// In an entry's change: the key of a record that the hub does not have, as its device spells it (in the order of the hub's columns), where the
+/// hub spells it otherwise.
+pub const SENT_AS: &str = "sent_as";
+
 /// The entry for values in columns that the hub does not have.
 pub fn of_lost(table: &TableWork, item: &Item, row_id: String) -> Option<Entry> {
     let first = item.lost.first()?;
@@ -211,6 +215,11 @@ pub fn rejection(table: &TableWork, item: &Item, row_id: String, error: &SqlErro
     add_fields(&mut client, lost_json(item, |lost| Some(&lost.new)));
     let mut change = change_json(table, item, server.is_some());
     add_fields(&mut change["fields"], lost_json(item, |lost| Some(&lost.new)));
+    // What is refused stays on its device as it was written: the device is to know its row by its own spelling.
+    let is_text = |part: &Value| matches!(part, Value::Text(_) | Value::Int(_));
+    if let Some(key) = item.sent_as.as_ref().filter(|key| server.is_none() && key.0.iter().all(is_text)) {
+        change[SENT_AS] = key.0.iter().map(Value::to_json).collect();
+    }
     Entry {
         table_id: table.table.table_id,
         row_id,

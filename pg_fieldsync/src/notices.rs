@@ -3,6 +3,7 @@
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
+use crate::entry::SENT_AS;
 use crate::guards::AsOwner;
 use crate::keys::{self, Recorded};
 use crate::schema::KeyOrders;
@@ -18,7 +19,8 @@ pub struct News {
     /// Rows whose entries were settled after they were raised: by table number and key. The device has values of its own
     /// there, seen by nobody's cursor; it gets the row as the hub has it, or drops it where the hub has none.
     pub settled: Vec<(i32, Key)>,
-    /// The same, where the table's key has other types by now: the hub has none.
+    /// The same, where the table's key has other types by now: the hub has none. And what is on the device under another spelling of
+    /// such a key.
     pub gone: Vec<(i32, Key)>,
 }
 
@@ -43,7 +45,7 @@ pub fn conflicts(
                  SELECT k.copied_from FROM line JOIN fieldsync.client k USING (client_no) WHERE k.copied_from IS NOT NULL)
              SELECT c.conflict_id, c.told, t.table_id, t.table_name::text, c.row_id, c.operation, c.base::text, c.client::text,
                     c.server::text, c.rule, c.outcome, c.detail, c.status, c.client_clock,
-                    c.raised_version, c.client_no = $1
+                    c.raised_version, c.client_no = $1, c.change ->> $5
              FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
              WHERE c.client_no IN (SELECT client_no FROM line)
                AND (c.client_no = $1 OR (c.status = 'resolved' AND c.told <> c.raised_version))
@@ -54,6 +56,7 @@ pub fn conflicts(
                 Param::Int(cursor.map_or(own, |cursor| cursor.xmin) as i64),
                 Param::Bool(cursor.is_none()),
                 Param::Bool(no_answer_yet),
+                Param::Text(SENT_AS),
             ],
         )?
     };
@@ -84,6 +87,14 @@ pub fn conflicts(
                 key
             }
         };
+        // A record that was refused is on its device under its own spelling. Settled, it goes under that, and comes under the hub's.
+        let key = match as_sent(row.text(16)) {
+            Some(own) => {
+                gone.extend(is_settled.then(|| (row.int(2) as i32, own.clone())));
+                own
+            }
+            None => key,
+        };
         let key = match orders.get(&(row.int(2) as i32)) {
             Some(order) => Key(order.iter().filter_map(|at| key.0.get(*at).cloned()).collect()),
             None => key,
@@ -104,4 +115,10 @@ pub fn conflicts(
         })));
     }
     Ok(News { notices, settled, gone })
+}
+
+/// The key that an entry's change names as the device's own.
+fn as_sent(parts: &str) -> Option<Key> {
+    let parts: Vec<serde_json::Value> = serde_json::from_str(parts).ok()?;
+    Some(Key(parts.iter().map(Value::from_json).collect()))
 }

@@ -9,7 +9,7 @@ use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::decide::SEPARATE;
-use crate::entry::{self, Entry};
+use crate::entry::{self, Entry, SENT_AS};
 use crate::guards::AsOwner;
 use crate::separate;
 use crate::sql::{self, Cells, Param};
@@ -250,6 +250,9 @@ fn add_to(known: &Open, entry: &Entry, version: u64, batch: &[u8; 16]) -> Result
     let mut change = entry.change.clone();
     change["op"] = json!(operation);
     change["fields"] = over(&known.change["fields"], &entry.change["fields"]);
+    if let (None, Some(sent_as)) = (change.get(SENT_AS), known.change.get(SENT_AS)) {
+        change[SENT_AS] = sent_as.clone();
+    }
     sql::run(
         "UPDATE fieldsync.conflict SET operation = $2, base = $3::text::jsonb, client = $4::text::jsonb,
                 server = server || $5::text::jsonb, rule = $6, detail = $7, change = $8::text::jsonb, told = $9,

@@ -5,7 +5,8 @@ CREATE VIEW main.fs_conflicts AS
 SELECT conflict_id, table_name, row_id, base, mine, theirs, rule, outcome, status, operation, detail, created_at, resolved_at
 FROM fs_conflict;
 
--- What field teams know as the upload queue: one row per logged change.
+-- What field teams know as the upload queue: one row per logged change. Synced is what the log is not needed for any more: the hub has
+-- told what became of it (an answer that only confirms does not), and it neither waits for a decision nor for the hub to hear of one.
 CREATE VIEW main.sync_queue AS
 SELECT l.clock AS queue_id,
        l.table_name,
@@ -18,12 +19,11 @@ SELECT l.clock AS queue_id,
          AS sync_attempts,
        (SELECT max(value) FROM fs_state WHERE name = 'last_attempt') AS last_attempt,
        CASE
-         WHEN l.status = 'pending' THEN 'pending'
-         WHEN EXISTS (SELECT 1 FROM fs_conflict c
-                      WHERE c.table_name = l.table_name AND c.row_id = l.row_id AND c.status = 'open'
-                        AND l.clock BETWEEN c.first_clock AND c.last_clock)
-           THEN 'conflict'
-         ELSE 'synced'
+         WHEN l.clock > (SELECT ifnull(min(value), 0) FROM fs_state WHERE name IN ('watermark_place', 'told_place')) THEN 'pending'
+         ELSE ifnull((SELECT CASE max(c.status = 'open') WHEN 1 THEN 'conflict' WHEN 0 THEN 'pending' END FROM fs_conflict c
+                      WHERE c.table_name = l.table_name AND c.row_id IN (l.row_id, l.new_row_id)
+                        AND (c.status = 'open' OR (c.told <= 0 AND c.outcome = 'rejected'))
+                        AND l.clock BETWEEN c.first_clock AND c.last_clock), 'synced')
        END AS status
 FROM fs_changelog l;
 
@@ -52,7 +52,8 @@ FROM fs_table t
 WHERE t.state = 'tracked';
 
 -- UPDATE sync_state SET last_synced_version = 0: the next sync brings everything again. Rows are written by their keys and
--- pending changes stay on top, so that nothing is doubled or lost.
+-- pending changes stay on top, so that nothing is doubled or lost. Where everything is under way already, that is what was wanted:
+-- asked for anew, rows that are to be compared as they come would not be.
 CREATE TRIGGER main.sync_state_update INSTEAD OF UPDATE ON sync_state
 BEGIN
   SELECT RAISE(ABORT, 'sync_state: only last_synced_version can be set, and only to 0 (the next sync then brings everything again)')
@@ -61,7 +62,6 @@ BEGIN
   INSERT INTO fs_state(name, value) SELECT 'repull', 1
   WHERE ifnull(NEW.last_synced_version, 0) = 0
     AND NOT EXISTS (SELECT 1 FROM fs_state WHERE name = 'repull');
-  UPDATE fs_state SET value = 0 WHERE name = 'repull_sequence' AND ifnull(NEW.last_synced_version, 0) = 0;
   UPDATE fs_state SET value = 1 WHERE name = 'repull' AND ifnull(NEW.last_synced_version, 0) = 0;
   UPDATE fs_table SET last_synced_version = 0 WHERE name = OLD.table_name AND ifnull(NEW.last_synced_version, 0) = 0;
 END;

@@ -1,7 +1,7 @@
 //! `fs_purge`: drops what the hub has answered and nobody needs any more.
 //!
-//! Invariants: nothing pending goes, nothing of a rejected change that waits for a person goes, and the log goes on to begin
-//! with a mark: whole runs go, so that no clock of what stays changes ([`crate::log`]).
+//! Invariants: nothing goes that is pending, or of which the hub has not told what became, or of a rejected change that waits for a
+//! person; and the log goes on to begin with a mark: whole runs go, so that no clock of what stays changes ([`crate::log`]).
 
 use crate::call::{self, Function};
 use crate::error::{Error, Result};
@@ -27,13 +27,15 @@ fn fs_purge(db: &Connection, arguments: &[Value]) -> Result<Value> {
         track::renew(db)?;
         let days = days.map_or_else(|| state::integer(db, "retention_days"), Ok)?;
         let age = now_ms(db)?.saturating_sub(u64::try_from(days).unwrap_or(0).saturating_mul(DAY_MS));
-        // With 0 days everything answered goes, also what a fast clock stamped ahead of now.
-        let until = if days == 0 { standing.watermark } else { standing.watermark.min(Hlc::from_ms(age)) };
+        // A rejection that is still to be told of needs its change.
+        let told = state::told(db, &standing)?.clock;
+        // With 0 days everything told goes, also what a fast clock stamped ahead of now.
+        let until = if days == 0 { told } else { told.min(Hlc::from_ms(age)) };
         Ok(Value::Int(purge(db, until)?))
     })
 }
 
-/// Drops log entries up to a clock, which must not be beyond the watermark.
+/// Drops log entries up to a clock, which must not be beyond what the hub has told of.
 pub fn purge(db: &Connection, until: Hlc) -> Result<i64> {
     let parked = conflicts::first_parked(db)?;
     let mut most = until.as_i64();

@@ -456,10 +456,10 @@ pub fn up_to_date(db: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// The next export asks for all of the hub's rows.
+/// The next export asks for all of the hub's rows; if they are under way already, that will do. (Asked for anew, those on their way
+/// would not be compared where a table was made anew, and go over what was written there unseen.)
 fn pull_again(db: &Connection) -> Result<()> {
-    state::set_integer(db, "repull", 1)?;
-    state::set_integer(db, "repull_sequence", 0)
+    state::set_integer(db, "repull", 1)
 }
 
 /// Remembers the schema that everything fits now.

@@ -9,6 +9,9 @@
 //! clock = max(clock of the entry before + 1, place, milliseconds since 1970 * 65536)
 //! ```
 //!
+//! or, where the wall clock is behind the entry before, the first two and the lowest bits of the entry's own milliseconds: a copy of the file
+//! goes on from the same clock, and what it writes must not pass for what the original writes.
+//!
 //! (A clock in the trigger itself costs a second cursor into the log and a search for the place: half of a one-column update.)
 //!
 //! Invariants:
@@ -19,7 +22,7 @@
 //!   watermark that the hub will confirm), at the end of each apply, and over every clock that the hub has shown. So a mark
 //!   compares alike with places and with clocks.
 //! * An entry's clock is the same whenever it is read, on this database and on every copy of it: it depends on what is
-//!   before it, back to the last mark, and that never changes. Entries go only in whole runs, up to a mark
+//!   before it, back to the last mark, and on its own time, and that never changes. Entries go only in whole runs, up to a mark
 //!   ([`crate::purge`]); one that a person deletes from `sync_queue` leaves its place and its time behind.
 //! * A watermark that is not at a mark (an export was cut short by `max_bytes`) is kept with its place; [`place_of`] finds the
 //!   place of any other.

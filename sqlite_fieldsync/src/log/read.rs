@@ -15,6 +15,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// The latest time of day that becomes a clock; the year 4199. One beyond would leave no room to count on.
 const MS_MAX: f64 = ((1u64 << 62) >> 16) as f64;
 
+/// How far entries made while the wall clock is behind may be apart: their own time, in milliseconds, up to this. Only counted on, what
+/// is written in a copy of the file and in its original would get the same clocks, and the hub knows by its clock what both copies hold.
+const APART: u64 = (1 << 13) - 1;
+
+/// So far a clock is counted ahead by a statement that writes millions of rows: the wall clock is not behind for that.
+const BULK_MS: u64 = 100;
+
 /// A point of the log: a place, and the clock of the entry there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position {
@@ -36,8 +43,13 @@ impl Position {
         let clock = match at {
             // Julian days, as the trigger has them: exact to the millisecond in a float.
             Some(day) => {
-                let ms = ((day - 2_440_587.5) * 86_400_000.0).round().clamp(0.0, MS_MAX);
-                counted.max(Hlc::from_ms(ms as u64))
+                let ms = ((day - 2_440_587.5) * 86_400_000.0).round();
+                let now = Hlc::from_ms(ms.clamp(0.0, MS_MAX) as u64);
+                if self.clock.ms() > now.ms().saturating_add(BULK_MS) {
+                    Hlc(counted.0.saturating_add(ms as i64 as u64 & APART))
+                } else {
+                    counted.max(now)
+                }
             }
             None => counted,
         };

@@ -1,0 +1,55 @@
+"""The operators' statements on `sync_queue` and `sync_state`, and `fs_purge`, at the worst moment: nothing that is still needed goes.
+
+Method: each statement is run where the hub has confirmed a change but not told what became of it, where a person has yet to decide, and
+while all rows are on their way; then the person corrects the row by an ordinary UPDATE, and both sides are compared.
+"""
+
+import pytest
+
+from kit.programme import assert_equal
+
+PURGES = ["DELETE FROM sync_queue WHERE status = 'synced'", "SELECT fs_purge(0)"]
+
+
+@pytest.fixture
+def north(programme, team, sync):
+    made = team("north")
+    sync(made, programme)
+    return made
+
+
+def statuses(device):
+    return {operation: status for operation, status in device.sql("SELECT operation, status FROM sync_queue WHERE row_id <> 'h3'")}
+
+
+@pytest.mark.parametrize("purge", PURGES)
+@pytest.mark.parametrize("edit", [
+    "UPDATE members SET age = -1, note = 'beside it' WHERE id = 'm1'",
+    "INSERT INTO members VALUES ('m2', 'h1', 'B', -1, 0, '1.00', 'beside it')",
+    "UPDATE members SET id = 'm9', age = -1, note = 'beside it' WHERE id = 'm1'"])
+def test_a_purge_after_an_answer_that_only_confirms(programme, north, sync, edit, purge):
+    north.sql(edit)
+    first = north.export()
+    north.sql("INSERT INTO households VALUES ('h3', 'C3', 'x')")
+    programme.sync(north.export())  # its answer is lost
+    assert north.apply(programme.sync(first))["rejected"] == 0, "this one tells nothing"
+    assert set(statuses(north).values()) == {"pending"}
+    north.sql(purge)
+    assert sync(north, programme)["rejected"] == 1
+    north.sql("UPDATE members SET age = 7 WHERE age = -1")
+    sync(north, programme)
+    assert programme.sql("SELECT age, note FROM programme.members WHERE age = 7") == [(7, "beside it")]
+    assert_equal(programme, north)
+    assert programme.conflicts() == north.conflicts() == []
+
+
+@pytest.mark.parametrize("purge", PURGES)
+def test_a_change_of_key_whose_new_record_is_refused(programme, north, sync, purge):
+    north.sql("UPDATE members SET id = 'm9', age = -1 WHERE id = 'm1'")
+    sync(north, programme)
+    assert statuses(north) == {"KEY CHANGE": "conflict"}
+    north.sql(purge)
+    north.sql("UPDATE members SET age = 5 WHERE id = 'm9'")
+    sync(north, programme)
+    assert_equal(programme, north)
+    assert programme.conflicts() == north.conflicts() == []

@@ -375,6 +375,16 @@ fn register(
         &[oid_param(relation), Param::Text(schema), Param::Text(name)],
     )?;
     let (version, clock) = baseline.unwrap_or_default();
+    if baseline.is_some() {
+        // Nobody followed its columns meanwhile: rows that would come back into other ones, or into another table, do not.
+        sql::run(
+            "DELETE FROM fieldsync.tombstone d USING fieldsync.tracked_table t
+             WHERE d.table_id = t.table_id AND t.schema_name = $2 AND t.table_name = $3 AND EXISTS (
+                 SELECT 1 FROM unnest(t.columns, fieldsync.columns_of($1::oid)) AS c(former, name)
+                 WHERE c.former <> COALESCE(c.name, '') AND NOT fieldsync.is_own_column(c.former))",
+            &[oid_param(relation), Param::Text(schema), Param::Text(name)],
+        )?;
+    }
     let rows = sql::run(
         "INSERT INTO fieldsync.tracked_table AS t
                 (relid, schema_name, table_name, soft_delete, baseline_version, baseline_clock, enabled, columns)
@@ -475,12 +485,12 @@ fn remade(relation: pg_sys::Oid, version: u64) -> Result<Option<i32>, SqlError> 
     Ok(rows.rows.first().map(|row| row.int(0) as i32))
 }
 
-/// Takes a table out of the registry: tombstones and feed entries go, conflicts stay as a record.
+/// Takes a table out of the registry: feed entries go, conflicts stay as a record. So do tombstones: devices that have not heard of a
+/// deletion are to hear of it if the table is enabled again, when all of it is looked at.
 fn forget(relation: pg_sys::Oid) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
     sql::run(
-        "WITH gone AS (UPDATE fieldsync.tracked_table SET enabled = false, relid = NULL WHERE relid = $1::oid RETURNING table_id),
-              stones AS (DELETE FROM fieldsync.tombstone USING gone WHERE tombstone.table_id = gone.table_id)
+        "WITH gone AS (UPDATE fieldsync.tracked_table SET enabled = false, relid = NULL WHERE relid = $1::oid RETURNING table_id)
          DELETE FROM fieldsync.feed USING gone WHERE feed.table_id = gone.table_id",
         &[oid_param(relation)],
     )?;

@@ -252,6 +252,7 @@ DECLARE
     whole jsonb;
     new_key jsonb;
     met bigint;
+    row_is_there boolean;
     replaced jsonb;                             -- what the row had before a choice other than the hub's
     hub_had_row boolean;
 BEGIN
@@ -357,13 +358,18 @@ BEGIN
             END IF;
         END IF;
         IF met = 0 THEN
-            IF whole IS NULL THEN
+            row_is_there := action = 'update' AND fieldsync.read_row(entry.relid, entry.key, entry.key) IS NOT NULL;
+            IF whole IS NULL AND NOT row_is_there THEN
                 RAISE EXCEPTION 'row % of table % is gone, so that conflict % cannot be applied to it',
                         entry.row_id, entry.relid::pg_catalog.regclass, conflict_id
                     USING ERRCODE = 'no_data_found',
                           HINT = pg_catalog.format('Insert the row again, or drop the change: SELECT sync_control.resolve(%s, ''server'').', conflict_id);
             END IF;
-            PERFORM fieldsync.write_row(entry.relid, 'insert', entry.key, whole);
+            IF row_is_there OR fieldsync.write_row(entry.relid, 'insert', entry.key, whole) = 0 THEN
+                RAISE EXCEPTION 'row % of table % was not written: this login may not change it, or a trigger has suppressed the write',
+                        entry.row_id, entry.relid::pg_catalog.regclass
+                    USING ERRCODE = 'insufficient_privilege', HINT = 'Call resolve() as a login that may write the row, or choose ''server''.';
+            END IF;
         END IF;
         SELECT pg_catalog.jsonb_object_agg(k.key, COALESCE(fields -> k.key, k.value)) INTO new_key
         FROM pg_catalog.jsonb_each(entry.key) AS k;

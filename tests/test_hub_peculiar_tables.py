@@ -173,3 +173,28 @@ def test_a_key_that_a_trigger_changes_when_a_device_writes_the_row(hub, client):
     rows = hub.sql("SELECT id, a, n FROM t ORDER BY id")
     assert rows == [("NEW", "north", 3), ("OLD", "hub", 2)]
     assert north.sql("SELECT * FROM t ORDER BY id") == south.sql("SELECT * FROM t ORDER BY id") == rows
+
+
+@pytest.mark.parametrize("event, edit", [("INSERT", "INSERT INTO t VALUES ('b', 'tablet')"), ("UPDATE", "UPDATE t SET v = 'tablet'")])
+@pytest.mark.parametrize("choice", ["client", {"v": "person"}], ids=["client", "json"])
+def test_a_choice_that_a_trigger_suppresses_settles_nothing(hub, client, refused, event, edit, choice):
+    """A person was told that the row has the device's values, and the device lost it."""
+    hub.script(f"""CREATE TABLE t (id text PRIMARY KEY, v text); INSERT INTO t VALUES ('a', 'hub'); SELECT sync_control.enable('t');
+        CREATE FUNCTION quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER quiet BEFORE {event} ON t FOR EACH ROW EXECUTE FUNCTION quiet()""")
+    tablet = client("tablet", "CREATE TABLE t (id TEXT PRIMARY KEY, v TEXT)", "t")
+    settle(hub, tablet)
+    tablet.sql(edit)
+    settle(hub, tablet)
+    written = tablet.sql("SELECT * FROM t ORDER BY id")
+    [entry] = hub.conflicts("open")
+    assert refused(hub.resolve, entry["conflict_id"], choice).sqlstate == "42501"
+    settle(hub, tablet)
+    assert len(hub.conflicts("open")) == len(tablet.conflicts("open")) == 1
+    assert tablet.sql("SELECT * FROM t ORDER BY id") == written
+    hub.sql("DROP TRIGGER quiet ON t")
+    hub.resolve(entry["conflict_id"], choice)
+    settle(hub, tablet)
+    assert tablet.sql("SELECT * FROM t ORDER BY id") == hub.sql("SELECT id, v FROM t ORDER BY id")
+    assert hub.sql("SELECT v FROM t ORDER BY id")[-1] == ("tablet" if choice == "client" else "person",)
+    assert hub.conflicts("open") == tablet.conflicts("open") == []

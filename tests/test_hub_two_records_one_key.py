@@ -127,3 +127,52 @@ def test_keys_that_mean_one_record(hub, tablet):
     carry(tablet, hub)
     assert members(hub) == members(tablet) == {"m": "of the tablet"}
     assert hub.conflicts("open") == []
+
+
+def boxes(hub, client, **rule):
+    """A table with a counter, and a tablet that has not seen the office's box 5."""
+    hub.script("CREATE TABLE boxes (id integer PRIMARY KEY, label text, n integer); SELECT sync_control.enable('boxes')")
+    hub.rule("boxes", **rule)
+    made = client("tablet", "CREATE TABLE boxes (id INTEGER PRIMARY KEY, label TEXT, n INTEGER)", "boxes")
+    carry(made, hub)
+    hub.sql("INSERT INTO boxes VALUES (5, 'of the office', 2)")
+    return made
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["in one go", "after an export without an answer"])
+@pytest.mark.parametrize("field_rule", [None, "sum", "client_wins"])
+def test_what_a_device_goes_on_to_write_into_its_own_record(hub, client, field_rule, exported):
+    """A number's difference travels as a change of its own: it belongs to the record that waits, not to the hub's of that key."""
+    tablet = boxes(hub, client)
+    if field_rule:
+        hub.field_rule("boxes", "n", field_rule)
+    tablet.sql("INSERT INTO boxes VALUES (5, 'of the tablet', 50)")
+    if exported:
+        tablet.export()
+    tablet.sql("UPDATE boxes SET n = n + 1 WHERE id = 5")
+    carry(tablet, hub)
+    assert hub.sql("SELECT id, label, n FROM boxes") == tablet.sql("SELECT * FROM boxes") == [(5, "of the office", 2)]
+    [entry] = hub.conflicts("open")
+    assert (entry["client"], entry["server"]) == ({"label": "of the tablet", "n": 51}, {"label": "of the office", "n": 2})
+    assert hub.conflicts("resolved") == []
+    hub.resolve(entry["conflict_id"], {"id": 6})
+    settle(hub, tablet)
+    rows = [(5, "of the office", 2), (6, "of the tablet", 51)]
+    assert hub.sql("SELECT id, label, n FROM boxes ORDER BY id") == tablet.sql("SELECT * FROM boxes ORDER BY id") == rows
+    assert hub.conflicts("open") == tablet.conflicts("open") == []
+
+
+@pytest.mark.parametrize("on_delete", ["update_wins", "delete_wins", "manual"])
+@pytest.mark.parametrize("heard", [False, True], ids=["in one delta", "in the next delta, the answer lost"])
+def test_a_device_deletes_its_own_record_and_not_the_hubs(hub, client, on_delete, heard):
+    tablet = boxes(hub, client, on_delete=on_delete)
+    tablet.sql("INSERT INTO boxes VALUES (5, 'of the tablet', 50)")
+    blob = tablet.export()
+    if heard:
+        hub.sync(blob)
+    tablet.sql("UPDATE boxes SET n = 51 WHERE id = 5")
+    tablet.export()
+    tablet.sql("DELETE FROM boxes WHERE id = 5")
+    settle(hub, tablet)
+    assert hub.sql("SELECT id, label, n FROM boxes") == tablet.sql("SELECT * FROM boxes") == [(5, "of the office", 2)]
+    assert hub.conflicts("open") == tablet.conflicts("open") == []

@@ -135,3 +135,32 @@ def test_disable_and_enable_again_loses_nothing(programme, team, sync):
     for _ in range(3):
         sync(north, programme)
     assert_equal(programme, north)
+
+
+def test_what_was_deleted_before_disable_goes_everywhere_after_enable(programme, team, sync):
+    north, south = team("north"), team("south")
+    sync(north, programme), sync(south, programme)
+    north.sql("UPDATE members SET note = 'edited' WHERE id = 'm1'")
+    programme.sql("INSERT INTO programme.members VALUES ('m2', 'h1', 'Binta', 20, 1, '1', NULL)")
+    sync(south, programme)
+    programme.sql("DELETE FROM programme.members")
+    programme.sql("SELECT sync_control.disable('programme.members')")
+    programme.sql("SELECT sync_control.enable('programme.members')")
+    for one in (south, north, south):
+        sync(one, programme)
+    # An edit that met the deletion brings its record back, whole.
+    for side in (south, north):
+        assert side.sql("SELECT id, name, note FROM members") == [("m1", "Aminata Keita", "edited")]
+    assert programme.sql("SELECT id, name, note FROM programme.members") == [("m1", "Aminata Keita", "edited")]
+
+
+def test_a_row_that_was_deleted_comes_back_into_columns_renamed_while_disabled(programme, team, sync):
+    north = team("north")
+    sync(north, programme)
+    north.sql("UPDATE members SET age = 32 WHERE id = 'm1'")
+    programme.script("""DELETE FROM programme.members; SELECT sync_control.disable('programme.members');
+        ALTER TABLE programme.members RENAME COLUMN name TO former; ALTER TABLE programme.members RENAME COLUMN note TO name;
+        SELECT sync_control.enable('programme.members')""")
+    sync(north, programme)
+    assert programme.sql("SELECT id, former, age, name FROM programme.members") == [("m1", "Aminata Keita", 32, None)]
+    assert programme.conflicts("open") == []

@@ -144,8 +144,10 @@ fn row(
     let mut current = Cow::Borrowed(&before);
     let last = item.changes.len().saturating_sub(1);
     let mut merged = Merged { parked_by_strict: item.merged.parked_by_strict, ..Merged::default() };
+    // Once the device has made a record of its own under this key, what it goes on to do is done to that one.
+    let mut is_own = false;
     for (place, change) in item.changes.iter().enumerate() {
-        if change.of_parked && change.op != Op::Cancelled {
+        if (change.of_parked || is_own) && change.op != Op::Cancelled {
             merged.outcomes.push(Outcome::Conflict);
             let stamp = match &*current {
                 HubState::Live(row) => row.clocks.insert,
@@ -154,7 +156,7 @@ fn row(
             };
             let fields = change.fields.iter().map(|field| Collision {
                 number: Some(field.number),
-                base: field.old.clone(),
+                base: field.old.clone().filter(|_| !is_own),
                 client: field.new.clone(),
                 server: match &*current {
                     HubState::Live(row) => row.value(field.number),
@@ -166,6 +168,11 @@ fn row(
                 quiet: false,
             });
             merged.collisions.extend(fields.map(|collision| (place, collision)));
+            if change.op == Op::Delete {
+                // It came and went: nothing waits, and the hub's record is not its.
+                merged.collisions.retain(|(_, collision)| collision.rule != SEPARATE);
+                is_own = false;
+            }
             merged.whole = true;
             continue;
         }
@@ -195,6 +202,7 @@ fn row(
             merged.rejected = Some(Box::new(rejection(why)));
             break;
         }
+        is_own = change.op == Op::Insert && decision.collisions.iter().any(|collision| collision.rule == SEPARATE);
         merged.outcomes.push(decision.outcome);
         merged.collisions.extend(decision.collisions.into_iter().map(|collision| (place, collision)));
         merged.whole |= decision.answer == Answer::Whole;

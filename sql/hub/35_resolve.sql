@@ -194,6 +194,47 @@ BEGIN
 END
 $$;
 
+-- A row that is only marked as deleted satisfies foreign keys, and devices, which do not have it, could not show what refers to
+-- it. What Postgres refuses about a row that is gone is refused here about one that is marked.
+CREATE FUNCTION fieldsync.refuse_orphans(relid oid, key jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+AS $$                                           -- no search_path of its own: types are named as the caller sees them
+DECLARE
+    found record;
+    reference record;
+    refers boolean;
+BEGIN
+    SELECT r.target, r.key_types, r.key_match INTO found FROM fieldsync.row_by_key(relid, key) AS r;
+    FOR reference IN
+        SELECT c.conname, way.is_child, way.other::pg_catalog.regclass,
+               (SELECT pg_catalog.string_agg(pg_catalog.format('target.%I = other.%I', own.attname, theirs.attname), ' AND ')
+                FROM ROWS FROM (unnest(CASE WHEN way.is_child THEN c.conkey ELSE c.confkey END),
+                                unnest(CASE WHEN way.is_child THEN c.confkey ELSE c.conkey END)) AS k(own, theirs)
+                JOIN pg_catalog.pg_attribute AS own ON own.attrelid = relid AND own.attnum = k.own
+                JOIN pg_catalog.pg_attribute AS theirs ON theirs.attrelid = way.other AND theirs.attnum = k.theirs) AS joined
+        FROM pg_catalog.pg_constraint AS c
+        CROSS JOIN LATERAL (VALUES (true, c.conrelid, c.confrelid), (false, c.confrelid, c.conrelid)) AS way(is_child, own, other)
+        WHERE c.contype = 'f' AND way.own = relid
+          AND EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = way.other AND g.tgname = '~fieldsync_row')
+        ORDER BY c.conname
+    LOOP
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s AS target JOIN %s AS other ON %s, jsonb_to_record($1) AS old_key(%s) WHERE %s AND %s.sync_deleted AND %s.sync_deleted IS NOT TRUE)',
+                                  found.target, reference.other, reference.joined, found.key_types, found.key_match,
+                                  CASE WHEN reference.is_child THEN 'other' ELSE 'target' END, CASE WHEN reference.is_child THEN 'target' ELSE 'other' END)
+            INTO refers USING key;
+        IF refers THEN
+            RAISE EXCEPTION '%', pg_catalog.format(
+                    CASE WHEN reference.is_child THEN 'row %s of table %s refers to a row of table %s that is marked as deleted'
+                         ELSE 'row %s of table %s cannot be marked as deleted: rows of table %s refer to it' END,
+                    key, relid::pg_catalog.regclass, reference.other)
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = reference.conname,
+                      HINT = CASE WHEN reference.is_child THEN 'Bring that row back first (set its sync_deleted to false), or name another one in a JSON object of fields.'
+                                  ELSE 'Delete those rows first, or let them refer to another one.' END;
+        END IF;
+    END LOOP;
+END
+$$;
+
 -- Settles a conflict or a rejected change, or overrides how it was settled before.
 --   server  the hub's row stands; a rejected change is dropped
 --   client  the row gets what the device wrote; a rejected change is applied, now that its cause is gone
@@ -211,6 +252,7 @@ DECLARE
     whole jsonb;
     new_key jsonb;
     met bigint;
+    row_is_there boolean;
     replaced jsonb;                             -- what the row had before a choice other than the hub's
     hub_had_row boolean;
 BEGIN
@@ -316,16 +358,24 @@ BEGIN
             END IF;
         END IF;
         IF met = 0 THEN
-            IF whole IS NULL THEN
+            row_is_there := action = 'update' AND fieldsync.read_row(entry.relid, entry.key, entry.key) IS NOT NULL;
+            IF whole IS NULL AND NOT row_is_there THEN
                 RAISE EXCEPTION 'row % of table % is gone, so that conflict % cannot be applied to it',
                         entry.row_id, entry.relid::pg_catalog.regclass, conflict_id
                     USING ERRCODE = 'no_data_found',
                           HINT = pg_catalog.format('Insert the row again, or drop the change: SELECT sync_control.resolve(%s, ''server'').', conflict_id);
             END IF;
-            PERFORM fieldsync.write_row(entry.relid, 'insert', entry.key, whole);
+            IF row_is_there OR fieldsync.write_row(entry.relid, 'insert', entry.key, whole) = 0 THEN
+                RAISE EXCEPTION 'row % of table % was not written: this login may not change it, or a trigger has suppressed the write',
+                        entry.row_id, entry.relid::pg_catalog.regclass
+                    USING ERRCODE = 'insufficient_privilege', HINT = 'Call resolve() as a login that may write the row, or choose ''server''.';
+            END IF;
         END IF;
         SELECT pg_catalog.jsonb_object_agg(k.key, COALESCE(fields -> k.key, k.value)) INTO new_key
         FROM pg_catalog.jsonb_each(entry.key) AS k;
+    END IF;
+    IF action <> 'none' THEN
+        PERFORM fieldsync.refuse_orphans(entry.relid, new_key);
     END IF;
 
     PERFORM fieldsync.conflict_settle(conflict_id, entry.state, side, pg_catalog.jsonb_build_object(

@@ -57,7 +57,7 @@ GRANT EXECUTE ON FUNCTION fieldsync.live_rows(integer), fieldsync.count_waiting_
 -- resolve() writes the application's row as its caller, so that its caller needs the pieces too. They settle nothing that
 -- resolve() would not, and conflict_to_settle shows what sync_control.conflicts shows.
 GRANT EXECUTE ON FUNCTION fieldsync.conflict_to_settle(bigint), fieldsync.conflict_settle(bigint, text, text, jsonb),
-    fieldsync.writable_columns(oid, jsonb, boolean), fieldsync.row_by_key(oid, jsonb), fieldsync.read_row(oid, jsonb, jsonb), fieldsync.write_row(oid, text, jsonb, jsonb),
+    fieldsync.writable_columns(oid, jsonb, boolean), fieldsync.row_by_key(oid, jsonb), fieldsync.read_row(oid, jsonb, jsonb), fieldsync.refuse_orphans(oid, jsonb), fieldsync.write_row(oid, text, jsonb, jsonb),
     fieldsync.is_own_column(name)
     TO fieldsync_operator;
 GRANT SELECT ON fieldsync.conflict_details TO fieldsync_operator;

@@ -63,7 +63,9 @@ BEGIN
     SET columns = present,
         former_names = t.former_names || COALESCE((SELECT jsonb_object_agg(c.former, c.number)
                                                    FROM unnest(t.columns, present) WITH ORDINALITY AS c(former, name, number)
-                                                   WHERE c.former IS DISTINCT FROM c.name AND c.former IS NOT NULL), '{}')
+                                                   WHERE c.former IS DISTINCT FROM c.name AND c.former IS NOT NULL), '{}'),
+        -- Devices that keep values for a column which they do not have hear of it, and ask for these rows again.
+        renamed_version = CASE WHEN names IS NULL THEN t.renamed_version ELSE pg_current_xact_id()::text::bigint END
     WHERE t.table_id = tracked AND t.columns IS DISTINCT FROM present;
     -- Devices know columns by their names: what they have under this one is another column's.
     IF reused THEN
@@ -74,8 +76,6 @@ BEGIN
     IF names IS NULL THEN
         RETURN;
     END IF;
-    -- Devices that keep values for a column which they do not have hear of it, and ask for these rows again.
-    UPDATE fieldsync.tracked_table SET renamed_version = pg_current_xact_id()::text::bigint WHERE table_id = tracked;
     UPDATE fieldsync.tombstone AS d SET "row" = fieldsync.renamed(d."row", names) WHERE d.table_id = tracked;
     UPDATE fieldsync.conflict AS c
     SET base = fieldsync.renamed(c.base, names), client = fieldsync.renamed(c.client, names), server = fieldsync.renamed(c.server, names),

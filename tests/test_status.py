@@ -5,7 +5,9 @@ Method: the functions and views by their names, as an app's code would read them
 
 import datetime
 import json
+import shutil
 import sqlite3
+import subprocess
 
 import pytest
 
@@ -103,6 +105,17 @@ class TestSchedule:
             made.sql("SELECT fs_note_failure(?)", text)
         made.sql("UPDATE fs_state SET value = 9223372036854775807 WHERE name = 'attempts'")
         assert seconds_from_now(made.one("SELECT fs_note_failure(NULL)")) <= 24 * 3600
+
+    @pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+    @pytest.mark.parametrize("offset, due", [("+73y", "1"), ("+7h", "1"), ("-1s", "0")])
+    def test_a_clock_that_was_ahead_keeps_nobody_waiting(self, device, offset, due):
+        made = device()
+        made.init("one")
+        made.close()
+        ask = ["sqlite3", "-cmd", f".load {made.extension}", str(made.path)]
+        subprocess.run(["faketime", "-f", offset, *ask, "SELECT fs_note_failure('no network')"], check=True, capture_output=True)
+        done = subprocess.run([*ask, "SELECT json_extract(fs_status(), '$.due')"], check=True, capture_output=True, text=True)
+        assert done.stdout.strip() == due
 
     def test_any_scheduler_can_ask_in_sql(self, device):
         made = device()

@@ -44,7 +44,8 @@ pub fn delivered_by_others(client: &Client, schema: &Schema, limits: &Limits) ->
     let rows = {
         let _owner = AsOwner::new();
         // All that the identities of this database's copies have committed, near and far; but for what the copy's direct
-        // original had been answered before the copy was made: the copy knows of that itself.
+        // original had been answered before the copy was made: the copy knows of that itself. (A batch that came late, after one that
+        // held it too, tells no time: the copy has heard of nothing beyond it.)
         sql::run(
             "WITH RECURSIVE family(client_no) AS (
                  SELECT $1::integer
@@ -57,7 +58,7 @@ pub fn delivered_by_others(client: &Client, schema: &Schema, limits: &Limits) ->
              WHERE f.client_no <> $1 AND b.status = 'committed' AND b.delta IS NOT NULL
                AND (b.client_no IS DISTINCT FROM own.copied_from OR b.committed_at > COALESCE(
                    (SELECT p.committed_at FROM fieldsync.batch p
-                    WHERE p.client_no = own.copied_from AND p.batch_id = own.copied_after), '-infinity'))",
+                    WHERE p.client_no = own.copied_from AND p.batch_id = own.copied_after AND p.status = 'committed'), '-infinity'))",
             &[Param::Int(i64::from(client.number))],
         )?
     };

@@ -59,6 +59,8 @@ pub struct Arriving<'a> {
     reconciling: bool,
     /// Whether a program made it anew, unseen: what goes under the hub's values may be nowhere else.
     made_anew: bool,
+    /// Whether its key may be found under another spelling (COLLATE NOCASE).
+    is_collated: bool,
     /// Whether its rows refer to others.
     pub watched: bool,
     /// Columns, other than its key, by which others refer to its rows.
@@ -155,8 +157,16 @@ impl<'a, 'p> Pass<'a, 'p> {
             return Ok(());
         };
         for row in rows.iter_mut() {
-            if writer.fit(&mut row.key, &mut row.fields)? && row.op != Op::Delete {
+            let fitted = writer.fit(&mut row.key, &mut row.fields)?;
+            if row.op == Op::Delete {
+                continue;
+            }
+            if fitted {
                 self.done.respelled.insert((number, row.key.clone()));
+            } else if arriving.is_collated {
+                self.done
+                    .respelled
+                    .extend(writer.key_here(&row.key)?.filter(|own| *own != row.key).map(|own| (number, own)));
             }
         }
         let written = self.done.written.len();
@@ -190,6 +200,7 @@ impl<'a, 'p> Pass<'a, 'p> {
                 .as_ref()
                 .is_some_and(|writer| (0..table.columns.len() as u16).all(|column| writer.knows(column))),
             reconciling: self.reconciling.contains(&table.table.to_ascii_lowercase()),
+            is_collated: writer.as_ref().map_or(Ok(false), Writer::is_collated)?,
             made_anew: writer.is_some() && track::is_made_anew(self.db, &table.table)?,
             watched: !self.references.of_child(&table.table).is_empty(),
             referred_to_by: self.referred_to_by(table),

@@ -280,6 +280,23 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// The row's key as it is there, if it is: by a collation of the key's columns it may be spelled in another way.
+    pub fn key_here(&self, key: &Key) -> Result<Option<Key>> {
+        let parts: Vec<&str> = (0..self.key_len as u16).map(|at| self.quoted(at)).collect();
+        let sql = format!("SELECT {} FROM {} WHERE {}", parts.join(", "), self.name, self.key_condition);
+        let mut statement = self.db.prepare_cached(&sql)?;
+        bind(&mut statement, 1, &key.0)?;
+        let mut rows = statement.raw_query();
+        let Some(row) = rows.next()? else { return Ok(None) };
+        Ok(Some(Key((0..self.key_len).map(|at| sql::column(row, at)).collect::<Result<_>>()?)))
+    }
+
+    /// Whether a column of it may have a collation of its own.
+    pub fn is_collated(&self) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?1 AND instr(lower(sql), 'collate'))";
+        Ok(self.db.prepare_cached(sql)?.query_row([&self.table.name], |row| row.get(0))?)
+    }
+
     /// Whether the row is there.
     pub fn exists(&mut self, key: &Key) -> Result<bool> {
         Ok(self.read(key)?.is_some())

@@ -1,6 +1,6 @@
 -- What becomes of rules and machinery when an enabled table is dropped, renamed or altered.
 
--- An enabled table that is dropped leaves nothing behind that would be taken for another table's of its name: feed and
+-- A table that is or was enabled and is dropped leaves nothing behind that would be taken for another table's of its name: feed and
 -- tombstones go, and what operators see of it is its conflicts, as a record. Rules stay: they are the site's decisions, and
 -- hold again if a table of that name is enabled again. A trigger of ours that is dropped alone is said to be missing, to whoever
 -- drops it.
@@ -14,7 +14,8 @@ BEGIN
     FOR dropped IN
         SELECT t.table_id, t.schema_name, t.table_name
         FROM pg_event_trigger_dropped_objects() AS d
-        JOIN fieldsync.tracked_table AS t ON t.relid = d.objid
+        JOIN fieldsync.tracked_table AS t
+            ON t.relid = d.objid OR NOT t.enabled AND (t.schema_name, t.table_name) = (d.schema_name, d.object_name)
         WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
     LOOP
         UPDATE fieldsync.tracked_table SET enabled = false, relid = NULL WHERE table_id = dropped.table_id;

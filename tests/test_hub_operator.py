@@ -265,3 +265,24 @@ def test_an_enabled_table_is_not_unlogged(hub, refused):
     assert hub.one("SELECT relpersistence::text FROM pg_class WHERE oid = 't'::regclass") == "p"
     hub.sql("SELECT sync_control.disable('t')")
     hub.script("ALTER TABLE t SET UNLOGGED")
+
+
+@pytest.mark.parametrize("why, committed", [("a new history", True), ("a new history", False), ("a copy", True)])
+def test_nothing_waits_in_a_batch_that_is_not_going_to_be_merged(site, tablet, tmp_path, why, committed):
+    """Staged before the hub was restored, or by a copy: the device offers it again in another batch. It waited for good in sync_queue."""
+    other = tablet.copy(tmp_path / "other.db") if why == "a copy" else None
+    tablet.sql("INSERT INTO beneficiaries VALUES ('1', 'Awa', 'A', '1')")
+    staged = site.prepare(tablet.export())["batch"]
+    if other:
+        other.sql("INSERT INTO beneficiaries VALUES ('2', 'Binta', 'B', '2')")
+        carry(other, site)
+    else:
+        site.sql("UPDATE fieldsync.hub SET system_identifier = system_identifier + 1")
+    if committed:
+        assert tablet.apply(site.commit(staged))["acknowledged"] == 0
+    carry(tablet, site)
+    assert site.sql("SELECT name FROM programme.beneficiaries WHERE id = '1'") == [("Awa",)]
+    if other:
+        carry(other, site)
+    assert site.sql("SELECT client_id, row_id, status FROM sync_control.sync_queue WHERE status = 'staged'") == []
+    assert site.sql("SELECT pending_changes FROM sync_control.sync_health WHERE client_id = 'tablet'") == [(0,)]

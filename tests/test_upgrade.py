@@ -164,3 +164,15 @@ def test_a_row_that_was_deleted_comes_back_into_columns_renamed_while_disabled(p
     sync(north, programme)
     assert programme.sql("SELECT id, former, age, name FROM programme.members") == [("m1", "Aminata Keita", 32, None)]
     assert programme.conflicts("open") == []
+
+
+def test_a_row_that_was_deleted_does_not_come_back_into_a_table_made_anew_while_disabled(programme, team, sync):
+    north = team("north")
+    sync(north, programme)
+    north.sql("UPDATE members SET age = 32 WHERE id = 'm1'")
+    shape = "CREATE TABLE programme.members (id text PRIMARY KEY, household_id text, name text, age integer, visits integer, balance numeric, note text)"
+    programme.script(f"""DELETE FROM programme.members; SELECT sync_control.disable('programme.members'); DROP TABLE programme.members;
+        {shape}; SELECT sync_control.enable('programme.members')""")
+    sync(north, programme)
+    assert programme.one("SELECT count(*) FROM programme.members") == 0
+    assert [entry["row_id"] for entry in programme.conflicts("open")] == ["m1"]

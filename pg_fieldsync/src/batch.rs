@@ -125,6 +125,23 @@ pub fn close_superseded(received: &Received<'_>, reply: &[u8]) -> Result<(), Sql
     Ok(())
 }
 
+/// What was staged is not going to be merged: the device offers it again, in batches of a new history or under another identity. The
+/// staged batch can be committed again, for the same answer, but nothing in it waits. `all`: in none of this client's.
+pub fn nothing_waits(received: &Received<'_>, all: bool) -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    sql::run(
+        "UPDATE fieldsync.batch SET report = report || $4::text::jsonb
+         WHERE status = 'staged' AND client_no = $1 AND ($3 OR batch = $2::text::uuid)",
+        &[
+            Param::Int(i64::from(received.client.number)),
+            Param::Text(&uuid_text(&received.batch)),
+            Param::Bool(all),
+            Param::Text(&json!({ "outcomes": outcomes_json(&Outcomes::default()), "changes": [] }).to_string()),
+        ],
+    )?;
+    Ok(())
+}
+
 /// Lines of a committed batch's report. Who wants to know more finds it in the conflicts.
 const NAMED_MAX: usize = 1_000;
 

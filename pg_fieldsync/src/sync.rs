@@ -139,8 +139,14 @@ pub fn sync(blob: &[u8]) -> Result<Vec<u8>, HubError> {
             answered => answered,
         },
         Course::Superseded => superseded(&received, &hub),
-        Course::NewHistory(reason) => answer::new_history(&received, &hub, &reason),
-        Course::Copy => answer::copied(&received, &hub),
+        Course::NewHistory(reason) => {
+            batch::nothing_waits(&received, true)?;
+            answer::new_history(&received, &hub, &reason)
+        }
+        Course::Copy => {
+            batch::nothing_waits(&received, false)?;
+            answer::copied(&received, &hub)
+        }
     }
 }
 

@@ -76,6 +76,26 @@ class TestATableMadeAnew:
             assert not any("made anew" in note["text"] for note in copy.status()["notes"])
             copy.close()
 
+    def test_a_column_that_the_hub_has_renamed_meanwhile(self, pair, sync):
+        """By its former name nothing can be compared: what was written there unseen goes under the hub's value later, on record."""
+        hub, one, two = pair
+        hub.sql("ALTER TABLE p RENAME COLUMN v TO title")
+        one.shell(REBUILD.format("", "UPDATE p SET v = 'unseen', n = 20 WHERE id = 2"))
+        sync(one, hub), sync(one, hub)
+        for device in (one, two):
+            device.sql("ALTER TABLE p RENAME COLUMN v TO title")
+            sync(device, hub)
+        rows = [(1, "a", 1), (2, "b", 20), (3, "c", 3), (4, "d", 4)]
+        assert [side.sql("SELECT id, title, n FROM p ORDER BY id") for side in (hub, one, two)] == [rows] * 3
+        (entry,) = one.conflicts("resolved")
+        assert (entry["row_id"], entry["mine"], entry["theirs"], entry["rule"]) == ("2", {"title": "unseen"}, {"title": "b"}, "made anew")
+        one.resolve(entry["conflict_id"], "mine")
+        sync(one, hub)
+        assert hub.sql("SELECT title FROM p WHERE id = 2") == [("unseen",)] and one.conflicts("open") == []
+        hub.sql("UPDATE p SET title = 'later' WHERE id = 3")
+        sync(one, hub)
+        assert len(one.conflicts("resolved")) == 1 and one.sql("SELECT title FROM p WHERE id = 3") == [("later",)]
+
     def test_what_goes_under_the_hubs_values_is_on_record(self, pair, sync):
         hub, one, two = pair
         hub.sql("UPDATE p SET v = 'hub' WHERE id = 1")

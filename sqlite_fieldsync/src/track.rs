@@ -447,6 +447,23 @@ pub fn is_made_anew(db: &Connection, table: &str) -> Result<bool> {
         .query_row([table], |row| row.get(0))?)
 }
 
+/// Values are about to be written that were kept when the rows of a table made anew were compared: what they replace goes on record, as
+/// in one that is not compared yet. Gives whether there are any.
+pub fn begin_uncompared(db: &Connection, table: &str) -> Result<bool> {
+    Ok(db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE name = ?1 AND rebuilt = 4", [table])? > 0)
+}
+
+/// They are written. Those that are kept on still are for another column.
+pub fn end_uncompared(db: &Connection, table: &str) -> Result<()> {
+    db.execute(
+        "UPDATE main.fs_table SET rebuilt = CASE WHEN EXISTS (SELECT 1 FROM main.fs_later
+                WHERE table_name = ?1 COLLATE NOCASE AND waits_for = 'schema') THEN 4 ELSE 0 END
+         WHERE name = ?1",
+        [table],
+    )?;
+    Ok(())
+}
+
 /// What the hub had changed has come. Where a program made a table anew, whatever differs from the hub's rows from here on is this
 /// device's own: they are asked for, all of them.
 pub fn up_to_date(db: &Connection) -> Result<()> {

@@ -161,8 +161,11 @@ pub(super) fn offer_what_differs(
         state::set_integer(db, "recovery_until", until)?;
     }
     db.execute("DELETE FROM main.fs_arrived", [])?;
+    // The hub may know a column by another name by now: its values were not compared with this device's, but kept.
     db.execute(
-        "UPDATE main.fs_table SET rebuilt = 0 WHERE rebuilt = 3 OR ?1",
+        "UPDATE main.fs_table SET rebuilt = CASE WHEN EXISTS (SELECT 1 FROM main.fs_later l
+                WHERE l.table_name = fs_table.name COLLATE NOCASE AND l.waits_for = 'schema') THEN 4 ELSE 0 END
+         WHERE rebuilt = 3 OR ?1",
         [state::integer(db, "reconciling")? != 0],
     )?;
     state::set_integer(db, "reconciling", 0)

@@ -355,7 +355,11 @@ impl<'a> Apply<'a> {
 pub fn deliver_kept(db: &Connection, table: &Table, new_columns: &[String]) -> Result<()> {
     let tables = kept::take_table(db, &table.name)?;
     if !tables.is_empty() {
+        let uncompared = track::begin_uncompared(db, &table.name)?;
         write_kept(db, tables, new_columns)?;
+        if uncompared {
+            track::end_uncompared(db, &table.name)?;
+        }
     }
     let columns = table.columns.iter().filter(|column| !column.generated);
     kept::forget_seen(db, &table.name, columns.map(|column| column.name.as_str()))

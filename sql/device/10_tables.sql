@@ -29,9 +29,7 @@ SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER) * 6553
 WHERE NOT EXISTS (SELECT 1 FROM main.fs_log);
 
 -- Tracked tables. sql: the schema that the triggers were made for. state: tracked, untracked, missing. rebuilt: a program made
--- the table anew, without triggers for a while, and may have written to it. 1: what the hub has changed meanwhile comes first, or
--- it would look like something of this device's; 2: it has come, all rows are to be asked for; 3: asked for, and compared as they come; 4: compared but for
--- values that are kept for a column which has another name here, maybe.
+-- the table anew, and may have written to it without triggers: how far the search for that is (sqlite_fieldsync/src/made_anew.rs).
 CREATE TABLE IF NOT EXISTS main.fs_table(
     table_no INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE COLLATE NOCASE,

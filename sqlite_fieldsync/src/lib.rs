@@ -18,6 +18,7 @@ mod export;
 mod init;
 mod inspect;
 mod log;
+mod made_anew;
 mod purge;
 mod resolve;
 mod schema;

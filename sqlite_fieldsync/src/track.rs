@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::schema::{Affinity, Table};
 use crate::sql::{atomically, quote, still_whole};
 use crate::triggers::{what, Plan};
-use crate::{apply, bases, drift, log, state, views};
+use crate::{apply, bases, drift, log, made_anew, state, views};
 use fieldsync_core::Value;
 use rusqlite::Connection;
 use serde_json::json;
@@ -429,53 +429,14 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<
         }
     }
     if let Some(why) = differs {
-        state::note(db, &format!("table '{}' {why} is found when the hub's rows have come", table.name))?;
-        db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE table_no = ?1", [known.table_no])?;
-        if state::integer(db, "repull_sequence")? > 0 {
-            // All rows are under way. None of them would be news, and each would go over what was written unseen: asked for once more.
-            state::set_integer(db, "repull_sequence", 0)?;
-            state::set_integer(db, "unheard_until", state::integer(db, "sequence")?)?;
-        }
+        made_anew::begin(db, known.table_no, &table.name, why)?;
     }
     apply::deliver_kept(db, table, &new_columns)
 }
 
-/// Whether a program made a table anew, and what the hub has changed meanwhile has not come yet.
-pub fn is_made_anew(db: &Connection, table: &str) -> Result<bool> {
-    Ok(db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE name = ?1 AND rebuilt = 1)")?
-        .query_row([table], |row| row.get(0))?)
-}
-
-/// Values are about to be written that were kept when the rows of a table made anew were compared: what they replace goes on record, as
-/// in one that is not compared yet. Gives whether there are any.
-pub fn begin_uncompared(db: &Connection, table: &str) -> Result<bool> {
-    Ok(db.execute("UPDATE main.fs_table SET rebuilt = 1 WHERE name = ?1 AND rebuilt = 4", [table])? > 0)
-}
-
-/// They are written. Those that are kept on still are for another column.
-pub fn end_uncompared(db: &Connection, table: &str) -> Result<()> {
-    db.execute(
-        "UPDATE main.fs_table SET rebuilt = CASE WHEN EXISTS (SELECT 1 FROM main.fs_later
-                WHERE table_name = ?1 COLLATE NOCASE AND waits_for = 'schema') THEN 4 ELSE 0 END
-         WHERE name = ?1",
-        [table],
-    )?;
-    Ok(())
-}
-
-/// What the hub had changed has come. Where a program made a table anew, whatever differs from the hub's rows from here on is this
-/// device's own: they are asked for, all of them.
-pub fn up_to_date(db: &Connection) -> Result<()> {
-    if db.execute("UPDATE main.fs_table SET rebuilt = 2 WHERE rebuilt = 1", [])? > 0 {
-        pull_again(db)?;
-    }
-    Ok(())
-}
-
 /// The next export asks for all of the hub's rows; if they are under way already, that will do. (Asked for anew, those on their way
 /// would not be compared where a table was made anew, and go over what was written there unseen.)
-fn pull_again(db: &Connection) -> Result<()> {
+pub fn pull_again(db: &Connection) -> Result<()> {
     state::set_integer(db, "repull", 1)
 }
 

@@ -8,6 +8,7 @@ use super::Report;
 use crate::conflicts::{self, key_from_bytes, key_to_bytes};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
+use crate::made_anew;
 use crate::shapes;
 use crate::sql::{self, quote};
 use crate::state::{self, Standing};
@@ -96,10 +97,7 @@ pub(super) fn arrived(db: &Connection, table: &TableRows, row: &RowChange, diffe
 /// been asked for: only then all rows come.
 pub(super) fn reconciling(db: &Connection, repulled: bool) -> Result<HashSet<String>> {
     let all = state::integer(db, "reconciling")? != 0;
-    let mut statement =
-        db.prepare_cached("SELECT name FROM main.fs_table WHERE state = 'tracked' AND (?1 OR (?2 AND rebuilt = 3))")?;
-    let names = statement.query_map([all, repulled], |row| sql::folded(row, 0))?.collect::<rusqlite::Result<_>>()?;
-    Ok(names)
+    made_anew::comparing(db, repulled, all)
 }
 
 /// When all of the hub's rows have arrived: logs what this device holds and the hub does not have. After the hub lost
@@ -161,13 +159,7 @@ pub(super) fn offer_what_differs(
         state::set_integer(db, "recovery_until", until)?;
     }
     db.execute("DELETE FROM main.fs_arrived", [])?;
-    // The hub may know a column by another name by now: its values were not compared with this device's, but kept.
-    db.execute(
-        "UPDATE main.fs_table SET rebuilt = CASE WHEN EXISTS (SELECT 1 FROM main.fs_later l
-                WHERE l.table_name = fs_table.name COLLATE NOCASE AND l.waits_for = 'schema') THEN 4 ELSE 0 END
-         WHERE rebuilt = 3 OR ?1",
-        [state::integer(db, "reconciling")? != 0],
-    )?;
+    made_anew::compared(db, state::integer(db, "reconciling")? != 0)?;
     state::set_integer(db, "reconciling", 0)
 }
 

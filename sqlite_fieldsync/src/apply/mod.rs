@@ -24,6 +24,7 @@ use crate::call::{self, Function};
 use crate::conflicts::{self, Pinned};
 use crate::error::{Error, Result};
 use crate::log::{self, Entry, LogTable, Position, Scan};
+use crate::made_anew;
 use crate::schema::Table;
 use crate::shapes::{self, Direction};
 use crate::sql::atomically;
@@ -227,7 +228,7 @@ impl<'a> Apply<'a> {
             history::offer_what_differs(self.db, &self.tables, &unanswered, &reconciling)?;
         }
         if !only_confirms && !body.more {
-            track::up_to_date(self.db)?;
+            made_anew::news_have_come(self.db)?;
         }
         Ok(report)
     }
@@ -355,11 +356,7 @@ impl<'a> Apply<'a> {
 pub fn deliver_kept(db: &Connection, table: &Table, new_columns: &[String]) -> Result<()> {
     let tables = kept::take_table(db, &table.name)?;
     if !tables.is_empty() {
-        let uncompared = track::begin_uncompared(db, &table.name)?;
-        write_kept(db, tables, new_columns)?;
-        if uncompared {
-            track::end_uncompared(db, &table.name)?;
-        }
+        made_anew::with_kept(db, &table.name, || write_kept(db, tables, new_columns))?;
     }
     let columns = table.columns.iter().filter(|column| !column.generated);
     kept::forget_seen(db, &table.name, columns.map(|column| column.name.as_str()))

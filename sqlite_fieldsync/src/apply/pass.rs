@@ -7,9 +7,9 @@ use super::unanswered::Unanswered;
 use super::writer::{Writer, Written};
 use crate::conflicts::{self, KeptRow, Pinned, Replaced, Unseen};
 use crate::error::Result;
+use crate::made_anew;
 use crate::schema::Table;
 use crate::state;
-use crate::track;
 use fieldsync_core::delta::Op;
 use fieldsync_core::overlay::{overlay, Action, Pending};
 use fieldsync_core::reply::{RowChange, TableRows};
@@ -201,7 +201,7 @@ impl<'a, 'p> Pass<'a, 'p> {
                 .is_some_and(|writer| (0..table.columns.len() as u16).all(|column| writer.knows(column))),
             reconciling: self.reconciling.contains(&table.table.to_ascii_lowercase()),
             is_collated: writer.as_ref().map_or(Ok(false), Writer::is_collated)?,
-            made_anew: writer.is_some() && track::is_made_anew(self.db, &table.table)?,
+            made_anew: writer.is_some() && made_anew::waits_for_news(self.db, &table.table)?,
             watched: !self.references.of_child(&table.table).is_empty(),
             referred_to_by: self.referred_to_by(table),
             head: kept::head(table),

@@ -14,7 +14,7 @@ use crate::log::{self, LogTable, Position};
 use crate::shapes::{self, Direction};
 use crate::sql::{atomically, now_ms};
 use crate::state::{self, Standing};
-use crate::{conflicts, track};
+use crate::{conflicts, made_anew, track};
 use changes::{Changes, Survey};
 use fieldsync_core::delta::{cut_at_ends, Base, BatchId, Delta, DeltaBody, Recovery, Settled, Want};
 use fieldsync_core::wire::DeltaWriter;
@@ -214,12 +214,7 @@ impl Export<'_> {
 
     /// Whether all rows of the hub are asked for: not before what it has changed has come to tables that were made anew.
     fn asks_for_all(&self) -> Result<bool> {
-        Ok(self.db.query_row(
-            "SELECT EXISTS (SELECT 1 FROM main.fs_state WHERE name = 'repull' AND value <> 0)
-                AND NOT EXISTS (SELECT 1 FROM main.fs_table WHERE rebuilt = 1)",
-            [],
-            |row| row.get(0),
-        )?)
+        Ok(state::integer(self.db, "repull")? != 0 && !made_anew::any_waits_for_news(self.db)?)
     }
 
     /// Records the batch before its blob leaves.
@@ -243,7 +238,7 @@ impl Export<'_> {
         if self.asks_for_all()? && state::integer(self.db, "repull_sequence")? == 0 {
             // All rows come in answer to this export: from then on they are compared.
             state::set_integer(self.db, "repull_sequence", sequence)?;
-            self.db.execute("UPDATE main.fs_table SET rebuilt = 3 WHERE rebuilt = 2", [])?;
+            made_anew::asked(self.db)?;
         }
         self.db
             .prepare_cached(

@@ -4,7 +4,6 @@ use crate::conflicts;
 use crate::error::Result;
 use crate::schema::{tokens, unquoted, Table};
 use crate::state;
-use crate::track::Slots;
 use fieldsync_core::Key;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
@@ -132,8 +131,8 @@ impl Before {
     }
 
     /// Whether a column is gone that the table once had: the hub may have it by another name now.
-    pub fn lost_one(&self, columns: &Slots) -> bool {
-        self.0.iter().any(|(known, ..)| !columns.has(*known))
+    pub fn lost_one(&self, is_there: impl Fn(i64) -> bool) -> bool {
+        self.0.iter().any(|(known, ..)| !is_there(*known))
     }
 
     /// Whether the column bears a name that another had, or that was gone: what the hub has under that name, and had sent, is

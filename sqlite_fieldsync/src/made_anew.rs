@@ -9,7 +9,6 @@
 use crate::error::Result;
 use crate::sql;
 use crate::state;
-use crate::track;
 use rusqlite::Connection;
 use std::collections::HashSet;
 
@@ -50,7 +49,7 @@ pub fn any_waits_for_news(db: &Connection) -> Result<bool> {
 /// What the hub had changed has come: all of its rows are to be asked for.
 pub fn news_have_come(db: &Connection) -> Result<()> {
     if db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE rebuilt = ?1", [NEWS, TO_ASK])? > 0 {
-        track::pull_again(db)?;
+        state::pull_again(db)?;
     }
     Ok(())
 }

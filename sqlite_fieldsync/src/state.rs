@@ -141,3 +141,9 @@ pub fn note(db: &Connection, text: &str) -> Result<()> {
         .execute([])?;
     Ok(())
 }
+
+/// The next export asks for all of the hub's rows; if they are under way already, that will do. (Asked for anew, those on their way
+/// would not be compared where a table was made anew, and go over what was written there unseen.)
+pub fn pull_again(db: &Connection) -> Result<()> {
+    set_integer(db, "repull", 1)
+}

@@ -61,7 +61,7 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
                 captured = unseen(db, seen, || capture_existing(db, &table, table_no, known.is_some()))?;
                 if known.is_some() {
                     // What was deleted meanwhile nobody has seen: it comes back, so that hub and device hold the same.
-                    pull_again(db)?;
+                    state::pull_again(db)?;
                 }
             }
             views::refresh(db)?;
@@ -420,8 +420,8 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<
         let (name, slot) = (column.name.to_ascii_lowercase(), columns.slot(&column.name));
         let lacked = before.lacked(slot);
         // What the hub has under the column's name was sent to another column, or to one that has gone.
-        if before.is_another(slot, &name) || lacked && before.lost_one(&columns) {
-            pull_again(db)?;
+        if before.is_another(slot, &name) || lacked && before.lost_one(|slot| columns.has(slot)) {
+            state::pull_again(db)?;
         }
         if lacked {
             capture_new_column(db, table, known.table_no, &column.name, slot)?;
@@ -432,12 +432,6 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<
         made_anew::begin(db, known.table_no, &table.name, why)?;
     }
     apply::deliver_kept(db, table, &new_columns)
-}
-
-/// The next export asks for all of the hub's rows; if they are under way already, that will do. (Asked for anew, those on their way
-/// would not be compared where a table was made anew, and go over what was written there unseen.)
-pub fn pull_again(db: &Connection) -> Result<()> {
-    state::set_integer(db, "repull", 1)
 }
 
 /// Remembers the schema that everything fits now.

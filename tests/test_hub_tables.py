@@ -45,6 +45,8 @@ class TestStatements:
     ])
     def test_each(self, pair, statements):
         hub, tablet = pair
+        if statements.startswith("MERGE") and hub.db.info.server_version < 150000:
+            pytest.skip("this Postgres has no MERGE")
         before = hub.sql("SELECT * FROM t ORDER BY id")
         hub.psql(statements)
         assert hub.sql("SELECT * FROM t ORDER BY id") != before

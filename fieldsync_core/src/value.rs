@@ -27,7 +27,7 @@ pub enum Value {
 /// have to call a row by one name.
 fn real_text(number: f64) -> String {
     if !number.is_finite() {
-        return if number < 0.0 { "-9.0e+999" } else { "9.0e+999" }.to_owned();
+        return if number < 0.0 { "-Infinity" } else { "Infinity" }.to_owned();
     }
     let short = general(number, 15);
     if short.parse() == Ok(number) {
@@ -95,7 +95,8 @@ impl Value {
     /// The value as JSON text, as the device's views show it for keys.
     pub fn to_json_text(&self) -> String {
         match self {
-            Value::Real(number) => real_text(*number),
+            Value::Real(number) if number.is_finite() => real_text(*number),
+            Value::Real(number) => format!("\"{}\"", real_text(*number)),
             other => other.to_json().to_string(),
         }
     }

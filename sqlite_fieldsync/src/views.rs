@@ -44,7 +44,7 @@ fn json(value: &str) -> String {
     format!(
         "CASE WHEN {value} IS NULL THEN 'null'
               WHEN typeof({value}) = 'blob' OR instr({value}, char(0)) THEN '\"\\\\x' || lower(hex({value})) || '\"'
-              WHEN typeof({value}) <> 'text' THEN replace(quote({value}), 'Inf', '9.0e+999')
+              WHEN typeof({value}) <> 'text' THEN replace(quote({value}), 'Inf', 'Infinity')
               WHEN {value} GLOB '*[' || char(1) || '-' || char(31) || ']*' THEN '\"' || ({all}) || '\"'
               ELSE '\"' || {escaped} || '\"' END"
     )
@@ -55,7 +55,7 @@ fn json(value: &str) -> String {
 fn real(value: &str) -> String {
     let short = format!("printf('%!.15g', {value})");
     format!(
-        "replace(CASE WHEN CAST({short} AS REAL) = {value} THEN {short} ELSE printf('%!.17g', {value}) END, 'Inf', '9.0e+999')"
+        "replace(CASE WHEN CAST({short} AS REAL) = {value} THEN {short} ELSE printf('%!.17g', {value}) END, 'Inf', 'Infinity')"
     )
 }
 
@@ -69,8 +69,10 @@ fn text(value: &str) -> String {
 
 /// A composite key as text: the JSON array of its parts, which are in the side table's columns of this letter.
 fn parts_text(letter: char, key_len: usize) -> String {
-    let part =
-        |value: String| format!("CASE typeof({value}) WHEN 'real' THEN {} ELSE {} END", real(&value), json(&value));
+    let part = |value: String| {
+        let (real, json) = (real(&value), json(&value));
+        format!("CASE WHEN typeof({value}) <> 'real' THEN {json} WHEN abs({value}) = 9e999 THEN '\"' || {real} || '\"' ELSE {real} END")
+    };
     let list: Vec<String> = (1..=key_len).map(|no| part(format!("s.{letter}{no}"))).collect();
     format!("'[' || {} || ']'", list.join(" || ',' || "))
 }

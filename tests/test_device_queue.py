@@ -4,6 +4,8 @@ Method: each statement is run where the hub has confirmed a change but not told 
 while all rows are on their way; then the person corrects the row by an ordinary UPDATE, and both sides are compared.
 """
 
+import sqlite3
+
 import pytest
 
 from kit.programme import assert_equal
@@ -53,3 +55,14 @@ def test_a_change_of_key_whose_new_record_is_refused(programme, north, sync, pur
     sync(north, programme)
     assert_equal(programme, north)
     assert programme.conflicts() == north.conflicts() == []
+
+
+@pytest.mark.parametrize("statement", [
+    "UPDATE sync_queue SET status = NULL", "UPDATE sync_queue SET status = 'synced'",
+    "UPDATE sync_state SET last_synced_at = '2026-01-01'", "UPDATE sync_state SET last_synced_at = NULL",
+    "UPDATE sync_state SET table_name = NULL"])
+def test_an_update_that_means_nothing_is_refused_in_words(programme, north, statement):
+    north.sql("UPDATE members SET age = 8 WHERE id = 'm1'")
+    with pytest.raises(sqlite3.IntegrityError, match="^sync_(queue|state): only "):
+        north.sql(statement)
+    assert north.sql("SELECT 1 FROM fs_state WHERE name = 'repull' AND value IS NOT NULL") == []

@@ -23,18 +23,58 @@ pub enum Value {
     Blob(Vec<u8>),
 }
 
+/// A real as SQLite can spell it, too, by `printf('%!.15g')`, or `'%!.17g'` where fifteen digits are another number: entries and views
+/// have to call a row by one name.
+fn real_text(number: f64) -> String {
+    if !number.is_finite() {
+        return if number < 0.0 { "-Infinity" } else { "Infinity" }.to_owned();
+    }
+    let short = general(number, 15);
+    if short.parse() == Ok(number) {
+        short
+    } else {
+        general(number, 17)
+    }
+}
+
+/// C's `%g` with a number of significant digits, and at least one digit after the point.
+fn general(number: f64, digits: usize) -> String {
+    let scientific = format!("{number:.*e}", digits - 1);
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    let trimmed = |text: &str| {
+        let text = text.trim_end_matches('0');
+        if text.ends_with('.') {
+            format!("{text}0")
+        } else {
+            text.to_owned()
+        }
+    };
+    if exponent < -4 || exponent >= digits as i32 {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{}e{sign}{:02}", trimmed(mantissa), exponent.abs());
+    }
+    let decimals = (digits as i32 - 1 - exponent).max(0) as usize;
+    let plain = format!("{number:.decimals$}");
+    if plain.contains('.') {
+        trimmed(&plain)
+    } else {
+        format!("{plain}.0")
+    }
+}
+
 impl Value {
     /// Whether this is SQL NULL.
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
     }
 
-    /// The value as text, as SQLite's own `CAST(… AS TEXT)` would show it for keys; blobs as lower-case hex.
+    /// The value as text, as the device's views show it for keys (see [`real_text`]); blobs as lower-case hex.
     pub fn to_text(&self) -> String {
         match self {
             Value::Null => String::new(),
             Value::Int(number) => number.to_string(),
-            Value::Real(number) => format!("{number:?}"),
+            Value::Real(number) => real_text(*number),
             Value::Text(text) => text.clone(),
             Value::Blob(bytes) => hex(bytes),
         }
@@ -49,6 +89,15 @@ impl Value {
                 .map_or_else(|| number.to_string().into(), serde_json::Value::Number),
             Value::Text(text) => text.clone().into(),
             Value::Blob(bytes) => format!("\\x{}", hex(bytes)).into(),
+        }
+    }
+
+    /// The value as JSON text, as the device's views show it for keys.
+    pub fn to_json_text(&self) -> String {
+        match self {
+            Value::Real(number) if number.is_finite() => real_text(*number),
+            Value::Real(number) => format!("\"{}\"", real_text(*number)),
+            other => other.to_json().to_string(),
         }
     }
 

@@ -35,7 +35,7 @@ BEGIN
      OR NEW.operation IS NOT OLD.operation OR NEW.row_data IS NOT OLD.row_data OR NEW.base_version IS NOT OLD.base_version
      OR NEW.queued_at IS NOT OLD.queued_at OR NEW.last_attempt IS NOT OLD.last_attempt
      OR (NEW.sync_attempts IS NOT OLD.sync_attempts AND ifnull(NEW.sync_attempts, 0) <> 0)
-     OR (NEW.status IS NOT OLD.status AND NEW.status <> 'pending');
+     OR (NEW.status IS NOT OLD.status AND NEW.status IS NOT 'pending');
   UPDATE fs_state SET value = 0 WHERE name = 'attempts';
   UPDATE fs_state SET value = NULL WHERE name = 'next_attempt';
 END;
@@ -58,6 +58,7 @@ CREATE TRIGGER main.sync_state_update INSTEAD OF UPDATE ON sync_state
 BEGIN
   SELECT RAISE(ABORT, 'sync_state: only last_synced_version can be set, and only to 0 (the next sync then brings everything again)')
   WHERE NEW.table_name IS NOT OLD.table_name OR NEW.rows_pending IS NOT OLD.rows_pending
+     OR NEW.last_synced_at IS NOT OLD.last_synced_at
      OR (NEW.last_synced_version IS NOT OLD.last_synced_version AND ifnull(NEW.last_synced_version, 0) <> 0);
   INSERT INTO fs_state(name, value) SELECT 'repull', 1
   WHERE ifnull(NEW.last_synced_version, 0) = 0

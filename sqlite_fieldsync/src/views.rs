@@ -44,15 +44,37 @@ fn json(value: &str) -> String {
     format!(
         "CASE WHEN {value} IS NULL THEN 'null'
               WHEN typeof({value}) = 'blob' OR instr({value}, char(0)) THEN '\"\\\\x' || lower(hex({value})) || '\"'
-              WHEN typeof({value}) <> 'text' THEN replace(quote({value}), 'Inf', '9.0e+999')
+              WHEN typeof({value}) <> 'text' THEN replace(quote({value}), 'Inf', 'Infinity')
               WHEN {value} GLOB '*[' || char(1) || '-' || char(31) || ']*' THEN '\"' || ({all}) || '\"'
               ELSE '\"' || {escaped} || '\"' END"
     )
 }
 
+/// A real as fieldsync_core spells it in keys (`Value::to_text`): fifteen digits, or seventeen where fifteen are another number. A
+/// CAST would give as many as this SQLite thinks fit.
+fn real(value: &str) -> String {
+    let short = format!("printf('%!.15g', {value})");
+    format!(
+        "replace(CASE WHEN CAST({short} AS REAL) = {value} THEN {short} ELSE printf('%!.17g', {value}) END, 'Inf', 'Infinity')"
+    )
+}
+
 /// A key part as text.
 fn text(value: &str) -> String {
-    format!("CASE typeof({value}) WHEN 'blob' THEN lower(hex({value})) ELSE CAST({value} AS TEXT) END")
+    format!(
+        "CASE typeof({value}) WHEN 'blob' THEN lower(hex({value})) WHEN 'real' THEN {} ELSE CAST({value} AS TEXT) END",
+        real(value)
+    )
+}
+
+/// A composite key as text: the JSON array of its parts, which are in the side table's columns of this letter.
+fn parts_text(letter: char, key_len: usize) -> String {
+    let part = |value: String| {
+        let (real, json) = (real(&value), json(&value));
+        format!("CASE WHEN typeof({value}) <> 'real' THEN {json} WHEN abs({value}) = 9e999 THEN '\"' || {real} || '\"' ELSE {real} END")
+    };
+    let list: Vec<String> = (1..=key_len).map(|no| part(format!("s.{letter}{no}"))).collect();
+    format!("'[' || {} || ']'", list.join(" || ',' || "))
 }
 
 /// One SELECT per tracked table, put together.
@@ -67,12 +89,7 @@ fn changelog(db: &Connection) -> Result<String> {
             .query_map([no], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<rusqlite::Result<_>>()?;
         let key_len = found.iter().filter(|(_, _, part)| *part > 0).count();
-        let row_id = if key_len == 1 {
-            text("l.key")
-        } else {
-            let list: Vec<String> = (1..=key_len).map(|part| json(&format!("s.k{part}"))).collect();
-            format!("'[' || {} || ']'", list.join(" || ',' || "))
-        };
+        let row_id = if key_len == 1 { text("l.key") } else { parts_text('k', key_len) };
         // (label, value, condition) of every field; put together by `object`.
         let mut old = Vec::new();
         let mut new = Vec::new();
@@ -85,12 +102,7 @@ fn changelog(db: &Connection) -> Result<String> {
             old.push((label.clone(), value("l.old", &before), format!("{field} OR l.what & 7 > 2")));
             new.push((label, value("l.new", &after), field));
         }
-        let new_key = if key_len == 1 {
-            text("s.q1")
-        } else {
-            let list: Vec<String> = (1..=key_len).map(|part| json(&format!("s.q{part}"))).collect();
-            format!("'[' || {} || ']'", list.join(" || ',' || "))
-        };
+        let new_key = if key_len == 1 { text("s.q1") } else { parts_text('q', key_len) };
         parts.push(format!(
             "SELECT l.clock, l.what, l.at, {} AS table_name, {row_id} AS row_id,
               CASE WHEN l.what & 7 = 4 THEN {new_key} END AS new_row_id,

@@ -179,6 +179,9 @@ fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
     if conflict.operation == "delete" {
         return delete_row(db, conflict).and_then(|deleted| if deleted { Ok(true) } else { touch(db, conflict) });
     }
+    if conflict.waits() && conflict.kept.is_none() && shows_it_still(db, conflict)? {
+        return touch(db, conflict);
+    }
     not_anothers(db, conflict)?;
     let (fields, gone) = still_here(db, conflict, &conflict.mine)?;
     if let (true, Some(gone)) = (fields.is_empty(), gone) {
@@ -192,6 +195,23 @@ fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
         return touch(db, conflict); // the row shows it already: offer it again
     }
     Ok(changed)
+}
+
+/// Whether the row is as its rejected change left it: it need not be written again. The hub's spelling of it would tear it from a parent
+/// that was refused, too, and is here under the spelling of this device.
+fn shows_it_still(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    if conflict.operation == "insert" && !conflict.theirs_is_none() {
+        return Ok(false); // it is beside the hub's
+    }
+    let untouched: bool = db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM main.fs_conflict c WHERE c.conflict_id = ?1 AND c.status = 'open' AND ifnull(c.choice, 'mine') = 'mine'
+           AND c.first_clock IS NOT NULL
+           AND NOT EXISTS (SELECT 1 FROM main.fs_changelog l WHERE l.clock > c.last_clock AND l.table_name = c.table_name COLLATE NOCASE
+                           AND c.row_id IN (l.row_id, l.new_row_id)))",
+        [conflict.id],
+        |row| row.get(0),
+    )?;
+    Ok(untouched && row(db, conflict)?.is_there(db)?)
 }
 
 fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>) -> Result<bool> {

@@ -44,7 +44,7 @@ fn json(value: &str) -> String {
     format!(
         "CASE WHEN {value} IS NULL THEN 'null'
               WHEN typeof({value}) = 'blob' OR instr({value}, char(0)) THEN '\"\\\\x' || lower(hex({value})) || '\"'
-              WHEN typeof({value}) <> 'text' THEN replace(quote({value}), 'Inf', 'Infinity')
+              WHEN typeof({value}) <> 'text' THEN replace(quote({value}), 'Inf', '9.0e+999')
               WHEN {value} GLOB '*[' || char(1) || '-' || char(31) || ']*' THEN '\"' || ({all}) || '\"'
               ELSE '\"' || {escaped} || '\"' END"
     )

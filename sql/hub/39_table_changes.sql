@@ -16,6 +16,10 @@ BEGIN
         FROM pg_event_trigger_dropped_objects() AS d
         JOIN fieldsync.tracked_table AS t ON d.objid IN (t.relid, t.disabled_relid)
         WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
+          -- In a restored database a number of old may by chance be what was dropped now: the table itself is still there.
+          AND NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                          JOIN pg_trigger AS g ON g.tgrelid = c.oid AND g.tgname = '~fieldsync_row'
+                          WHERE t.enabled AND n.nspname = t.schema_name AND c.relname = t.table_name)
     LOOP
         UPDATE fieldsync.tracked_table SET enabled = false, relid = NULL, disabled_relid = NULL WHERE table_id = dropped.table_id;
         DELETE FROM fieldsync.tombstone WHERE table_id = dropped.table_id;

@@ -239,7 +239,7 @@ fn registered(relation: pg_sys::Oid, schema: &str, name: &str) -> Result<Option<
     let _owner = AsOwner::new();
     let rows = sql::run(
         "SELECT enabled AND relid = $1::oid, soft_delete FROM fieldsync.tracked_table
-         WHERE relid = $1::oid OR (schema_name = $2 AND table_name = $3)
+         WHERE $1::oid IN (relid, disabled_relid) OR (schema_name = $2 AND table_name = $3)
          ORDER BY (relid = $1::oid) DESC NULLS LAST LIMIT 1",
         &[oid_param(relation), Param::Text(schema), Param::Text(name)],
     )?;
@@ -365,8 +365,14 @@ fn register(
     sql::run(
         "UPDATE fieldsync.tracked_table SET table_name = c.relname, schema_name = n.nspname
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.oid = relid AND (table_name, schema_name) IS DISTINCT FROM (c.relname, n.nspname)",
-        &[],
+         WHERE c.oid = relid AND c.oid <> $1::oid AND (schema_name, table_name) = ($2, $3)",
+        &[oid_param(relation), Param::Text(schema), Param::Text(name)],
+    )?;
+    // So does this one, if it was renamed while it was disabled or nobody was told.
+    sql::run(
+        "SELECT fieldsync.take_name((SELECT t.table_id FROM fieldsync.tracked_table t WHERE $1::oid IN (t.relid, t.disabled_relid)
+                                     ORDER BY t.relid NULLS LAST LIMIT 1), $2, $3)",
+        &[oid_param(relation), Param::Text(schema), Param::Text(name)],
     )?;
     let (version, clock) = baseline.unwrap_or_default();
     // What is known of a table that was disabled is this one's only if this is that table.

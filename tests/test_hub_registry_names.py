@@ -56,6 +56,20 @@ def test_renamed_while_it_is_disabled(pair, way):
     assert hub.one("SELECT count(*) FROM fieldsync.tracked_table") == 1
 
 
+def test_another_has_its_name_meanwhile(pair):
+    hub, tablet = pair
+    hub.sql("DELETE FROM t WHERE id = '1'")
+    hub.sql("SELECT sync_control.disable('t')")
+    hub.script("ALTER TABLE t RENAME TO t_old; CREATE TABLE t (id text PRIMARY KEY, a text); INSERT INTO t VALUES ('2', 'b')")
+    hub.enable("t")
+    carry(tablet, hub)
+    assert rows(tablet) == [("1", "a"), ("2", "b"), ("3", "a")]
+    hub.script("DROP TABLE t; ALTER TABLE t_old RENAME TO t")
+    hub.enable("t")
+    carry(tablet, hub)
+    assert rows(tablet) == rows(hub) == [("2", "a"), ("3", "a")]
+
+
 def test_a_table_that_takes_the_name_of_a_dropped_one(pair, make_hub):
     """Make, copy, drop, rename: its rules and its tracking go with it, in a restored database too."""
     hub, tablet = pair
@@ -74,3 +88,13 @@ def test_a_table_that_takes_the_name_of_a_dropped_one(pair, make_hub):
     restored.sql("UPDATE t SET a = 'restored' WHERE id = '2'")
     carry(tablet, restored)
     assert rows(tablet) == [("1", "a"), ("2", "restored"), ("3", "a"), ("4", "kept")]
+
+
+def test_a_device_that_syncs_while_it_is_disabled(pair):
+    hub, tablet = pair
+    hub.sql("DELETE FROM t WHERE id = '1'")
+    hub.sql("SELECT sync_control.disable('t')")
+    carry(tablet, hub)
+    hub.enable("t")
+    carry(tablet, hub)
+    assert rows(tablet) == rows(hub) == [("2", "a"), ("3", "a")]

@@ -403,6 +403,13 @@ fn register(
         ],
     )?;
     let table_id = rows.rows.first().map_or(0, |row| row.int(0) as i32);
+    if baseline.is_some() {
+        // Cursors went on while the table was disabled, and nothing of it travelled: like its rows, what was deleted before is news.
+        sql::run(
+            "UPDATE fieldsync.tombstone SET version = $2 WHERE table_id = $1",
+            &[Param::Int(i64::from(table_id)), Param::Int(version as i64)],
+        )?;
+    }
     // Columns may have got other names where no event trigger fired, or while the table was disabled.
     sql::run(
         "SELECT fieldsync.follow_columns($1::integer, $2::oid)",

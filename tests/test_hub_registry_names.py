@@ -98,3 +98,24 @@ def test_a_device_that_syncs_while_it_is_disabled(pair):
     hub.enable("t")
     carry(tablet, hub)
     assert rows(tablet) == rows(hub) == [("2", "a"), ("3", "a")]
+
+
+@pytest.mark.parametrize("first", ["enable", "a sync"])
+def test_disabled_dumped_and_restored(pair, client, make_hub, first):
+    """Deleted before the dump is deleted, as in a table that was never disabled."""
+    hub, tablet = pair
+    south = client("south", DEVICE, "t")
+    hub.sql("DELETE FROM t WHERE id = '1'")
+    hub.sql("SELECT sync_control.disable('t')")
+    restored = make_hub(extension=False)
+    restored.psql(hub.dump())
+    if first == "a sync":
+        carry(south, restored)
+    # Its number by chance another relation's now.
+    restored.sql("CREATE TABLE scratch (id integer PRIMARY KEY)")
+    restored.sql("UPDATE fieldsync.tracked_table SET disabled_relid = 'scratch'::regclass WHERE disabled_relid <> 't'::regclass")
+    restored.enable("t")
+    restored.sql("DROP TABLE scratch")
+    carry(tablet, restored)
+    assert rows(tablet) == rows(restored) == [("2", "a"), ("3", "a")]
+    assert restored.conflicts("open") == restored.conflicts("resolved") == []

@@ -109,7 +109,8 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
         }
     };
     let was_unseen = add_triggers(relation, &qualified)?;
-    history::make_identity()?;
+    // The first time it gets its identity; in a restored database the registry's numbers are of another one.
+    history::hub()?;
     let table_id = register(relation, &schema, &name, soft_delete, (!continues).then_some((version, clock)))?;
     catalog::announce_change(relation);
     // SAFETY: makes the catalogue changes above visible to what follows.

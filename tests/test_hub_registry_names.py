@@ -119,3 +119,19 @@ def test_disabled_dumped_and_restored(pair, client, make_hub, first):
     carry(tablet, restored)
     assert rows(tablet) == rows(restored) == [("2", "a"), ("3", "a")]
     assert restored.conflicts("open") == restored.conflicts("resolved") == []
+
+
+def test_purge_keeps_what_no_device_has_heard_of(pair):
+    """Nothing of a disabled table travels, whatever the cursors say."""
+    hub, tablet = pair
+    hub.sql("DELETE FROM t WHERE id = '1'")
+    hub.sql("SELECT sync_control.disable('t')")
+    carry(tablet, hub)
+    carry(tablet, hub)
+    purged = hub.sql("SELECT removed, kept FROM sync_control.purge('0') WHERE what = 'tombstones'")
+    hub.enable("t")
+    carry(tablet, hub)
+    assert rows(tablet) == rows(hub) == [("2", "a"), ("3", "a")]
+    assert purged == [(0, 1)]
+    carry(tablet, hub)
+    assert hub.sql("SELECT removed, kept FROM sync_control.purge('0') WHERE what = 'tombstones'") == [(1, 0)]

@@ -109,7 +109,8 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
         }
     };
     let was_unseen = add_triggers(relation, &qualified)?;
-    history::make_identity()?;
+    // The first time it gets its identity; in a restored database the registry's numbers are of another one.
+    history::hub()?;
     let table_id = register(relation, &schema, &name, soft_delete, (!continues).then_some((version, clock)))?;
     catalog::announce_change(relation);
     // SAFETY: makes the catalogue changes above visible to what follows.
@@ -239,7 +240,7 @@ fn registered(relation: pg_sys::Oid, schema: &str, name: &str) -> Result<Option<
     let _owner = AsOwner::new();
     let rows = sql::run(
         "SELECT enabled AND relid = $1::oid, soft_delete FROM fieldsync.tracked_table
-         WHERE relid = $1::oid OR (schema_name = $2 AND table_name = $3)
+         WHERE $1::oid IN (relid, disabled_relid) OR (schema_name = $2 AND table_name = $3)
          ORDER BY (relid = $1::oid) DESC NULLS LAST LIMIT 1",
         &[oid_param(relation), Param::Text(schema), Param::Text(name)],
     )?;
@@ -365,8 +366,14 @@ fn register(
     sql::run(
         "UPDATE fieldsync.tracked_table SET table_name = c.relname, schema_name = n.nspname
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.oid = relid AND (table_name, schema_name) IS DISTINCT FROM (c.relname, n.nspname)",
-        &[],
+         WHERE c.oid = relid AND c.oid <> $1::oid AND (schema_name, table_name) = ($2, $3)",
+        &[oid_param(relation), Param::Text(schema), Param::Text(name)],
+    )?;
+    // So does this one, if it was renamed while it was disabled or nobody was told.
+    sql::run(
+        "SELECT fieldsync.take_name((SELECT t.table_id FROM fieldsync.tracked_table t WHERE $1::oid IN (t.relid, t.disabled_relid)
+                                     ORDER BY t.relid NULLS LAST LIMIT 1), $2, $3)",
+        &[oid_param(relation), Param::Text(schema), Param::Text(name)],
     )?;
     let (version, clock) = baseline.unwrap_or_default();
     // What is known of a table that was disabled is this one's only if this is that table.
@@ -397,6 +404,13 @@ fn register(
         ],
     )?;
     let table_id = rows.rows.first().map_or(0, |row| row.int(0) as i32);
+    if baseline.is_some() {
+        // Cursors went on while the table was disabled, and nothing of it travelled: like its rows, what was deleted before is news.
+        sql::run(
+            "UPDATE fieldsync.tombstone SET version = $2 WHERE table_id = $1",
+            &[Param::Int(i64::from(table_id)), Param::Int(version as i64)],
+        )?;
+    }
     // Columns may have got other names where no event trigger fired, or while the table was disabled.
     sql::run(
         "SELECT fieldsync.follow_columns($1::integer, $2::oid)",

@@ -54,16 +54,8 @@ fn here() -> Result<Here, SqlError> {
     Ok(Here { system_identifier: row.int(0), database_oid: row.int(1), timeline: row.int(2) })
 }
 
-/// Gives the hub its identity, if it has none: when its first table is enabled, so that every backup of a hub in use has it.
+/// Gives the hub its identity: when its first table is enabled, so that every backup of a hub in use has it.
 /// A database that was only copied from a template is another hub.
-pub fn make_identity() -> Result<(), SqlError> {
-    let _owner = AsOwner::new();
-    if sql::run("SELECT 1 FROM fieldsync.hub", &[])?.rows.is_empty() {
-        insert_identity(&here()?)?;
-    }
-    Ok(())
-}
-
 fn insert_identity(here: &Here) -> Result<(), SqlError> {
     sql::run(
         "INSERT INTO fieldsync.hub (hub_id, epoch, system_identifier, database_oid, timeline, highest_version)
@@ -176,6 +168,18 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
         )?;
         catalog::announce_change(catalog::oid(row.int(1)));
     }
+    // A disabled table is known by the columns that it kept.
+    sql::run(
+        "WITH candidate AS (
+             SELECT a.attrelid AS relid, n.nspname, c.relname FROM pg_catalog.pg_attribute a
+             JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind = 'r'
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE a.attname = 'sync_origin_client' AND NOT a.attisdropped)
+         UPDATE fieldsync.tracked_table t SET disabled_relid = c.relid FROM candidate c
+         WHERE NOT t.enabled AND t.disabled_relid IS NOT NULL AND (c.nspname, c.relname) = (t.schema_name, t.table_name)
+           AND t.disabled_relid NOT IN (SELECT o.relid FROM candidate o)",
+        &[],
+    )?;
     // SAFETY: makes the registry's new OIDs visible.
     unsafe { pgrx::pg_sys::CommandCounterIncrement() };
     for table in catalog::tables()? {

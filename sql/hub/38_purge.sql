@@ -37,7 +37,9 @@ BEGIN
 
     what := 'tombstones';
     WITH gone AS (
-        DELETE FROM fieldsync.tombstone AS d WHERE d.deleted_at < before AND (oldest IS NULL OR d.version < oldest) RETURNING d.version
+        -- Of a disabled table nothing travels: its deletions are news once it is enabled again, whatever the cursors say.
+        DELETE FROM fieldsync.tombstone AS d WHERE d.deleted_at < before AND (oldest IS NULL OR d.version < oldest)
+            AND EXISTS (SELECT FROM fieldsync.tracked_table AS t WHERE t.table_id = d.table_id AND t.enabled) RETURNING d.version
     )
     SELECT count(*), max(version) INTO removed, floor FROM gone;
     UPDATE fieldsync.hub SET tombstone_floor = greatest(tombstone_floor, floor + 1) WHERE floor IS NOT NULL;

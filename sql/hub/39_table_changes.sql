@@ -16,6 +16,10 @@ BEGIN
         FROM pg_event_trigger_dropped_objects() AS d
         JOIN fieldsync.tracked_table AS t ON d.objid IN (t.relid, t.disabled_relid)
         WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
+          -- In a restored database a number of old may by chance be what was dropped now: the table itself is still there.
+          AND NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                          JOIN pg_trigger AS g ON g.tgrelid = c.oid AND g.tgname = '~fieldsync_row'
+                          WHERE t.enabled AND n.nspname = t.schema_name AND c.relname = t.table_name)
     LOOP
         UPDATE fieldsync.tracked_table SET enabled = false, relid = NULL, disabled_relid = NULL WHERE table_id = dropped.table_id;
         DELETE FROM fieldsync.tombstone WHERE table_id = dropped.table_id;
@@ -108,6 +112,25 @@ BEGIN
 END
 $$;
 
+-- Gives an entry of the registry its table's name of now (own NULL: nobody's yet). One that had it before goes by what its table is
+-- called by now; where that is gone, its conflicts are the present bearer's, as if the table had been made anew.
+CREATE FUNCTION fieldsync.take_name(own integer, schema name, name name) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE fieldsync.tracked_table AS other SET schema_name = n.nspname, table_name = c.relname
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE (other.schema_name, other.table_name) = ($2, $3) AND other.table_id IS DISTINCT FROM $1 AND NOT other.enabled
+      AND c.oid = other.disabled_relid AND c.relkind = 'r' AND (n.nspname, c.relname) IS DISTINCT FROM ($2, $3)
+      AND NOT EXISTS (SELECT FROM fieldsync.tracked_table AS third WHERE (third.schema_name, third.table_name) = (n.nspname, c.relname));
+    UPDATE fieldsync.conflict SET table_id = $1 FROM fieldsync.tracked_table AS other
+    WHERE conflict.table_id = other.table_id AND (other.schema_name, other.table_name) = ($2, $3) AND other.table_id <> $1
+      AND NOT other.enabled;
+    DELETE FROM fieldsync.tracked_table AS other
+    WHERE (other.schema_name, other.table_name) = ($2, $3) AND other.table_id <> $1 AND NOT other.enabled;
+    UPDATE fieldsync.tracked_table SET schema_name = $2, table_name = $3 WHERE table_id = $1;
+$$;
+
 -- A renamed table (or schema) takes its rules with it, and so does a renamed column; a rule about a field that is gone is said at once,
 -- to whoever changes the table.
 CREATE FUNCTION fieldsync.table_altered() RETURNS event_trigger
@@ -131,11 +154,11 @@ BEGIN
         -- In a restored database a number of old may by chance be another table's now, which is known by its own name.
         WHERE EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND g.tgname = '~fieldsync_row')
           AND NOT EXISTS (SELECT FROM fieldsync.tracked_table AS other
-                          WHERE other.schema_name = n.nspname AND other.table_name = c.relname AND other.table_id <> t.table_id)
+                          WHERE other.enabled AND other.schema_name = n.nspname AND other.table_name = c.relname
+                            AND other.table_id <> t.table_id)
     LOOP
         IF (altered.old_schema, altered.old_name) IS DISTINCT FROM (altered.schema, altered.name) THEN
-            UPDATE fieldsync.tracked_table SET schema_name = altered.schema, table_name = altered.name
-            WHERE table_id = altered.table_id;
+            PERFORM fieldsync.take_name(altered.table_id, altered.schema, altered.name);
             UPDATE sync_control.conflict_rules
             SET table_name = CASE WHEN table_name = altered.old_name THEN altered.name ELSE altered.schema || '.' || altered.name END
             WHERE table_name IN (altered.old_name, altered.old_schema || '.' || altered.old_name);

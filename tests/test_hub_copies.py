@@ -61,3 +61,50 @@ def test_a_table_that_was_left_out(hub, tablet, tmp_path, given):
     for device in (copy, tablet):
         carry(device, hub)
         assert device.sql("SELECT * FROM u") == [("x",)]
+
+
+DECLARED = pytest.mark.parametrize("declared, key", [
+    ("a text, b text, PRIMARY KEY (a, b)", ("x", "y")), ("a text, b text, PRIMARY KEY (b, a)", ("x", "y")),
+    ("a uuid, b text, PRIMARY KEY (a, b)", ("0A000000-0000-4000-8000-00000000000F", "y"))], ids=["as the hub", "in another order", "in capitals"])
+
+
+@DECLARED
+def test_what_was_refused_before_the_copy(hub, client, tmp_path, declared, key):
+    """How a copy orders its keys is known before it has named its tables."""
+    hub.script(f"CREATE TABLE k ({declared.split(' PRIMARY')[0]} n int CHECK (n < 100), PRIMARY KEY (a, b))")
+    hub.enable("k")
+    one = client("one", f"CREATE TABLE k (n INTEGER, {declared.replace('uuid', 'text')})", "k")
+    one.sql("INSERT INTO k (a, b, n) VALUES (?, ?, 500)", *key)
+    carry(one, hub)
+    copy = one.copy(tmp_path / "copy_of_one.db")
+    carry(one, hub)
+    carry(copy, hub)
+    assert len(copy.conflicts("open")) == len(one.conflicts("open")) == 1
+    one.sql("UPDATE k SET n = 5")
+    for device in (one, copy, one, copy):
+        carry(device, hub)
+    rows = [(str(a).upper(), b, n) for a, b, n in hub.sql("SELECT a, b, n FROM k")]
+    assert rows == [(key[0].upper(), key[1], 5)]
+    for device in (one, copy):
+        assert [(a.upper(), b, n) for a, b, n in device.sql("SELECT a, b, n FROM k")] == rows
+        assert device.conflicts("open") == [] and device.pending == 0
+    assert hub.conflicts() == []
+
+
+@DECLARED
+def test_what_is_refused_of_both_copies(hub, client, tmp_path, declared, key):
+    """What was delivered by the other one, and not made, has a verdict for each."""
+    hub.script(f"CREATE TABLE k ({declared.split(' PRIMARY')[0]} n int CHECK (n < 100), PRIMARY KEY (a, b))")
+    hub.enable("k")
+    one = client("one", f"CREATE TABLE k (n INTEGER, {declared.replace('uuid', 'text')})", "k")
+    carry(one, hub)
+    one.sql("INSERT INTO k (a, b, n) VALUES (?, ?, 500)", *key)
+    copy = one.copy(tmp_path / "copy_of_one.db")
+    for device in (one, copy):
+        carry(device, hub)
+        (entry,) = device.conflicts("open")
+        assert (entry["outcome"], entry["mine"]["n"]) == ("rejected", 500)
+    copy.sql("UPDATE k SET n = 5")
+    for device in (copy, one, copy, one):
+        carry(device, hub)
+    assert hub.sql("SELECT b, n FROM k") == [(key[1], 5)]

@@ -46,7 +46,10 @@ pub fn answer(
     // A device whose cursor is older than the deletions that are still known must compare everything.
     let asked_cursor = body.cursor.as_ref().filter(|cursor| cursor.xmin >= hub.tombstone_floor);
     let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
-    let orders = schema.key_orders(received.known.shapes.iter().chain(&received.shapes));
+    // This delta may name none of the tables whose keys it, or its answer, speaks of.
+    let several_parts = known.iter().any(|table| table.key.len() > 1);
+    let former = if several_parts { shapes::former(&received.client)? } else { shapes::Known::default() };
+    let orders = schema.key_orders(former.shapes.iter().chain(received.known.shapes.iter()).chain(&received.shapes));
     let news = notices::conflicts(
         &received.client,
         &known,

@@ -102,7 +102,7 @@ pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, body: &Delta
     let key = original.key.as_ref().map(|key| key.derive(&client_id).0);
     sql::run(
         "UPDATE fieldsync.client c SET mac_key = $2, copied_from = o.client_no, copied_by = $4, copied_after = $5,
-                role_name = o.role_name, held = $6
+                role_name = o.role_name, held = $6, former_shapes = o.former_shapes || o.delta_shapes
          FROM fieldsync.client o WHERE c.client_id = $1 AND o.client_no = $3",
         &[
             Param::Text(&client_id),

@@ -7,6 +7,7 @@
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::guards::AsOwner;
+use crate::read;
 use crate::schema::Schema;
 use crate::shapes;
 use crate::sql::{self, Cells, Param};
@@ -15,7 +16,7 @@ use fieldsync_core::coalesce::is_difference;
 use fieldsync_core::delta::{Change, Op, TableChanges};
 use fieldsync_core::limits::Limits;
 use fieldsync_core::{wire, Hlc};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What a change says, by the names of its columns. Of a new row the clock says enough: its values are read when it is sent.
 fn said(columns: &[String], change: &Change) -> Said {
@@ -73,8 +74,9 @@ pub fn delivered_by_others(client: &Client, schema: &Schema, limits: &Limits) ->
         let Ok(delta) = wire::decode_delta_with(row.bytes(0), None, limits, &known.shapes) else { continue };
         for mut table in delta.body.tables {
             schema.spell(&mut table);
-            for change in &table.changes {
-                if refused.contains(&(row.int(2), table.table.clone(), change.key.row_id())) {
+            let is_refused = refused_among(&refused, row.int(2), schema, &table)?;
+            for (change, is_refused) in table.changes.iter().zip(is_refused) {
+                if is_refused {
                     continue;
                 }
                 // A new row folds with later edits of it: its own making is the first of them.
@@ -88,17 +90,37 @@ pub fn delivered_by_others(client: &Client, schema: &Schema, limits: &Limits) ->
     Ok(made)
 }
 
-/// Rows of which the hub has not taken a client's changes, by client, table and row id. What was rejected was not made: whoever
+/// By client and table, row ids.
+type Refused = HashMap<(i64, i64), HashSet<String>>;
+
+/// Which of a client's changes were refused.
+fn refused_among(
+    refused: &Refused,
+    client: i64,
+    schema: &Schema,
+    changes: &TableChanges,
+) -> Result<Vec<bool>, SqlError> {
+    let none = vec![false; changes.changes.len()];
+    let Some((table, _, _)) = schema.find(&changes.table) else { return Ok(none) };
+    let Some(refused) = refused.get(&(client, i64::from(table.table_id))) else { return Ok(none) };
+    let row_ids = read::row_ids(&table, changes)?;
+    Ok(row_ids.map_or(none, |row_ids| row_ids.iter().map(|row_id| refused.contains(row_id)).collect()))
+}
+
+/// Rows of which the hub has not taken a client's changes. What was rejected was not made: whoever
 /// delivers it again gets a verdict of its own. Nor was a record that a person dropped since: the rule of such an entry is still the
 /// SQLSTATE of its refusal.
-fn refused() -> Result<HashSet<(i64, String, String)>, SqlError> {
+fn refused() -> Result<Refused, SqlError> {
     let _owner = AsOwner::new();
     let rows = sql::run(
-        "SELECT DISTINCT c.client_no, t.table_name::text, c.row_id
-         FROM fieldsync.conflict c JOIN fieldsync.tracked_table t USING (table_id)
+        "SELECT DISTINCT c.client_no, c.table_id, c.row_id FROM fieldsync.conflict c
          WHERE (c.outcome = 'rejected' AND (c.status = 'open' OR c.resolution ->> 'choice' IS DISTINCT FROM 'client'))
             OR (c.outcome = 'server' AND c.operation = 'insert' AND c.rule ~ '^[0-9A-Z]{5}( |$)')",
         &[],
     )?;
-    Ok(rows.rows.iter().map(|row| (row.int(0), row.text(1).to_owned(), row.text(2).to_owned())).collect())
+    let mut refused = Refused::new();
+    for row in &rows.rows {
+        refused.entry((row.int(0), row.int(1))).or_default().insert(row.text(2).to_owned());
+    }
+    Ok(refused)
 }

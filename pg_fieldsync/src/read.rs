@@ -112,6 +112,19 @@ pub fn key_places(table: &Table, changes: &TableChanges) -> Option<Vec<usize>> {
     table.key.iter().map(|at| sent.iter().position(|name| *name == table.columns[*at].name)).collect()
 }
 
+/// What the hub's records call the rows of these changes, one by one: in the hub's order and spelling. None: it cannot tell.
+pub fn row_ids(table: &Table, changes: &TableChanges) -> Result<Option<Vec<String>>, SqlError> {
+    let Some(places) = key_places(table, changes) else { return Ok(None) };
+    let converter = Converter::of(table, &convert::targets(table, &changes.columns), changes)?;
+    let part = |change: &Change, key_at: usize, place: usize| {
+        let sent = change.key.0.get(place).cloned().unwrap_or_default();
+        converter.value(key_at, sent).unwrap_or_else(|(_, sent)| sent)
+    };
+    let key =
+        |change: &Change| Key(table.key.iter().zip(&places).map(|(at, place)| part(change, *at, *place)).collect());
+    Ok(Some(changes.changes.iter().map(|change| table.row_id(&key(change))).collect()))
+}
+
 fn refuse_all(changes: TableChanges, sender: &Sender<'_>, error: &SqlError, homeless: &mut Vec<Homeless>) {
     let named = |column: u16| changes.columns.get(usize::from(column)).cloned().unwrap_or_default();
     for change in changes.changes {

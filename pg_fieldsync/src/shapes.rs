@@ -28,6 +28,7 @@ pub struct Known {
 #[derive(Debug, Clone, Copy)]
 enum List {
     Deltas,
+    Former,
     Replies,
     /// What a reply may have left out or named: for looking into it.
     RepliesAndTold,
@@ -37,6 +38,7 @@ impl List {
     fn of_client(self) -> &'static str {
         match self {
             List::Deltas => "c.delta_shapes",
+            List::Former => "c.former_shapes",
             List::Replies => "c.reply_shapes",
             List::RepliesAndTold => "c.reply_shapes || c.told_shapes",
         }
@@ -68,6 +70,11 @@ fn gather(rows: Vec<Vec<Value>>) -> Result<Known, SqlError> {
 /// What this client's deltas may leave out.
 pub fn of_deltas(client: Origin) -> Result<Known, SqlError> {
     read(List::Deltas, "client_no", i64::from(client))
+}
+
+/// What this client's deltas named once, or those of the database that it is a copy of. Nothing may be left out because of that.
+pub fn former(client: &Client) -> Result<Known, SqlError> {
+    read(List::Former, "client_no", i64::from(client.number))
 }
 
 /// What a batch may have left out when it came.
@@ -177,7 +184,7 @@ pub fn forget(client: &Client) -> Result<(), SqlError> {
     forget_replies(client)?;
     let _owner = AsOwner::new();
     sql::run(
-        "UPDATE fieldsync.client SET delta_shapes = '{}' WHERE client_no = $1",
+        "UPDATE fieldsync.client SET former_shapes = former_shapes || delta_shapes, delta_shapes = '{}' WHERE client_no = $1",
         &[Param::Int(i64::from(client.number))],
     )?;
     Ok(())

@@ -64,6 +64,7 @@ CREATE TABLE fieldsync.client (
     of_earlier_epoch boolean NOT NULL DEFAULT false, -- registered before the present epoch: it may have heard of a lost history
     -- Shapes, in the order in which they were learnt; of two that share a tag the first one counts.
     delta_shapes integer[] NOT NULL DEFAULT '{}', -- those that its committed batches named: its deltas may leave them out
+    former_shapes integer[] NOT NULL DEFAULT '{}', -- those that were forgotten, and the original's: how the device orders its keys, they still tell
     reply_shapes integer[] NOT NULL DEFAULT '{}', -- those that it has applied: its replies leave them out
     told_shapes  integer[] NOT NULL DEFAULT '{}', -- those that its last reply named
     told_batch   bigint NOT NULL DEFAULT 0        -- the batch which that reply answered

@@ -12,14 +12,13 @@ FIELDSYNC_DRIFTS=first:count runs others; a failure prints its own steps.
 
 import collections
 import itertools
-import os
 import random
 import sqlite3
 
 import psycopg
 import pytest
+from kit.drawn import carry_out, seeds
 
-FIRST, COUNT = (int(part) for part in os.environ.get("FIELDSYNC_DRIFTS", "0:25").split(":"))
 ROUNDS_MAX = 12
 TYPES = ["text", "integer", "text DEFAULT 'd'", "integer NOT NULL DEFAULT 5", "text NOT NULL DEFAULT 'e'"]
 
@@ -249,12 +248,6 @@ class Drift:
         return {str(row[0]): [None if value is None else str(value) for value in row[1:]] for row in rows}
 
 
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+@pytest.mark.parametrize("seed", seeds("FIELDSYNC_DRIFTS", 25))
 def test_schemas_that_drift(hub, client, tmp_path, seed):
-    drift = Drift(seed, hub, client, tmp_path)
-    try:
-        drift.run()
-        drift.check()
-    except BaseException:
-        print(f"FIELDSYNC_DRIFTS={seed}:1 replays this:", *drift.steps, sep="\n  ")
-        raise
+    carry_out(Drift(seed, hub, client, tmp_path), "FIELDSYNC_DRIFTS", seed)

@@ -9,14 +9,13 @@ FIELDSYNC_DRIFTS=first:count runs others; a failure prints its own steps.
 """
 
 import itertools
-import os
 import random
 import sqlite3
 
 import psycopg
 import pytest
+from kit.drawn import carry_out, seeds
 
-FIRST, COUNT = (int(part) for part in os.environ.get("FIELDSYNC_DRIFTS", "0:15").split(":"))
 ROUNDS_MAX = 15
 CODE, REF = 1, 3  # columns by their numbers
 
@@ -214,12 +213,6 @@ def as_text(rows):
     return sorted([str(value) for value in row] for row in rows)
 
 
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+@pytest.mark.parametrize("seed", seeds("FIELDSYNC_DRIFTS", 15))
 def test_related_tables_that_drift(hub, client, seed):
-    related = Related(seed, hub, client)
-    try:
-        related.run()
-        related.check()
-    except BaseException:
-        print(f"FIELDSYNC_DRIFTS={seed}:1 replays this:", *related.steps, sep="\n  ")
-        raise
+    carry_out(Related(seed, hub, client), "FIELDSYNC_DRIFTS", seed)

@@ -69,7 +69,8 @@ impl Value {
         matches!(self, Value::Null)
     }
 
-    /// The value as text, as the device's views show it for keys (reals: fifteen digits, or seventeen where fifteen are another number); blobs as lower-case hex.
+    /// The value as text, as the device's views show it for keys (reals: fifteen digits, or seventeen where fifteen are another
+    /// number); blobs as lower-case hex.
     pub fn to_text(&self) -> String {
         match self {
             Value::Null => String::new(),

@@ -116,13 +116,24 @@ pub fn key_places(table: &Table, changes: &TableChanges) -> Option<Vec<usize>> {
 pub fn row_ids(table: &Table, changes: &TableChanges) -> Result<Option<Vec<String>>, SqlError> {
     let Some(places) = key_places(table, changes) else { return Ok(None) };
     let converter = Converter::of(table, &convert::targets(table, &changes.columns), changes)?;
-    let part = |change: &Change, key_at: usize, place: usize| {
-        let sent = change.key.0.get(place).cloned().unwrap_or_default();
-        converter.value(key_at, sent).unwrap_or_else(|(_, sent)| sent)
+    let key = |change: &Change| {
+        let parts = key_parts(table, &places, &converter, change);
+        Key(parts.map(|(_, part)| part.unwrap_or_else(|(_, sent)| sent)).collect())
     };
-    let key =
-        |change: &Change| Key(table.key.iter().zip(&places).map(|(at, place)| part(change, *at, *place)).collect());
     Ok(Some(changes.changes.iter().map(|change| table.row_id(&key(change))).collect()))
+}
+
+/// The parts of a change's key in the hub's order: the column, and its value in the hub's form, or why it has none, with what was sent.
+fn key_parts<'c>(
+    table: &'c Table,
+    places: &'c [usize],
+    converter: &'c Converter<'_>,
+    change: &'c Change,
+) -> impl Iterator<Item = (usize, Result<Value, (SqlError, Value)>)> + 'c {
+    table.key.iter().zip(places).map(|(key_at, place)| {
+        let sent = change.key.0.get(*place).cloned().unwrap_or_default();
+        (*key_at, converter.value(*key_at, sent))
+    })
 }
 
 fn refuse_all(changes: TableChanges, sender: &Sender<'_>, error: &SqlError, homeless: &mut Vec<Homeless>) {
@@ -208,11 +219,10 @@ fn read_table(
         let mut lost = Vec::new();
         let mut respelled = false;
         let mut parts = Vec::with_capacity(key_places.len());
-        for (key_at, place) in table.key.iter().zip(key_places) {
-            let raw = change.key.0.get(*place).cloned().unwrap_or_default();
-            match canonical(*key_at, raw) {
+        for ((key_at, part), place) in key_parts(table, key_places, &converter, &change).zip(key_places) {
+            match part {
                 Ok(part) => {
-                    let kind = table.columns[*key_at].column_type.kind;
+                    let kind = table.columns[key_at].column_type.kind;
                     respelled |= change.key.0.get(*place).is_some_and(|sent| convert::is_told(kind, sent, &part));
                     parts.push(part);
                 }

@@ -9,8 +9,8 @@ CREATE TABLE IF NOT EXISTS main.fs_state(
 
 -- The change log, layout 2 (fs_state: layout). clock is the place of an entry; its clock, milliseconds since 1970 * 65536 + a
 -- counter, follows from the entries before, its place and its time: the greatest of the clock before + 1, the place, and
--- the time (more, where the wall clock is behind: sqlite_fieldsync/src/log/mod.rs). what = table_no * 8 + operation: 1 insert, 2 update, 3 delete, 4 key change; 0 alone: a mark, whose place is its
--- clock; 7 alone: the place of an entry that a person deleted. One row is one operation on one row. key: of tables with a
+-- the time (more, where the wall clock is behind: sqlite_fieldsync/src/log/mod.rs). what = table_no * 8 + operation: 1 insert,
+-- 2 update, 3 delete, 4 key change; 0 alone: a mark, whose place is its clock; 7 alone: the place of an entry that a person deleted. One row is one operation on one row. key: of tables with a
 -- one-column key. field, old, new: the (first) changed field of an update; -1 for a row that was there when its table was tracked
 -- again. All other values are in fs_side_<table_no>, by
 -- the same place. at: the time of day, as julianday(). No column has a type: conversions and checks cost time in triggers.

@@ -200,7 +200,7 @@ impl<'a, 'p> Pass<'a, 'p> {
                 .as_ref()
                 .is_some_and(|writer| (0..table.columns.len() as u16).all(|column| writer.knows(column))),
             reconciling: self.reconciling.contains(&table.table.to_ascii_lowercase()),
-            is_collated: writer.as_ref().map_or(Ok(false), Writer::is_collated)?,
+            is_collated: writer.as_ref().is_some_and(Writer::is_collated),
             made_anew: writer.is_some() && made_anew::waits_for_news(self.db, &table.table)?,
             watched: !self.references.of_child(&table.table).is_empty(),
             referred_to_by: self.referred_to_by(table),

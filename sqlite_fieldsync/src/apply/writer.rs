@@ -292,9 +292,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Whether a column of it may have a collation of its own.
-    pub fn is_collated(&self) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?1 AND instr(lower(sql), 'collate'))";
-        Ok(self.db.prepare_cached(sql)?.query_row([&self.table.name], |row| row.get(0))?)
+    pub fn is_collated(&self) -> bool {
+        self.table.signature.to_ascii_lowercase().contains("collate")
     }
 
     /// Whether the row is there.

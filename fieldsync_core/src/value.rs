@@ -24,7 +24,7 @@ pub enum Value {
 }
 
 /// A real as SQLite can spell it, too, by `printf('%!.15g')`, or `'%!.17g'` where fifteen digits are another number: entries and views
-/// have to call a row by one name.
+/// have to call a row by one name. (Not all SQLites round the seventeenth digit right: what entries call a row, devices note.)
 fn real_text(number: f64) -> String {
     if !number.is_finite() {
         return if number < 0.0 { "-Infinity" } else { "Infinity" }.to_owned();

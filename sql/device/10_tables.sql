@@ -2,6 +2,7 @@
 -- the file is a copy of everything. Run again, this changes nothing.
 
 -- Settings and state by name: client_id, mac_key, history, cursor, watermark, parent, sequence, last_sync, attempts, …
+-- 'real <text>': how entries spell this real in keys.
 CREATE TABLE IF NOT EXISTS main.fs_state(
     name TEXT PRIMARY KEY NOT NULL,
     value

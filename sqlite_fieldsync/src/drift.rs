@@ -185,7 +185,7 @@ pub fn follow_key_order(db: &Connection, table: &Table, table_no: i64, order: &[
             let sql = format!(
                 "UPDATE main.{rows} SET row_key = ?4{id} WHERE table_name = ?1 AND row_key = ?2 AND ?3 IS NOT NULL"
             );
-            db.execute(&sql, (&table.name, apart, key.row_id(), conflicts::key_to_bytes(&key)?))?;
+            db.execute(&sql, (&table.name, apart, conflicts::row_id(db, &key)?, conflicts::key_to_bytes(&key)?))?;
         }
     }
     Ok(())

@@ -51,11 +51,15 @@ fn json(value: &str) -> String {
 }
 
 /// A real as fieldsync_core spells it in keys (`Value::to_text`): fifteen digits, or seventeen where fifteen are another number. A
-/// CAST would give as many as this SQLite thinks fit.
+/// CAST would give as many as this SQLite thinks fit. Of the seventeen SQLites differ in the last; what an entry has spelt is
+/// looked up ([`crate::conflicts::row_id`]).
 fn real(value: &str) -> String {
     let short = format!("printf('%!.15g', {value})");
+    let spelt =
+        format!("SELECT substr(name, 6) FROM fs_state WHERE name >= 'real ' AND name < 'real!' AND value = {value}");
     format!(
-        "replace(CASE WHEN CAST({short} AS REAL) = {value} THEN {short} ELSE printf('%!.17g', {value}) END, 'Inf', 'Infinity')"
+        "replace(CASE WHEN CAST({short} AS REAL) = {value} THEN {short}
+                      ELSE coalesce(({spelt}), printf('%!.17g', {value})) END, 'Inf', 'Infinity')"
     )
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: such a row is here whole until a person decides, or the hub brings it back. What becomes of another record that got its key
 //! since is an entry of that record's own.
 
-use super::{is_in_its_table, key_from_bytes, key_to_bytes, IS_BESIDE_THE_HUBS};
+use super::{is_in_its_table, key_from_bytes, key_to_bytes, row_id, IS_BESIDE_THE_HUBS};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable};
 use crate::sql;
@@ -83,7 +83,7 @@ pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason
     db.execute(
         "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, rule, outcome, status, detail, kept, last_clock)
          VALUES (?1, ?2, ?3, 'insert', ?4, 'in the way', 'in_the_way', 'open', ?5, ?6, ?7)",
-        (table, key.row_id(), key_to_bytes(key)?, mine, reason, bytes, log::last(db)?.place),
+        (table, row_id(db, key)?, key_to_bytes(key)?, mine, reason, bytes, log::last(db)?.place),
     )?;
     Ok(())
 }

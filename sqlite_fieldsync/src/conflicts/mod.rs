@@ -35,6 +35,15 @@ pub fn key_from_bytes(bytes: &[u8]) -> Result<Key> {
     postcard::from_bytes(bytes).map_err(|error| Error::OwnData(error.to_string()))
 }
 
+/// What an entry calls a row. How it spells reals is noted for the views, which cannot find it by themselves: not every SQLite rounds the
+/// seventeenth digit right.
+pub fn row_id(db: &Connection, key: &Key) -> Result<String> {
+    for part in key.0.iter().filter(|part| matches!(part, Value::Real(number) if number.is_finite())) {
+        state::set(db, &format!("real {}", part.to_text()), part)?;
+    }
+    Ok(key.row_id())
+}
+
 /// Rows whose key has a NULL in it: said once per table.
 pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
     let known: bool = db
@@ -91,7 +100,7 @@ pub fn replaced_unseen(db: &Connection, table: &str, key: &Key, fields: &[Replac
         "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, theirs, rule, outcome, status, detail, resolved_at)
          VALUES (?1, ?2, ?3, 'update', ?4, ?5, ?6, 'server', 'resolved', ?7, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
     )?
-    .execute((table, key.row_id(), key_to_bytes(key)?, mine.to_string(), theirs.to_string(), rule, detail))?;
+    .execute((table, row_id(db, key)?, key_to_bytes(key)?, mine.to_string(), theirs.to_string(), rule, detail))?;
     Ok(())
 }
 
@@ -236,7 +245,7 @@ pub fn close_inherited(db: &Connection, table: &str, key: &Key) -> Result<()> {
 
 /// Records what the hub says of a conflict or a rejection, in its latest state.
 pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>) -> Result<()> {
-    let row_id = notice.key.row_id();
+    let row_id = row_id(db, &notice.key)?;
     let resolved = notice.status == "resolved";
     // A row that made room before the hub had judged it, and what was rejected for the original of this copy, has a record of this
     // device's own: the hub's takes it over. Of several under one key the hub speaks of the first; what it has spoken of before is
@@ -350,7 +359,7 @@ fn by_name(table: &TableRows, row: &RowChange) -> Json {
 
 /// A row of the hub that this device's own constraints refuse: it is kept, and a person can see why.
 pub fn refused_here(db: &Connection, table: &TableRows, row: &RowChange, reason: &str) -> Result<()> {
-    let row_id = row.key.row_id();
+    let row_id = row_id(db, &row.key)?;
     let known: bool = db
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND outcome = 'refused_here'

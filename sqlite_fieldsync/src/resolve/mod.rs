@@ -115,7 +115,7 @@ fn fs_resolve(db: &Connection, arguments: &[Value]) -> Result<Value> {
         if let Some(key) = rekeyed.filter(|_| conflict.was_refused() && conflict.operation == "insert") {
             db.execute(
                 "UPDATE main.fs_conflict SET row_id = ?2, row_key = ?3, theirs = NULL WHERE conflict_id = ?1",
-                (id, key.row_id(), conflicts::key_to_bytes(&key)?),
+                (id, conflicts::row_id(db, &key)?, conflicts::key_to_bytes(&key)?),
             )?;
         }
         Ok(Value::Text(json!({ "conflict_id": id, "choice": word, "changed": changed }).to_string()))

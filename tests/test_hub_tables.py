@@ -134,7 +134,7 @@ class TestShape:
         hub.sql("ALTER TABLE renamed RENAME TO t")
         hub.sql("UPDATE t SET a = 'afterwards' WHERE id = '1'")
         (entry,) = hub.conflicts()
-        assert (entry["table_name"], entry["row_id"], entry["rule"]) == ("t", "2", "42P01")
+        assert (entry["table_name"], entry["row_id"], entry["rule"]) == ("t", "2", "42P01 offered again")
         hub.resolve(entry["conflict_id"], "client")
         carry(tablet, hub)
         assert same_rows(hub, tablet) == [("1", "afterwards", "b", 1), ("2", "a", "device", 2)]

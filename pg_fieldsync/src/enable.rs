@@ -115,6 +115,7 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
     catalog::announce_change(relation);
     // SAFETY: makes the catalogue changes above visible to what follows.
     unsafe { pg_sys::CommandCounterIncrement() };
+    ask_again(table_id)?;
     if !continues {
         // Devices that already have a cursor look at the whole table once.
         feed::note_whole_table(table_id);
@@ -495,6 +496,12 @@ fn remade(relation: pg_sys::Oid, version: u64) -> Result<Option<i32>, SqlError> 
         &[oid_param(relation), Param::Int(version as i64)],
     )?;
     Ok(rows.rows.first().map(|row| row.int(0) as i32))
+}
+
+/// What was refused while the table, or a column of it, was not there may be taken by now.
+fn ask_again(table_id: i32) -> Result<(), SqlError> {
+    let _owner = AsOwner::new();
+    sql::run("SELECT fieldsync.ask_again($1::integer)", &[Param::Int(i64::from(table_id))]).map(drop)
 }
 
 /// Takes a table out of the registry. Its feed goes: enabled again, it is looked at as a whole. Conflicts stay as a record, tombstones for

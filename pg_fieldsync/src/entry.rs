@@ -4,6 +4,7 @@
 
 use crate::catalog::Table;
 use crate::catch::SqlError;
+use crate::client::Client;
 use crate::types::uuid_text;
 use crate::verdicts::unknown_column;
 use crate::work::{Homeless, Item, TableWork};
@@ -93,7 +94,7 @@ pub const SENT_AS: &str = "sent_as";
 pub fn of_lost(table: &TableWork, item: &Item, row_id: String) -> Option<Entry> {
     let first = item.lost.first()?;
     let error = unknown_column(&table.table, &first.column);
-    let entry = rejection(table, item, row_id, &error);
+    let entry = rejection(table, item, false, row_id, &error);
     let mut change = json!({
         "op": "update", "key": key_json(&table.table, &item.key), "fields": {}, "hub": "row",
     });
@@ -192,8 +193,14 @@ fn server_row(item: &Item) -> Option<&fieldsync_core::merge::HubRow> {
     }
 }
 
-/// A row that was not accepted, whole.
-pub fn rejection(table: &TableWork, item: &Item, row_id: String, error: &SqlError) -> Entry {
+/// Whether the hub has the record that a device makes, by that device: it offers again what was not taken of it.
+pub fn is_made_already(item: &Item, client: &Client) -> bool {
+    let only_made = operation_of(item) == "insert" && item.changes.iter().all(|change| change.op != Op::Delete);
+    only_made && server_row(item).is_some_and(|row| i64::from(row.clocks.insert.origin) == i64::from(client.number))
+}
+
+/// A row that was not accepted, whole; of a record that is [`is_made_already`], what differs.
+pub fn rejection(table: &TableWork, item: &Item, made_already: bool, row_id: String, error: &SqlError) -> Entry {
     let mut base: HashMap<u16, Value> = HashMap::new();
     let mut fields: HashMap<u16, Value> = HashMap::new();
     for change in &item.changes {
@@ -205,14 +212,18 @@ pub fn rejection(table: &TableWork, item: &Item, row_id: String, error: &SqlErro
         }
     }
     let server = server_row(item);
+    if let Some(row) = server.filter(|_| made_already) {
+        fields.retain(|number, value| row.value(*number) != *value);
+        base.retain(|number, _| fields.contains_key(number));
+    }
     let server_values = match server {
         Some(row) if operation_of(item) == "delete" => field_json(&table.table, row.values.clone()),
         Some(row) => field_json(&table.table, fields.keys().map(|number| (*number, row.value(*number)))),
         None => json!({}),
     };
     let last = item.changes.last();
-    let mut client = field_json(&table.table, fields);
-    add_fields(&mut client, lost_json(item, |lost| Some(&lost.new)));
+    let mut refused = field_json(&table.table, fields);
+    add_fields(&mut refused, lost_json(item, |lost| Some(&lost.new)));
     let mut change = change_json(table, item, server.is_some());
     add_fields(&mut change["fields"], lost_json(item, |lost| Some(&lost.new)));
     // What is refused stays on its device as it was written: the device is to know its row by its own spelling.
@@ -223,9 +234,9 @@ pub fn rejection(table: &TableWork, item: &Item, row_id: String, error: &SqlErro
     Entry {
         table_id: table.table.table_id,
         row_id,
-        operation: operation_of(item),
+        operation: if made_already { "update" } else { operation_of(item) },
         base: field_json(&table.table, base),
-        client,
+        client: refused,
         server: server_values,
         client_clock: last.map_or(0, |change| change.raw_clock.as_i64()),
         server_clock: server.map_or(0, |row| row.clocks.latest().clock.as_i64()),
@@ -334,7 +345,7 @@ fn recovered(table: &TableWork, item: &Item, row_id: &str, entries: &mut Vec<Ent
     if listed || !item.changes.iter().any(|change| change.recovered) {
         return;
     }
-    let entry = rejection(table, item, row_id.to_owned(), &SqlError::default());
+    let entry = rejection(table, item, false, row_id.to_owned(), &SqlError::default());
     entries.push(Entry {
         rule: "recovered".to_owned(),
         outcome: "recovered".to_owned(),

@@ -27,14 +27,18 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
     let mut open = open_entries(client)?;
     let mut entries = Vec::new();
     let mut corrected = Vec::new();
-    for homeless in &work.homeless {
+    // Of a record that came and went unseen there is nothing to keep.
+    for homeless in work.homeless.iter().filter(|homeless| homeless.op != Op::Cancelled) {
         entries.push(entry::of_homeless(homeless, number_of(homeless)?));
     }
     for table in &work.tables {
         for item in table.items.iter().filter(|item| !item.changes.is_empty()) {
             let row_id = table.table.row_id(&item.key);
             match &item.merged.rejected {
-                Some(error) => entries.push(entry::rejection(table, item, row_id, error)),
+                Some(error) => {
+                    let made_already = entry::is_made_already(item, client);
+                    entries.push(entry::rejection(table, item, made_already, row_id, error))
+                }
                 None => {
                     let changes = item.changes.iter().any(|change| change.op != Op::Cancelled);
                     let place = (table.table.table_id, row_id.clone(), Waiting::Rejected);
@@ -81,19 +85,19 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
 }
 
 /// Whether an accepted change makes an open rejection of its row moot: it sets every field that was rejected, or the row is
-/// deleted.
+/// deleted. (A field that the hub did not have is in the entry as the device spells it.)
 fn covers(table: &Table, item: &Item, entry: &Open) -> bool {
     if item.changes.iter().any(|change| change.op == Op::Delete) || entry.operation == "delete" {
         return true;
     }
-    let set: HashSet<&str> = item
+    let set: HashSet<String> = item
         .changes
         .iter()
         .flat_map(|change| &change.fields)
-        .filter_map(|field| table.by_number(field.number).map(|column| column.name.as_str()))
+        .filter_map(|field| table.by_number(field.number).map(|column| column.name.to_ascii_lowercase()))
         .collect();
     let fields = entry.client.as_object();
-    fields.is_none_or(|fields| fields.keys().all(|field| set.contains(field.as_str())))
+    fields.is_none_or(|fields| fields.keys().all(|field| set.contains(&field.to_ascii_lowercase())))
 }
 
 /// What an entry of a row waits for. A client has at most one of each per row.

@@ -131,6 +131,27 @@ AS $$
     UPDATE fieldsync.tracked_table SET schema_name = $2, table_name = $3 WHERE table_id = $1;
 $$;
 
+-- What was refused because the hub had no such table or column, and it has by now: devices hear of it under this rule, and offer it
+-- again. A change that waits for several columns waits for the last one. (What was parked before its table was enabled stands under a name alone.)
+CREATE FUNCTION fieldsync.ask_again(tracked integer) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE fieldsync.conflict AS c
+    SET rule = c.rule || ' offered again', detail = concat_ws('; ', c.detail, 'the hub has it by now, and the device offers this again'),
+        told = pg_current_xact_id()::text::bigint
+    FROM fieldsync.tracked_table AS t
+    WHERE t.table_id = $1 AND t.enabled AND c.status = 'open' AND c.outcome = 'rejected'
+      AND c.table_id IN (SELECT s.table_id FROM fieldsync.tracked_table AS s
+                         WHERE s.table_id = t.table_id OR (s.schema_name = '' AND s.table_name = t.table_name))
+      AND (c.rule = '42P01'
+           OR c.rule = '42703'
+              AND NOT EXISTS (SELECT FROM jsonb_object_keys(c.client) AS field
+                              WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
+                                                WHERE a.attrelid = t.relid AND a.attnum > 0 AND NOT a.attisdropped
+                                                  AND lower(a.attname) = lower(field))))
+$$;
+
 -- A renamed table (or schema) takes its rules with it, and so does a renamed column; a rule about a field that is gone is said at once,
 -- to whoever changes the table.
 CREATE FUNCTION fieldsync.table_altered() RETURNS event_trigger
@@ -180,6 +201,7 @@ BEGIN
         END IF;
         PERFORM fieldsync.look_after_triggers(altered.relid);
         PERFORM fieldsync.follow_columns(altered.table_id, altered.relid);
+        PERFORM fieldsync.ask_again(altered.table_id);
 
         FOR field IN
             SELECT r.priority_field FROM fieldsync.table_rule AS r WHERE r.table_id = altered.table_id

@@ -6,6 +6,7 @@
 //! * Afterwards every row shows the hub's values, except where this device has changes that the hub has not answered, or
 //!   that it rejected and nobody has settled.
 
+mod again;
 mod arriving;
 mod history;
 pub(crate) mod kept;
@@ -198,6 +199,7 @@ impl<'a> Apply<'a> {
             more: body.more,
             ..Report::default()
         };
+        let rejected = again::rejected(self.db)?;
         let pending = self.notices(&body.notices, answered, &mut report)?;
         if state::integer(self.db, "reconciling")? != 0 && self.standing.cursor.is_none() && body.cursor.xmax > 0 {
             let named = body.notices.iter().filter_map(|notice| match notice {
@@ -230,6 +232,7 @@ impl<'a> Apply<'a> {
         if !only_confirms && !body.more {
             made_anew::news_have_come(self.db)?;
         }
+        self.offer_again(&rejected, &body.notices, &pending)?;
         Ok(report)
     }
 

@@ -129,7 +129,7 @@ pub fn ask_for(db: &Connection, table: &str, key: &Key) -> Result<()> {
 }
 
 /// Whether a table has a row of this key; none where the table, or its key, is not what it was.
-fn is_in_its_table(db: &Connection, table: &str, key: &Key) -> Result<Option<bool>> {
+pub fn is_in_its_table(db: &Connection, table: &str, key: &Key) -> Result<Option<bool>> {
     match Table::read(db, table)? {
         Some(table) => table.has(db, key),
         None => Ok(None),

@@ -1,0 +1,85 @@
+//! Refused changes whose reason has gone: they travel again without a person.
+//!
+//! Invariant: nothing is retried blindly, nor for ever. A change is offered again only
+//! * when the hub says that what it has judged was not the record as it is (once: its next word is about the record), or that it has the table or
+//!   column by now that it lacked (once for each time that it gets one),
+//! * when something else that was refused of this device has been accepted, which it may have waited for. An accepted change is never refused
+//!   later, so that each such step leaves fewer.
+
+use super::Apply;
+use crate::conflicts;
+use crate::error::Result;
+use crate::log::{self, Entry};
+use fieldsync_core::reply::{ConflictNotice, Notice};
+use fieldsync_core::Key;
+use rusqlite::Connection;
+use std::collections::HashSet;
+
+/// The rule (an SQLSTATE) of an update that was refused because the hub has no such row.
+const NO_SUCH_ROW: &str = "02000";
+/// The end of a rule with which the hub asks for a change: see `fieldsync.ask_again` there.
+const ASKED_FOR: &str = " offered again";
+/// Entries of what was refused for what it refers to, or for what refers to it; or because something else in its strict table was refused, and
+/// nothing there is any more.
+const FOR_ANOTHER: &str = "(rule LIKE '23503%' OR rule LIKE '23000%' AND NOT EXISTS (
+     SELECT 1 FROM main.fs_conflict o WHERE o.status = 'open' AND o.outcome = 'rejected' AND o.table_name = c.table_name
+        AND o.rule NOT LIKE '23000%'))";
+
+/// What waits for a person, by the numbers of its entries.
+pub(super) fn rejected(db: &Connection) -> Result<HashSet<i64>> {
+    let mut statement =
+        db.prepare_cached("SELECT conflict_id FROM main.fs_conflict WHERE status = 'open' AND outcome = 'rejected'")?;
+    let ids = statement.query_map([], |row| row.get(0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Whether the hub's word about a refused change is not its last one. A record was refused, the answer was lost, and its correction went by
+/// itself to a hub that had no such row; or the hub asks.
+fn is_wanted_again(conflict: &ConflictNotice) -> bool {
+    let corrected_unheard = conflict.operation == "insert" && conflict.rule == NO_SUCH_ROW;
+    conflict.status == "open"
+        && conflict.outcome == "rejected"
+        && (corrected_unheard || conflict.rule.ends_with(ASKED_FOR))
+}
+
+impl Apply<'_> {
+    /// Lets travel again what may be taken by now. `before`: what waited before this answer; `unanswered`: what was written since.
+    pub(super) fn offer_again(&self, before: &HashSet<i64>, notices: &[Notice], unanswered: &[Entry]) -> Result<()> {
+        for notice in notices {
+            if let Notice::Conflict(conflict) = notice {
+                if is_wanted_again(conflict) {
+                    self.offer("hub_id = ?1", conflict.conflict_id as i64, unanswered)?;
+                }
+            }
+        }
+        if before.is_subset(&rejected(self.db)?) {
+            return Ok(());
+        }
+        self.offer(&format!("{FOR_ANOTHER} AND ?1"), 1, unanswered)
+    }
+
+    fn offer(&self, which: &str, parameter: i64, unanswered: &[Entry]) -> Result<()> {
+        let mut statement = self.db.prepare_cached(&format!(
+            "SELECT table_name, row_key, operation = 'delete' FROM main.fs_conflict c
+             WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL AND first_clock IS NOT NULL
+               AND ifnull(choice, 'mine') <> 'theirs' AND {which}
+             ORDER BY conflict_id"
+        ))?;
+        let mut rows = statement.query([parameter])?;
+        while let Some(row) = rows.next()? {
+            let key = conflicts::key_from_bytes(&row.get::<_, Vec<u8>>(1)?)?;
+            self.offer_row(&row.get::<_, String>(0)?, &key, row.get(2)?, unanswered)?;
+        }
+        Ok(())
+    }
+
+    /// A change of no field takes along what was refused; what was written since does so anyway.
+    fn offer_row(&self, table: &str, key: &Key, was_deleted: bool, unanswered: &[Entry]) -> Result<()> {
+        let Some(known) = self.table_named(table) else { return Ok(()) };
+        let travels = |entry: &Entry| i64::from(entry.logged.table) == known.table_no && entry.logged.key == *key;
+        if unanswered.iter().any(travels) || conflicts::is_in_its_table(self.db, table, key)? != Some(!was_deleted) {
+            return Ok(());
+        }
+        log::append_update(self.db, known, log::next_clock(self.db)?, key, &[])
+    }
+}

@@ -55,6 +55,18 @@ def test_dependents_follow_what_they_depend_on(hub, one, sync):
     assert ledger[0] == ledger[1]
 
 
+def test_only_what_depends_on_it(hub, one, sync):
+    make(one)
+    one.sql("INSERT INTO house VALUES ('other', -1, 'Seku')"), one.sql("INSERT INTO member VALUES ('m3', 'other', 'Seku')")
+    sync(one, hub)
+    one.sql("UPDATE house SET people = 2 WHERE id = 'h'")
+    one.apply(hub.sync(one.export()))
+    changes = [(table["table"], change["row_id"]) for table in one.inspect(one.export())["tables"] for change in table["changes"]]
+    assert changes == [("member", "m1"), ("member", "m2")]  # the visits wait for these
+    sync(one, hub)
+    assert held(hub, "visit") == ["v1"] and reasons(one) == reasons(hub) == {"v2": "23514", "other": "23514", "m3": "23503"}
+
+
 def test_also_when_the_hub_corrects_it(hub, one, sync):
     make(one)
     sync(one, hub)

@@ -6,10 +6,12 @@
 //! * when something else that was refused of this device has been accepted, which it may have waited for. An accepted change is never refused
 //!   later, so that each such step leaves fewer.
 
+use super::references::References;
 use super::Apply;
 use crate::conflicts;
 use crate::error::Result;
 use crate::log::{self, Entry};
+use crate::schema::Table;
 use fieldsync_core::reply::{ConflictNotice, Notice};
 use fieldsync_core::Key;
 use rusqlite::Connection;
@@ -42,44 +44,89 @@ fn is_wanted_again(conflict: &ConflictNotice) -> bool {
         && (corrected_unheard || conflict.rule.ends_with(ASKED_FOR))
 }
 
+/// A refused change.
+struct Refused {
+    table: String,
+    key: Key,
+    operation: String,
+}
+
+/// Those that can travel again, by a condition on their entries (with one parameter).
+fn refused(db: &Connection, which: &str, parameter: i64) -> Result<Vec<Refused>> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT table_name, row_key, operation FROM main.fs_conflict c
+         WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL AND first_clock IS NOT NULL
+           AND ifnull(choice, 'mine') <> 'theirs' AND {which}
+         ORDER BY conflict_id"
+    ))?;
+    let mut rows = statement.query([parameter])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key = conflicts::key_from_bytes(&row.get::<_, Vec<u8>>(1)?)?;
+        found.push(Refused { table: row.get(0)?, key, operation: row.get(2)? });
+    }
+    Ok(found)
+}
+
 impl Apply<'_> {
     /// Lets travel again what may be taken by now. `before`: what waited before this answer; `unanswered`: what was written since.
     pub(super) fn offer_again(&self, before: &HashSet<i64>, notices: &[Notice], unanswered: &[Entry]) -> Result<()> {
         for notice in notices {
             if let Notice::Conflict(conflict) = notice {
                 if is_wanted_again(conflict) {
-                    self.offer("hub_id = ?1", conflict.conflict_id as i64, unanswered)?;
+                    for change in refused(self.db, "hub_id = ?1", conflict.conflict_id as i64)? {
+                        self.offer(&change, unanswered)?;
+                    }
                 }
             }
         }
         if before.is_subset(&rejected(self.db)?) {
             return Ok(());
         }
-        self.offer(&format!("{FOR_ANOTHER} AND ?1"), 1, unanswered)
-    }
-
-    fn offer(&self, which: &str, parameter: i64, unanswered: &[Entry]) -> Result<()> {
-        let mut statement = self.db.prepare_cached(&format!(
-            "SELECT table_name, row_key, operation = 'delete' FROM main.fs_conflict c
-             WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL AND first_clock IS NOT NULL
-               AND ifnull(choice, 'mine') <> 'theirs' AND {which}
-             ORDER BY conflict_id"
-        ))?;
-        let mut rows = statement.query([parameter])?;
-        while let Some(row) = rows.next()? {
-            let key = conflicts::key_from_bytes(&row.get::<_, Vec<u8>>(1)?)?;
-            self.offer_row(&row.get::<_, String>(0)?, &key, row.get(2)?, unanswered)?;
+        let dependent = refused(self.db, &format!("{FOR_ANOTHER} AND ?1"), 1)?;
+        if dependent.is_empty() {
+            return Ok(());
+        }
+        let records = refused(self.db, "operation = 'insert' AND ?1", 1)?;
+        let waiting = records.into_iter().map(|record| (record.table.to_ascii_lowercase(), record.key)).collect();
+        let references = References::load(self.db)?;
+        for change in dependent {
+            if !self.waits_still(&change, &references, &waiting)? {
+                self.offer(&change, unanswered)?;
+            }
         }
         Ok(())
     }
 
+    /// Whether a row refers to a record that waits itself.
+    fn waits_still(
+        &self,
+        change: &Refused,
+        references: &References<'_>,
+        waiting: &HashSet<(String, Key)>,
+    ) -> Result<bool> {
+        let Some(table) = Table::read(self.db, &change.table)? else { return Ok(false) };
+        if table.has(self.db, &change.key)? != Some(true) {
+            return Ok(false);
+        }
+        for at in references.of_child(&change.table) {
+            if let Some(key) = references.parent_of(at, &table, &change.key)? {
+                if waiting.contains(&(references.key(at).parent.to_ascii_lowercase(), key)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// A change of no field takes along what was refused; what was written since does so anyway.
-    fn offer_row(&self, table: &str, key: &Key, was_deleted: bool, unanswered: &[Entry]) -> Result<()> {
-        let Some(known) = self.table_named(table) else { return Ok(()) };
-        let travels = |entry: &Entry| i64::from(entry.logged.table) == known.table_no && entry.logged.key == *key;
-        if unanswered.iter().any(travels) || conflicts::is_in_its_table(self.db, table, key)? != Some(!was_deleted) {
+    fn offer(&self, change: &Refused, unanswered: &[Entry]) -> Result<()> {
+        let Some(known) = self.table_named(&change.table) else { return Ok(()) };
+        let travels = |entry: &Entry| i64::from(entry.logged.table) == known.table_no && entry.logged.key == change.key;
+        let is_there = conflicts::is_in_its_table(self.db, &change.table, &change.key)?;
+        if unanswered.iter().any(travels) || is_there != Some(change.operation != "delete") {
             return Ok(());
         }
-        log::append_update(self.db, known, log::next_clock(self.db)?, key, &[])
+        log::append_update(self.db, known, log::next_clock(self.db)?, &change.key, &[])
     }
 }

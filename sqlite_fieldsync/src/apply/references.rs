@@ -127,6 +127,29 @@ impl<'a> References<'a> {
         Ok(found)
     }
 
+    /// The key of the row that a row refers to; none where it refers to nothing, or to nothing that is here.
+    pub fn parent_of(&self, at: usize, child: &Table, key: &Key) -> Result<Option<Key>> {
+        let foreign = &self.keys[at];
+        let Some(parent) = Table::read_plain(self.db, &foreign.parent)? else { return Ok(None) };
+        let list = |names: &mut dyn Iterator<Item = &String>| -> Result<String> {
+            Ok(names.map(|name| quote(self.db, name)).collect::<Result<Vec<_>>>()?.join(", "))
+        };
+        let mut statement = self.db.prepare_cached(&format!(
+            "SELECT {} FROM {} WHERE ({}) = (SELECT {} FROM {} WHERE {})",
+            list(&mut parent.key().iter().map(|column| &column.name))?,
+            parent.qualified(self.db)?,
+            list(&mut foreign.to.iter())?,
+            list(&mut foreign.from.iter())?,
+            child.qualified(self.db)?,
+            child.key_condition(self.db)?,
+        ))?;
+        bind(&mut statement, 1, &key.0)?;
+        let mut rows = statement.raw_query();
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let parts = (0..parent.key().len()).map(|at| sql::column(row, at)).collect::<Result<Vec<_>>>()?;
+        Ok(Some(Key(parts)))
+    }
+
     /// Forgets which parents were seen: after a rollback they may be gone.
     pub fn forget(&mut self) {
         self.known.clear();

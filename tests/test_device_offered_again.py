@@ -145,3 +145,16 @@ def test_a_person_may_still_choose_before_it_has_travelled(hub, one, sync, choic
     names = {"theirs": [("m1", "Awa")], "mine": [("m1", "Awa"), ("m2", "Ba")]}.get(choice, [("m1", "Awa"), ("m2", "Ly")])
     assert hub.sql("SELECT id, name FROM member ORDER BY 1") == one.sql("SELECT id, name FROM member ORDER BY 1") == names
     assert reasons(one) == reasons(hub) == {}
+
+
+def test_a_check_that_was_too_strict(hub, one, sync):
+    """The operator relaxes it and takes what it refused with one statement (sql/examples/review_conflicts.sql); the rest follows."""
+    make(one)
+    sync(one, hub)
+    hub.script("ALTER TABLE house DROP CONSTRAINT house_people_check; ALTER TABLE visit DROP CONSTRAINT visit_fee_check")
+    hub.sql("SELECT sync_control.resolve(conflict_id, 'client') FROM sync_control.conflicts WHERE status = 'open' AND rule = '23514 house_people_check'")
+    sync(one, hub)
+    assert [held(hub, table) for table in TABLES] == [["h"], ["m1", "m2"], ["v1"]] and reasons(one) == {"v2": "23514"}
+    hub.sql("SELECT sync_control.resolve(conflict_id, 'client') FROM sync_control.conflicts WHERE status = 'open' AND rule = '23514 visit_fee_check'")
+    sync(one, hub)
+    assert held(hub, "visit") == ["v1", "v2"] and reasons(one) == reasons(hub) == {}

@@ -96,6 +96,16 @@ def test_rules_conflicts_and_health(desk):
     paste(SYNC)
     assert paste(f'sqlite3 tablet.db "{row.format("beneficiaries")}"') == "Aminata Coulibaly|Office|5\n"
 
+    # A CHECK that is too strict refuses what the field found, until the office drops it.
+    hub.psql("ALTER TABLE programme.beneficiaries ADD CONSTRAINT few_visits CHECK (visits < 100)")
+    paste("""sqlite3 tablet.db "UPDATE beneficiaries SET visits = 150 WHERE id = 'b-002'" """)
+    paste(SYNC)
+    assert hub.psql("SELECT rule FROM sync_control.conflicts WHERE status = 'open'") == "23514 few_visits\n"
+    hub.psql("ALTER TABLE programme.beneficiaries DROP CONSTRAINT few_visits")
+    paste("psql -q -v ON_ERROR_STOP=1 -f sql/examples/review_conflicts.sql")
+    assert hub.psql("SELECT visits FROM programme.beneficiaries WHERE id = 'b-002'") == "150\n"
+    paste(SYNC)
+
     shown = paste("psql -At -v ON_ERROR_STOP=1 -f sql/examples/health.sql")
     assert re.search(r"^tablet-7\|\S+\|active\|0\|0$", shown, re.M), shown
 

@@ -9,17 +9,22 @@
 //! * The order inside a delta does not matter: a row is rejected only if it fails after everything else that can be written was,
 //!   alone and together with the rows that it is entangled with (it wants a unique value that another one still has, or refers to
 //!   it).
+//! * Nothing goes that would take along, by the hub's own ON DELETE, a row that is to be written and waits: it would then be merged with
+//!   its own deletion.
 
 use crate::catch::SqlError;
 use crate::decide::Deciding;
 use crate::guards::subtransaction;
+use crate::in_use;
 use crate::merge::{probe, write_group};
 use crate::parents;
 use crate::shuffle;
 use crate::work::Work;
 use crate::write::{Action, Group};
+use fieldsync_core::merge::HubState;
 use fieldsync_core::order::circles;
-use fieldsync_core::Key;
+use fieldsync_core::{Key, Value};
+use pgrx::pg_sys;
 use std::collections::{BTreeMap, HashMap};
 
 /// Attempts to move unique values out of the way: a failed one names a further constraint, or asks for other values to wait under.
@@ -38,6 +43,9 @@ struct Failure {
     error: SqlError,
 }
 
+/// Failures by what their rows refer to: table and columns, values.
+type Held = HashMap<(pg_sys::Oid, Vec<u16>), HashMap<Key, Vec<usize>>>;
+
 /// Everything that is to be written.
 struct Blame<'a> {
     groups: &'a [Group],
@@ -50,7 +58,14 @@ struct Blame<'a> {
 pub fn blame(work: &mut Work, groups: &[Group], deciding: &Deciding<'_>, checked: bool) -> Result<(), SqlError> {
     let blame = Blame { groups, deciding, checked };
     let mut failed = Vec::new();
-    blame.halve(work, &blame.units(work), &mut failed)?;
+    let units = blame.units(work);
+    let (stay, go) = units.split_at(units.partition_point(|unit| !blame.goes(unit[0])));
+    blame.halve(work, stay, &mut failed)?;
+    let held = blame.held(work, &failed);
+    let (held, free): (Vec<_>, Vec<_>) =
+        go.iter().cloned().partition(|unit| unit.iter().any(|row| !blame.holders(work, *row, &held).is_empty()));
+    blame.halve(work, &free, &mut failed)?;
+    failed.extend(held.into_iter().map(|rows| Failure { error: blame.still_in_use(work, rows[0]), rows }));
     while !failed.is_empty() {
         let before = failed.len();
         failed = blame.together(work, failed)?;
@@ -114,6 +129,55 @@ impl Blame<'_> {
         edges
     }
 
+    /// What failed rows refer to on the hub by references that act when it goes: which failures, by the columns and the values.
+    fn held(&self, work: &Work, failed: &[Failure]) -> Held {
+        let mut held = Held::new();
+        for (at, row) in
+            failed.iter().enumerate().flat_map(|(at, failure)| failure.rows.iter().map(move |row| (at, *row)))
+        {
+            let (table, item) = (&work.tables[self.table(row)].table, &work.tables[self.table(row)].items[row.item]);
+            if self.goes(row) || !matches!(item.merged.before, Some(HubState::Live(_))) {
+                continue;
+            }
+            for reference in table.references.iter().filter(|reference| reference.acts_on_delete) {
+                let values =
+                    reference.child_columns.iter().map(|number| in_use::value_before(table, item, *number).cloned());
+                let Some(values) = values.collect::<Option<Vec<Value>>>() else { continue };
+                if !values.iter().any(Value::is_null) {
+                    let parents = held.entry((reference.parent, reference.parent_columns.clone())).or_default();
+                    parents.entry(Key(values)).or_default().push(at);
+                }
+            }
+        }
+        held
+    }
+
+    /// Failures whose rows a row would take along if it went.
+    fn holders(&self, work: &Work, row: Row, held: &Held) -> Vec<usize> {
+        let (table, item) = (&work.tables[self.table(row)].table, &work.tables[self.table(row)].items[row.item]);
+        let mut found = Vec::new();
+        if !self.goes(row) {
+            return found;
+        }
+        for ((_, columns), parents) in held.iter().filter(|((parent, _), _)| *parent == table.oid) {
+            let values = columns.iter().map(|number| in_use::value_before(table, item, *number).cloned());
+            let holders = values.collect::<Option<Vec<Value>>>().and_then(|values| parents.get(&Key(values)));
+            found.extend(holders.into_iter().flatten().copied());
+        }
+        found
+    }
+
+    /// Why a row stays that would take others along.
+    fn still_in_use(&self, work: &Work, row: Row) -> SqlError {
+        let (table, item) = (&work.tables[self.table(row)].table, &work.tables[self.table(row)].items[row.item]);
+        let what = format!(
+            "row {} of table \"{}\" is still used by rows whose own changes could not be written",
+            table.row_id(&item.key),
+            table.name
+        );
+        SqlError { table: Some(table.name.clone()), ..SqlError::new("23503", what) }
+    }
+
     /// Writes rows, in the order of their groups.
     fn write(&self, work: &mut Work, rows: impl Iterator<Item = Row>) -> Result<(), SqlError> {
         let mut by_group: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -153,7 +217,13 @@ impl Blame<'_> {
     /// Tries each by itself once more, after everything else.
     fn alone(&self, work: &mut Work, failed: Vec<Failure>) -> Result<Vec<Failure>, SqlError> {
         let mut still = Vec::new();
+        let held = self.held(work, &failed);
         for failure in failed {
+            // The next round looks again.
+            if failure.rows.iter().any(|row| !self.holders(work, *row, &held).is_empty()) {
+                still.push(failure);
+                continue;
+            }
             match subtransaction(|| self.write(work, failure.rows.iter().copied())) {
                 Ok(()) => {}
                 Err(error) if error.is_transient() => return Err(error),
@@ -209,6 +279,10 @@ impl Blame<'_> {
         let references = self.references(work, &rows, |_, _| true);
         let mut edges: Vec<(usize, usize)> =
             references.into_iter().map(|(child, parent)| (of[child].0, of[parent].0)).collect();
+        let held = self.held(work, failed);
+        for (at, row) in &of {
+            edges.extend(self.holders(work, *row, &held).into_iter().map(|holder| (*at, holder)));
+        }
         for (table, constraint) in self.constraints(failed) {
             let numbers = shuffle::columns(work, table, &constraint)?;
             let mut owners: HashMap<Key, Vec<usize>> = HashMap::new();

@@ -71,7 +71,7 @@ fn pass(work: &mut Work, tables: &[Rc<Table>], deciding: &Deciding<'_>, only_not
 }
 
 /// A column of a row as it was.
-fn value_before<'a>(table: &Table, item: &'a Item, number: u16) -> Option<&'a Value> {
+pub fn value_before<'a>(table: &Table, item: &'a Item, number: u16) -> Option<&'a Value> {
     if let Some(place) = table.key.iter().position(|at| table.columns[*at].number == number) {
         return item.key.0.get(place);
     }

@@ -50,6 +50,18 @@ pub fn made_with_its_triggers(db: &Connection, table: &Table, table_no: i64) -> 
         .query_row([&table.name, &format!("fs_gone_{table_no}")], |row| row.get(0))?)
 }
 
+/// Whether a program made triggers on the table since the capture triggers were made: SQLite fires those first, so what they write is
+/// logged before the change that fired them.
+pub fn has_younger_triggers(db: &Connection, table: &Table, table_no: i64) -> Result<bool> {
+    Ok(db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM main.sqlite_master app, main.sqlite_master ours
+                            WHERE app.type = 'trigger' AND app.tbl_name = ?1 COLLATE NOCASE AND app.name NOT LIKE 'fs\\_%' ESCAPE '\\'
+                              AND ours.type = 'trigger' AND ours.name = ?2 AND app.rowid > ours.rowid)",
+        )?
+        .query_row([&table.name, &format!("fs_{table_no}_insert")], |row| row.get(0))?)
+}
+
 /// Whether rows may have gone by way of a unique index that the triggers do not know: under OR REPLACE, by something that was written
 /// since `mark`, when they were last looked at.
 pub fn may_have_replaced(

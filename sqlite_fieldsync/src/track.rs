@@ -14,7 +14,7 @@ use crate::{apply, bases, drift, log, made_anew, state, views};
 use fieldsync_core::Value;
 use rusqlite::Connection;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub(crate) fn register(db: &Connection) -> Result<()> {
     Function { name: "fs_track", arities: &[1, 2], writes: true, deterministic: false, body: fs_track }.register(db)?;
@@ -370,6 +370,7 @@ pub fn renew(db: &Connection) -> Result<()> {
     let mark: i64 =
         db.query_row("SELECT ifnull(max(clock), 0) FROM main.fs_log WHERE what = 0", [], |row| row.get(0))?;
     let mut changed = drift::follow_renames(db)?;
+    let mut overtaken = HashSet::new();
     for known in tracked(db)?.into_iter().filter(|known| known.state != "untracked") {
         let found = match Table::read(db, &known.name) {
             Ok(found) => found.filter(|table| table.check_trackable().is_ok()),
@@ -390,8 +391,12 @@ pub fn renew(db: &Connection) -> Result<()> {
                 let stand = stands(db, known.table_no)?
                     && (!same || all_stand(db, &known, &table)?)
                     && !drift::made_with_its_triggers(db, &table, known.table_no)?;
-                if same && stand {
+                let younger = stand && drift::has_younger_triggers(db, &table, known.table_no)?;
+                if same && stand && !younger {
                     continue;
+                }
+                if younger {
+                    overtaken.insert(known.table_no);
                 }
                 let signature = known.signature.as_deref();
                 let differs = if !stand {
@@ -405,6 +410,12 @@ pub fn renew(db: &Connection) -> Result<()> {
                 changed = true;
             }
         }
+    }
+    if !overtaken.is_empty() {
+        // What was exported stays as it went.
+        let exported: i64 =
+            db.query_row("SELECT ifnull(max(high_place), 0) FROM main.fs_batch", [], |row| row.get(0))?;
+        log::mend(db, &overtaken, mark.max(exported))?;
     }
     if changed {
         views::refresh(db)?;

@@ -30,12 +30,14 @@
 //! One entry of `fs_log` is one logged change. A key change is two wire operations, of which the second counts.
 
 mod append;
+mod order;
 mod read;
 mod rows;
 #[cfg(test)]
 mod tests;
 
 pub use append::{append_insert, append_update, mark, next_clock};
+pub use order::mend;
 pub use read::{before, last, number_of, place_of, read, Entry, Position, Raw, Scan};
 pub use rows::RowReader;
 

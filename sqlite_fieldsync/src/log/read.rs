@@ -243,6 +243,11 @@ impl Raw<'_, '_> {
         })
     }
 
+    /// The time of day, as the trigger has it: one for all that a statement does.
+    pub fn made_at(&self) -> Result<Option<f64>> {
+        Ok(self.row.get(6)?)
+    }
+
     /// Whether this is an operation, not a place left by one.
     pub fn counts(&self) -> bool {
         (what::INSERT..=what::REKEY).contains(&self.operation)

@@ -80,3 +80,42 @@ $$;
 CREATE TRIGGER conflict_settled AFTER UPDATE OF status ON fieldsync.conflict
     FOR EACH ROW WHEN (OLD.status = 'open' AND NEW.status = 'resolved')
     EXECUTE FUNCTION fieldsync.conflict_settled();
+
+-- Why a change was refused, in words that an app can show to whoever entered it: what the site itself says of the constraint (COMMENT ON
+-- CONSTRAINT), or what the constraint is. NULL where the error is about none. client: the refused values, by column.
+CREATE FUNCTION fieldsync.in_words(relation oid, name text, deleting boolean, client jsonb) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH broken AS (
+        SELECT obj_description(c.oid, 'pg_constraint') AS comment, c.contype AS kind,
+               CASE c.contype WHEN 'c' THEN pg_get_expr(c.conbin, c.conrelid) ELSE pg_get_constraintdef(c.oid) END AS rule,
+               (SELECT o.relname FROM pg_class AS o
+                WHERE o.oid = CASE WHEN deleting OR c.conrelid <> relation THEN c.conrelid ELSE c.confrelid END) AS other,
+               deleting OR c.conrelid <> relation AS referred_to,
+               (SELECT array_agg(a.attname::text ORDER BY k.place)
+                FROM unnest(c.conkey) WITH ORDINALITY AS k(attnum, place)
+                JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.attnum) AS columns
+        FROM pg_constraint AS c
+        WHERE c.conname = in_words.name AND relation IN (c.conrelid, c.confrelid)
+        UNION ALL
+        SELECT obj_description(i.indexrelid, 'pg_class'), 'u', NULL, NULL, false,
+               (SELECT array_agg(trim(BOTH '"' FROM pg_get_indexdef(i.indexrelid, n, true)) ORDER BY n) FROM generate_series(1, i.indnkeyatts) AS n)
+        FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
+        WHERE i.indrelid = relation AND x.relname = in_words.name
+          AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x'))
+    ), told AS (
+        SELECT b.*, (SELECT string_agg('"' || c || '"' || coalesce(' (' || (client ->> c) || ')', ''), ' and ' ORDER BY place)
+                     FROM unnest(b.columns) WITH ORDINALITY AS u(c, place)) AS fields
+        FROM broken AS b
+    )
+    SELECT coalesce(comment,
+        CASE
+            WHEN kind = 'c' THEN format('the hub has a rule against it: %s', rule)
+            WHEN kind IN ('p', 'u') THEN format('another record of the hub has the same %s', fields)
+            WHEN kind = 'x' THEN format('another record of the hub excludes it: %s', rule)
+            WHEN referred_to THEN format('records of %s on the hub refer to it', other)
+            ELSE format('it refers to a record of %s that the hub does not have: %s', other, fields)
+        END)
+    FROM told LIMIT 1
+$$;

@@ -9,7 +9,7 @@
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::gather::Gathering;
-use crate::guards::AsOwner;
+use crate::guards::{AsOwner, LatestSnapshot};
 use crate::history::Hub;
 use crate::keys;
 use crate::sql::{self, Cells, Param};
@@ -20,22 +20,16 @@ use fieldsync_core::rules::{FieldStrategy, TableRules};
 use fieldsync_core::travel::Reader;
 use fieldsync_core::wire::{PackedRows, Shape};
 use fieldsync_core::{Hlc, Key, Snapshot};
-use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 /// The one snapshot of a pull, active until dropped.
-pub struct Reading(());
+pub struct Reading(LatestSnapshot);
 
 impl Reading {
     /// Takes the latest snapshot, after this transaction's own writes.
     pub fn begin() -> Reading {
-        // SAFETY: inside a transaction; popped by Drop or by the abort.
-        unsafe {
-            pg_sys::CommandCounterIncrement();
-            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-        }
-        Reading(())
+        Reading(LatestSnapshot::take())
     }
 
     /// The cursor that this snapshot is.
@@ -46,17 +40,6 @@ impl Reading {
             .parse()
             .map_err(|error: fieldsync_core::snapshot::NotASnapshot| SqlError::new("XX000", error.to_string()))?;
         Ok(snapshot.with_own(own))
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        // After an error the (sub)transaction's abort pops it.
-        if std::thread::panicking() {
-            return;
-        }
-        // SAFETY: pushed by `begin`.
-        unsafe { pg_sys::PopActiveSnapshot() }
     }
 }
 

@@ -1,0 +1,90 @@
+"""Transactions of REPEATABLE READ and SERIALIZABLE that began before a table was enabled or altered, and write to it or sync afterwards.
+
+To them rows are as they were when they began, and a table is as it is: its columns, and whether it is tracked.
+"""
+
+import psycopg
+import pytest
+from kit.hub import carry
+
+DEVICE = """
+CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT, n INTEGER);
+CREATE TABLE u (id TEXT NOT NULL PRIMARY KEY, b TEXT, c TEXT);
+"""
+
+
+@pytest.fixture
+def made(hub):
+    hub.script("CREATE TABLE t (id text PRIMARY KEY, a text, n integer); CREATE TABLE u (id text PRIMARY KEY, b text)")
+    hub.script("INSERT INTO t VALUES ('1', 'x', 1), ('2', 'y', 2); INSERT INTO u VALUES ('1', 'x'), ('2', 'y')")
+    hub.enable("t")
+    return hub
+
+
+@pytest.fixture
+def tablet(made, client):
+    tablet = client("tablet", DEVICE, "t", "u", options={"existing": "ignore"})
+    carry(tablet, made)
+    return tablet
+
+
+@pytest.fixture(params=["REPEATABLE_READ", "SERIALIZABLE"])
+def session(request, made):
+    session = made.connect(autocommit=False)
+    session.isolation_level = psycopg.IsolationLevel[request.param]
+    session.execute("SELECT count(*) FROM t")
+    yield session
+    session.close()
+
+
+def test_writes_to_a_column_that_is_younger(made, tablet, session):
+    made.enable("u")
+    carry(tablet, made)
+    session.rollback()
+    session.execute("SELECT count(*) FROM t")
+    made.sql("ALTER TABLE u ADD COLUMN c text")
+    session.execute("INSERT INTO u (id, b, c) VALUES ('3', 'z', 'younger')")
+    session.execute("UPDATE u SET c = 'younger' WHERE id = '1'")
+    carry(tablet, made)
+    session.commit()
+    carry(tablet, made)
+    # And what that backend remembers of the table is no older for it.
+    session.execute("UPDATE u SET c = 'later' WHERE id = '2'")
+    session.commit()
+    carry(tablet, made)
+    assert tablet.sql("SELECT id, b, c FROM u ORDER BY id") == \
+        [("1", "x", "younger"), ("2", "y", "later"), ("3", "z", "younger")]
+
+
+def test_writes_to_a_table_that_was_enabled_since(made, tablet, session):
+    made.enable("u")
+    session.execute("INSERT INTO u VALUES ('3', 'z')")
+    session.execute("UPDATE u SET b = 'changed' WHERE id = '1'")
+    carry(tablet, made)
+    session.commit()
+    carry(tablet, made)
+    assert tablet.sql("SELECT id, b FROM u ORDER BY id") == [("1", "changed"), ("2", "y"), ("3", "z")]
+
+
+def test_deletes_from_a_table_that_was_enabled_since(made, tablet, session, refused):
+    """Its registration cannot be seen, so nothing can be kept of the row: the transaction is asked to begin anew."""
+    made.enable("u")
+    error = refused(session.execute, "DELETE FROM u WHERE id = '2'")
+    assert (error.sqlstate, error.message) == ("40001", "the row's table was enabled for sync after this transaction began")
+    session.rollback()
+    session.execute("DELETE FROM u WHERE id = '2'")
+    session.commit()
+    carry(tablet, made)
+    assert tablet.sql("SELECT id FROM u") == [("1",)]
+
+
+def test_a_sync_after_alter_table(made, tablet, session):
+    made.enable("u")
+    carry(tablet, made)
+    session.rollback()
+    session.execute("SELECT count(*) FROM t")
+    made.sql("ALTER TABLE u ADD COLUMN c text DEFAULT 'new'")
+    tablet.apply(bytes(session.execute("SELECT sync_control.sync(%s)", (tablet.export(),)).fetchone()[0]))
+    session.commit()
+    carry(tablet, made)
+    assert tablet.sql("SELECT c FROM u") == [("new",), ("new",)]

@@ -4,7 +4,7 @@
 //! transaction (REPEATABLE READ, SERIALIZABLE) meets the table as it is, and so does its trigger. Descriptions are cached per backend
 //! and dropped when Postgres announces that a relation has changed (which `enable` and `disable` also announce for their own data).
 
-use crate::catch::SqlError;
+use crate::catch::{catch, SqlError};
 use crate::guards::{AsOwner, LatestSnapshot};
 use crate::sql::{self, ident, Cells, Param};
 use crate::types::{self, ColumnType};
@@ -22,7 +22,7 @@ pub const SYNC_COLUMNS: [&str; 5] =
     ["sync_version", "sync_modified_at", "sync_deleted", "sync_origin_client", "fieldsync_clocks"];
 
 /// A column of the application's.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     /// Its attribute number, which is also its number in field clocks.
     pub number: u16,
@@ -35,7 +35,7 @@ pub struct Column {
 }
 
 /// A foreign key between tracked tables.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignKey {
     /// Its columns, by attribute number.
     pub child_columns: Vec<u16>,
@@ -48,7 +48,7 @@ pub struct ForeignKey {
 }
 
 /// A tracked table.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its OID.
     pub oid: pg_sys::Oid,
@@ -222,6 +222,21 @@ pub fn tables() -> Result<Vec<Rc<Table>>, SqlError> {
         tables.push(table);
     }
     Ok(tables)
+}
+
+mod raw {
+    //! Unguarded: pgrx's own binding would turn an error into a panic before [`super::catch`] sees it.
+    use pgrx::pg_sys;
+    unsafe extern "C-unwind" {
+        pub fn LockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
+    }
+}
+
+/// Locks a table until the transaction ends (or the subtransaction is rolled back), and asks for no privilege. Waits for whoever is
+/// altering it.
+pub fn lock(relation: pg_sys::Oid, mode: u32) -> Result<(), SqlError> {
+    // SAFETY: only C is called; a relation that is gone can be locked, too.
+    unsafe { catch(|| raw::LockRelationOid(relation, mode as pg_sys::LOCKMODE)) }
 }
 
 /// The error where a table's rows cannot be told apart any more: its key has been dropped.

@@ -3,6 +3,7 @@
 //! Invariant: parents stand before their children.
 
 use crate::catalog::{self, Table};
+use crate::catch::SqlError;
 use crate::client::Client;
 use crate::error::HubError;
 use crate::guards::AsOwner;
@@ -69,6 +70,13 @@ impl Schema {
             }
         }
         Ok(Schema { tables, directions })
+    }
+
+    /// Whether the enabled tables are still these, and look the same.
+    pub fn is_of_now(&self) -> Result<bool, SqlError> {
+        let now = catalog::tables()?;
+        Ok(now.len() == self.tables.len()
+            && now.iter().all(|table| self.tables.iter().any(|(known, _, _)| known == table)))
     }
 
     /// In which direction a table syncs for this client.

@@ -168,8 +168,7 @@ fn merged(received: &mut Received<'_>, hub: &Hub, started: u64) -> Result<Vec<u8
     let watermark = received.client.watermark.max(received.delta.body.high);
     let outcomes = batch::with_unanswered(received, merged.verdicts.outcomes)?;
     let answered = received.delta.body.answered_up_to(watermark);
-    let (reply, cursor, mut pulled) =
-        answer::answer(received, hub, &schema, &merged.work, outcomes, answered, version)?;
+    let (reply, cursor, mut pulled) = answer::answer(received, hub, schema, &merged.work, outcomes, answered, version)?;
     drop(merged.work);
     log::pull(received, &pulled, started)?;
     let body = &received.delta.body;

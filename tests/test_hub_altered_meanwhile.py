@@ -1,4 +1,4 @@
-"""Tables are enabled and altered while a sync waits for somebody's locks: nothing is skipped.
+"""Tables are enabled and altered while a sync waits for somebody's locks: nothing is skipped, and nothing refused for what a table was.
 
 A sync looks at the tables first and reads them under its snapshot last; between the two it may wait for anybody's locks. Method:
 another session holds what the sync needs (a row of its delta, or a whole table), and changes tables meanwhile.
@@ -137,3 +137,26 @@ def test_a_table_that_is_to_be_read_is_rewritten(made, client, change, is_first)
     writer.close()
     tablet.apply(waits.answer())
     assert tablet.sql("SELECT id, b FROM u ORDER BY id") == [("1", "x2"), ("2", "y2")]
+
+
+@pytest.mark.parametrize("news", ["UPDATE t SET a = '7', n = 7 WHERE id = '1'", "INSERT INTO t VALUES ('3', '7', 7)"])
+@pytest.mark.parametrize("change, stored", [
+    ("ALTER TABLE t ALTER COLUMN a TYPE integer USING 3", (7, 7)),
+    ("ALTER TABLE t RENAME COLUMN a TO old; ALTER TABLE t ADD COLUMN a text", ("7", 7)),
+    ("ALTER TABLE t ADD COLUMN z integer NOT NULL DEFAULT 5", ("7", 7)),
+])
+def test_a_table_is_altered_while_its_changes_wait(made, tablet, news, change, stored):
+    """What was read of it before is not acted on: nothing is parked for a type that it had a moment ago."""
+    tablet.sql(news)
+    writer = made.connect(autocommit=False)
+    writer.execute(change)
+    blob = tablet.export()
+    waits = Waiting(made, blob)
+    writer.commit()
+    writer.close()
+    tablet.apply(waits.answer())
+    carry(tablet, made)
+    assert made.conflicts() == tablet.conflicts() == []
+    key = "3" if news.startswith("INSERT") else "1"
+    assert made.sql("SELECT a, n FROM t WHERE id = %s", key) == [stored]
+    assert tablet.sql("SELECT CAST(a AS TEXT), n FROM t WHERE id = ?", key) == [("7", 7)]

@@ -116,6 +116,13 @@ def test_purge_does_not_wait_for_a_client_that_is_disabled_while_it_syncs(made, 
     assert tablet.sql("SELECT id, b FROM u ORDER BY id") == [("1", "changed"), ("2", "y")]
 
 
+def test_a_client_that_is_disabled_while_it_syncs_stays_so(made, tablet, waiting, refused):
+    with waiting:
+        made.sql("UPDATE sync_control.client_state SET sync_status = 'disabled'")
+    assert made.one("SELECT sync_status FROM sync_control.client_state") == "disabled"
+    assert refused(made.sync, tablet.export()).sqlstate == "28000"
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("change", [
     "ALTER TABLE u ADD COLUMN made text GENERATED ALWAYS AS (b || '!') STORED",

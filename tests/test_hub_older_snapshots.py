@@ -88,3 +88,20 @@ def test_a_sync_after_alter_table(made, tablet, session):
     session.commit()
     carry(tablet, made)
     assert tablet.sql("SELECT c FROM u") == [("new",), ("new",)]
+
+
+def test_a_deletion_meets_a_child_that_is_younger(made, client, session):
+    """The foreign key sees it, whatever the transaction does; so the rule decides, and nothing is refused."""
+    made.script("CREATE TABLE child (id text PRIMARY KEY, t text REFERENCES t)")
+    made.enable("child")
+    tablet = client("other", DEVICE + "CREATE TABLE child (id TEXT NOT NULL PRIMARY KEY, t TEXT REFERENCES t);", "t", "child")
+    carry(tablet, made)
+    session.rollback()
+    session.execute("SELECT count(*) FROM t")
+    tablet.sql("DELETE FROM t WHERE id = '2'")
+    made.sql("INSERT INTO child VALUES ('1', '2')")
+    tablet.apply(bytes(session.execute("SELECT sync_control.sync(%s)", (tablet.export(),)).fetchone()[0]))
+    session.commit()
+    carry(tablet, made)
+    assert made.sql("SELECT rule, outcome FROM sync_control.conflicts") == [("on_delete/update_wins", "server")]
+    assert tablet.sql("SELECT t.id, child.id FROM t JOIN child ON child.t = t.id") == [("2", "1")]

@@ -239,6 +239,22 @@ pub fn lock(relation: pg_sys::Oid, mode: u32) -> Result<(), SqlError> {
     unsafe { catch(|| raw::LockRelationOid(relation, mode as pg_sys::LOCKMODE)) }
 }
 
+/// Whether the transaction's snapshot is older than the table's files: to such a one a table that was rewritten or truncated looks empty.
+/// The table has to be locked.
+pub fn is_newer_than_snapshot(relation: pg_sys::Oid) -> Result<bool, SqlError> {
+    let rows = sql::run(
+        "SELECT relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(oid) FROM pg_catalog.pg_class WHERE oid = $1::oid",
+        &[oid_param(relation)],
+    )?;
+    Ok(rows.rows.first().is_none_or(|row| row.truth(0)))
+}
+
+/// Whether all statements of this transaction share one snapshot: under REPEATABLE READ and SERIALIZABLE.
+pub fn has_own_snapshot() -> bool {
+    // SAFETY: a plain global that is set at transaction start.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// The error where a table's rows cannot be told apart any more: its key has been dropped.
 pub fn without_key(table: &Table) -> SqlError {
     SqlError {

@@ -88,6 +88,19 @@ impl Schema {
     pub fn hold(&self, name: &str) -> Result<(), HubError> {
         let Some((table, _, _)) = self.find(name) else { return Ok(()) };
         catalog::lock(table.oid, pg_sys::RowExclusiveLock)?;
+        if catalog::has_own_snapshot() {
+            let parents = table.references.iter().map(|reference| reference.parent);
+            for relation in parents.chain([table.oid]) {
+                catalog::lock(relation, pg_sys::RowShareLock)?;
+                if catalog::is_newer_than_snapshot(relation)? {
+                    let what = format!(
+                        "{} or a table that it refers to was rewritten after this transaction began",
+                        table.qualified
+                    );
+                    return Err(SqlError::new("40001", what).into());
+                }
+            }
+        }
         if catalog::table(table.oid)?.as_ref() == Some(&table) {
             return Ok(());
         }

@@ -3,15 +3,15 @@
 //! Invariant: an answer acknowledges no more than its delta reached, and its cursor claims no more than its rows (and
 //! what the device had before) bear out.
 
-use crate::catalog::Table;
+use crate::catalog::{self, Table};
 use crate::catch::SqlError;
 use crate::client;
 use crate::convert;
 use crate::error::HubError;
 use crate::feed;
-use crate::history::Hub;
+use crate::history::{self, Hub};
 use crate::log;
-use crate::notices;
+use crate::notices::{self, News};
 use crate::pull::{self, Asked, Pulled, Reading};
 use crate::receive::Received;
 use crate::schema::{KeyOrders, Schema};
@@ -23,28 +23,94 @@ use fieldsync_core::delta::Want;
 use fieldsync_core::reply::{Notice, Outcomes, Reply, ReplyBody};
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::{wire, Hlc, Key, Snapshot, Value};
+use pgrx::pg_sys;
 use std::collections::HashSet;
 use std::rc::Rc;
 
 /// Everything that the device has not seen, as a reply; its tables are in what was pulled.
+///
+/// What is read under a snapshot has to be described, and locked, no later than the snapshot was taken. A table that was enabled or
+/// altered after it was described here, and before the snapshot, would be called seen and left out; and one that is rewritten or
+/// truncated after the snapshot looks empty to it. So the tables are looked at under the snapshot, and where one of those that are to be
+/// read was not held before, it is locked and all of it is done again.
 pub fn answer(
     received: &Received<'_>,
     hub: &Hub,
-    schema: &Schema,
+    mut schema: Schema,
     work: &Work,
     outcomes: Outcomes,
     watermark: Hlc,
     version: u64,
 ) -> Result<(Reply, Snapshot, Pulled), HubError> {
-    let body = &received.delta.body;
     feed::flush();
-    let reading = Reading::begin();
+    let mut held: HashSet<pg_sys::Oid> = HashSet::new();
+    let mut to_hold: Vec<pg_sys::Oid> = work.tables.iter().map(|table| table.table.oid).collect();
+    let (cursor, news, unreadable, pulled) = loop {
+        for table in to_hold {
+            catalog::lock(table, pg_sys::AccessShareLock)?;
+            held.insert(table);
+        }
+        let reading = Reading::begin();
+        if !schema.is_of_now()? {
+            schema = Schema::load(&received.client)?;
+        }
+        match read(received, &schema, work, version, &held, &reading)? {
+            Read::Well(read) => break *read,
+            Read::NotHeld(tables) => to_hold = tables,
+        }
+    };
+    let mut notices = news.notices;
+    notices.extend(unreadable);
+    feed::answered(received.client.number, received.batch_id);
+    let unknown: HashSet<&str> = work.homeless.iter().map(|homeless| homeless.table.as_str()).collect();
+    notices.extend(
+        unknown.into_iter().map(|table| {
+            Notice::Warning(format!("changes of table \"{table}\" were parked: the hub cannot take them"))
+        }),
+    );
+    let reply = addressed(
+        received,
+        hub,
+        ReplyBody {
+            batch: received.batch_id,
+            watermark,
+            cursor: cursor.clone(),
+            clock: pulled.clock,
+            outcomes,
+            more: false,
+            notices,
+            tables: Vec::new(),
+        },
+    );
+    Ok((reply, cursor, pulled))
+}
+
+/// What came of reading under a snapshot.
+enum Read {
+    /// The cursor, what there is to tell, and the rows.
+    Well(Box<(Snapshot, News, Vec<Notice>, Pulled)>),
+    /// Tables have to be locked first.
+    NotHeld(Vec<pg_sys::Oid>),
+}
+
+/// Reads everything under one snapshot, if the tables that have to be read are held.
+fn read(
+    received: &Received<'_>,
+    schema: &Schema,
+    work: &Work,
+    version: u64,
+    held: &HashSet<pg_sys::Oid>,
+    reading: &Reading,
+) -> Result<Read, HubError> {
+    let body = &received.delta.body;
     let cursor = reading.cursor(version)?;
+    // What was purged since this delta came is not there to be read.
+    let floors = history::floors()?;
     let no_pull = |table: &str| matches!(schema.direction(table), "push" | "none");
     let tables: Vec<(Rc<Table>, Rc<TableRules>)> =
         schema.tables.iter().map(|(table, rules, _)| (Rc::clone(table), Rc::clone(rules))).collect();
     // A device whose cursor is older than the deletions that are still known must compare everything.
-    let asked_cursor = body.cursor.as_ref().filter(|cursor| cursor.xmin >= hub.tombstone_floor);
+    let asked_cursor = body.cursor.as_ref().filter(|cursor| cursor.xmin >= floors.tombstones);
     let known: Vec<Rc<Table>> = schema.tables.iter().map(|(table, _, _)| Rc::clone(table)).collect();
     // This delta may name none of the tables whose keys it, or its answer, speaks of.
     let several_parts = known.iter().any(|table| table.key.len() > 1);
@@ -72,32 +138,14 @@ pub fn answer(
         wants: &wants,
         given: &given,
     };
-    let pulled = pull::pull(&tables, hub, &asked)?;
-    let mut notices = news.notices;
-    notices.extend(unreadable);
-    drop(reading);
-    feed::answered(received.client.number, received.batch_id);
-    let unknown: HashSet<&str> = work.homeless.iter().map(|homeless| homeless.table.as_str()).collect();
-    notices.extend(
-        unknown.into_iter().map(|table| {
-            Notice::Warning(format!("changes of table \"{table}\" were parked: the hub cannot take them"))
-        }),
-    );
-    let reply = addressed(
-        received,
-        hub,
-        ReplyBody {
-            batch: received.batch_id,
-            watermark,
-            cursor: cursor.clone(),
-            clock: pulled.clock,
-            outcomes,
-            more: false,
-            notices,
-            tables: Vec::new(),
-        },
-    );
-    Ok((reply, cursor, pulled))
+    let scopes = pull::scopes(&tables, &floors, &asked)?;
+    let not_held: Vec<pg_sys::Oid> =
+        scopes.to_read(&tables, &asked).map(|table| table.oid).filter(|table| !held.contains(table)).collect();
+    if !not_held.is_empty() {
+        return Ok(Read::NotHeld(not_held));
+    }
+    let pulled = pull::pull(&tables, scopes, &asked)?;
+    Ok(Read::Well(Box::new((cursor, news, unreadable, pulled))))
 }
 
 /// A reply to the sender, as of now.

@@ -208,7 +208,9 @@ pub fn close(
     )?;
     let Some(seen) = seen else { return Ok(()) };
     sql::run(
-        "UPDATE sync_control.client_state SET last_sync_timestamp = now(), last_sync_version = $2, sync_status = 'active'
+        // Somebody may have shut the client out since its delta came.
+        "UPDATE sync_control.client_state SET last_sync_timestamp = now(), last_sync_version = $2,
+                sync_status = CASE sync_status WHEN 'disabled' THEN sync_status ELSE 'active' END
          WHERE client_id = $1",
         &[Param::Text(&received.client.client_id), Param::Int(seen.xmax.saturating_sub(1) as i64)],
     )?;

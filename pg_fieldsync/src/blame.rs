@@ -54,8 +54,14 @@ struct Blame<'a> {
     checked: bool,
 }
 
-/// Writes what can be written; what cannot is rejected.
-pub fn blame(work: &mut Work, groups: &[Group], deciding: &Deciding<'_>, checked: bool) -> Result<(), SqlError> {
+/// Writes what can be written; what cannot is rejected. Gives the rejected rows whose foreign keys were violated: places of tables, and
+/// of items.
+pub fn blame(
+    work: &mut Work,
+    groups: &[Group],
+    deciding: &Deciding<'_>,
+    checked: bool,
+) -> Result<Vec<(usize, usize)>, SqlError> {
     let blame = Blame { groups, deciding, checked };
     let mut failed = Vec::new();
     let units = blame.units(work);
@@ -74,13 +80,17 @@ pub fn blame(work: &mut Work, groups: &[Group], deciding: &Deciding<'_>, checked
             break;
         }
     }
+    let mut without_parent = Vec::new();
     for failure in failed {
         for row in failure.rows {
-            work.tables[groups[row.group].table].items[row.item].merged.rejected =
-                Some(Box::new(failure.error.clone()));
+            let table = groups[row.group].table;
+            work.tables[table].items[row.item].merged.rejected = Some(Box::new(failure.error.clone()));
+            if failure.error.sqlstate == "23503" {
+                without_parent.push((table, row.item));
+            }
         }
     }
-    Ok(())
+    Ok(without_parent)
 }
 
 impl Blame<'_> {

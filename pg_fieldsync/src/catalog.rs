@@ -1,10 +1,11 @@
 //! What the engine knows of tracked tables: columns, keys, references.
 //!
-//! Invariant: a description is as the catalogue has it now. Descriptions are cached per backend and dropped when
-//! Postgres announces that a relation has changed (which `enable` and `disable` also announce for their own data).
+//! Invariant: a description is as the catalogue has it now, and not as the transaction's snapshot shows it: a statement of an older
+//! transaction (REPEATABLE READ, SERIALIZABLE) meets the table as it is, and so does its trigger. Descriptions are cached per backend
+//! and dropped when Postgres announces that a relation has changed (which `enable` and `disable` also announce for their own data).
 
-use crate::catch::SqlError;
-use crate::guards::AsOwner;
+use crate::catch::{catch, SqlError};
+use crate::guards::{AsOwner, LatestSnapshot};
 use crate::sql::{self, ident, Cells, Param};
 use crate::types::{self, ColumnType};
 use fieldsync_core::clock::Hlc;
@@ -21,7 +22,7 @@ pub const SYNC_COLUMNS: [&str; 5] =
     ["sync_version", "sync_modified_at", "sync_deleted", "sync_origin_client", "fieldsync_clocks"];
 
 /// A column of the application's.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     /// Its attribute number, which is also its number in field clocks.
     pub number: u16,
@@ -34,7 +35,7 @@ pub struct Column {
 }
 
 /// A foreign key between tracked tables.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignKey {
     /// Its columns, by attribute number.
     pub child_columns: Vec<u16>,
@@ -47,7 +48,7 @@ pub struct ForeignKey {
 }
 
 /// A tracked table.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its OID.
     pub oid: pg_sys::Oid,
@@ -196,7 +197,8 @@ pub fn table(oid: pg_sys::Oid) -> Result<Option<Rc<Table>>, SqlError> {
 /// The OIDs of all enabled tables, in the order of their numbers.
 pub fn enabled() -> Result<Vec<(i32, pg_sys::Oid, String, String)>, SqlError> {
     let _owner = AsOwner::new();
-    let rows = sql::run(
+    let _now = LatestSnapshot::take();
+    let rows = sql::read(
         "SELECT table_id, relid::bigint, schema_name::text, table_name::text FROM fieldsync.tracked_table
          WHERE enabled AND relid IS NOT NULL ORDER BY table_id",
         &[],
@@ -220,6 +222,37 @@ pub fn tables() -> Result<Vec<Rc<Table>>, SqlError> {
         tables.push(table);
     }
     Ok(tables)
+}
+
+mod raw {
+    //! Unguarded: pgrx's own binding would turn an error into a panic before [`super::catch`] sees it.
+    use pgrx::pg_sys;
+    unsafe extern "C-unwind" {
+        pub fn LockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
+    }
+}
+
+/// Locks a table until the transaction ends (or the subtransaction is rolled back), and asks for no privilege. Waits for whoever is
+/// altering it.
+pub fn lock(relation: pg_sys::Oid, mode: u32) -> Result<(), SqlError> {
+    // SAFETY: only C is called; a relation that is gone can be locked, too.
+    unsafe { catch(|| raw::LockRelationOid(relation, mode as pg_sys::LOCKMODE)) }
+}
+
+/// Whether the transaction's snapshot is older than the table's files: to such a one a table that was rewritten or truncated looks empty.
+/// The table has to be locked.
+pub fn is_newer_than_snapshot(relation: pg_sys::Oid) -> Result<bool, SqlError> {
+    let rows = sql::run(
+        "SELECT relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(oid) FROM pg_catalog.pg_class WHERE oid = $1::oid",
+        &[oid_param(relation)],
+    )?;
+    Ok(rows.rows.first().is_none_or(|row| row.truth(0)))
+}
+
+/// Whether all statements of this transaction share one snapshot: under REPEATABLE READ and SERIALIZABLE.
+pub fn has_own_snapshot() -> bool {
+    // SAFETY: a plain global that is set at transaction start.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
 /// The error where a table's rows cannot be told apart any more: its key has been dropped.
@@ -247,7 +280,8 @@ pub fn oid_param(oid: pg_sys::Oid) -> Param<'static> {
 
 fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
     let _owner = AsOwner::new();
-    let found = sql::run(
+    let _now = LatestSnapshot::take();
+    let found = sql::read(
         "SELECT t.table_id, n.nspname::text, c.relname::text, t.soft_delete, t.baseline_version, t.baseline_clock
          FROM fieldsync.tracked_table t
          JOIN pg_catalog.pg_class c ON c.oid = t.relid
@@ -257,7 +291,7 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
     )?;
     let Some(row) = found.rows.first() else { return Ok(None) };
     let (schema, name) = (row.text(1).to_owned(), row.text(2).to_owned());
-    let attributes = sql::run(
+    let attributes = sql::read(
         "SELECT attnum, attname::text, atttypid::bigint, atttypmod, attnotnull, atthasdef, attgenerated <> '', attidentity <> ''
          FROM pg_catalog.pg_attribute
          WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
@@ -281,7 +315,7 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
             generated,
         });
     }
-    let key_rows = sql::run(
+    let key_rows = sql::read(
         "SELECT k.attnum, n.nspname::text, o.oprname::text
          FROM pg_catalog.pg_index i
          CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k(attnum, opclass, place)
@@ -334,11 +368,12 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
 }
 
 fn flag(relation: pg_sys::Oid, question: &str) -> Result<bool, SqlError> {
-    Ok(sql::scalar(question, &[oid_param(relation)])? == fieldsync_core::Value::Int(1))
+    let rows = sql::read(question, &[oid_param(relation)])?;
+    Ok(rows.rows.first().is_some_and(|row| row.truth(0)))
 }
 
 fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {
-    let rows = sql::run(
+    let rows = sql::read(
         "SELECT confrelid::bigint, array_to_string(conkey, ','), array_to_string(confkey, ','),
                 (confdeltype IN ('c', 'n', 'd'))::int
          FROM pg_catalog.pg_constraint WHERE conrelid = $1::oid AND contype = 'f' ORDER BY conname",

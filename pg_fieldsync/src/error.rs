@@ -54,6 +54,9 @@ pub enum HubError {
         /// Why not.
         why: String,
     },
+    /// A table was altered between the moment when it was described and the one when it was locked. Nobody's fault; described anew
+    /// it is as good as any.
+    Altered(String),
     /// A sync column of the wrong type.
     SyncColumn {
         /// The table.
@@ -166,6 +169,11 @@ impl HubError {
                 "0A000",
                 format!("{table} cannot be enabled for sync: {why}"),
                 "Enable an ordinary, permanent table that has a primary key.",
+            ),
+            HubError::Altered(table) => shown(
+                "40001",
+                format!("table {table} is being altered"),
+                "Send the blob again: nothing of it was taken.",
             ),
             HubError::SyncColumn { table, column, found, wanted } => shown(
                 "42804",

@@ -199,6 +199,33 @@ impl Drop for Settings {
     }
 }
 
+/// The latest snapshot, active until dropped, whatever the transaction's own is: it sees what has been committed by now, and this
+/// transaction's own writes.
+pub struct LatestSnapshot(());
+
+impl LatestSnapshot {
+    /// Takes it.
+    pub fn take() -> LatestSnapshot {
+        // SAFETY: inside a transaction; popped by Drop or by the abort.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        }
+        LatestSnapshot(())
+    }
+}
+
+impl Drop for LatestSnapshot {
+    fn drop(&mut self) {
+        // After an error the (sub)transaction's abort pops it.
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: pushed by `take`.
+        unsafe { pg_sys::PopActiveSnapshot() }
+    }
+}
+
 /// Runs `work` in an internal subtransaction: kept on `Ok`, rolled back on `Err` or panic.
 pub fn subtransaction<T, E: From<SqlError>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     // SAFETY: the same sequence as plpgsql's exception blocks.

@@ -21,10 +21,22 @@ pub struct Hub {
     pub epoch: u32,
     /// The next transaction id of this cluster, less one.
     pub highest_version: u64,
-    /// Feed entries of versions below this may be purged.
-    pub feed_floor: u64,
-    /// Tombstones of versions below this may be purged.
-    pub tombstone_floor: u64,
+}
+
+/// What `purge` has removed.
+pub struct Floors {
+    /// Feed entries of versions below this may be gone.
+    pub feed: u64,
+    /// Tombstones of versions below this may be gone.
+    pub tombstones: u64,
+}
+
+/// The floors as the active snapshot shows them: what it does not show as purged, it shows.
+pub fn floors() -> Result<Floors, SqlError> {
+    let _owner = AsOwner::new();
+    let rows = sql::read("SELECT feed_floor, tombstone_floor FROM fieldsync.hub", &[])?;
+    let floor = |at: usize| rows.rows.first().map_or(0, |row| row.int(at).max(0) as u64);
+    Ok(Floors { feed: floor(0), tombstones: floor(1) })
 }
 
 impl Hub {
@@ -72,7 +84,6 @@ pub fn hub() -> Result<Hub, SqlError> {
     loop {
         let rows = sql::run(
             "SELECT h.hub_id, h.epoch, h.system_identifier, h.database_oid::bigint, h.timeline, h.highest_version,
-                    h.feed_floor, h.tombstone_floor,
                     (SELECT max(version) FROM fieldsync.feed),
                     pg_snapshot_xmax(pg_current_snapshot())
              FROM fieldsync.hub h",
@@ -84,17 +95,11 @@ pub fn hub() -> Result<Hub, SqlError> {
         };
         let mut hub_id = [0u8; 16];
         hub_id.copy_from_slice(row.bytes(0).get(..16).unwrap_or(&[0; 16]));
-        let hub = Hub {
-            hub_id,
-            epoch: row.int(1).max(1) as u32,
-            highest_version: highest_given(row.int(9)),
-            feed_floor: row.int(6).max(0) as u64,
-            tombstone_floor: row.int(7).max(0) as u64,
-        };
+        let hub = Hub { hub_id, epoch: row.int(1).max(1) as u32, highest_version: highest_given(row.int(7)) };
         let elsewhere = row.int(2) != here.system_identifier
             || row.int(3) != here.database_oid
             || (here.timeline != 0 && row.int(4) != here.timeline);
-        let stored = row.int(5).max(row.int(8)).max(0) as u64;
+        let stored = row.int(5).max(row.int(6)).max(0) as u64;
         if elsewhere || stored > hub.highest_version {
             let reason = if elsewhere {
                 "this database has been restored into another server, or the server was promoted"

@@ -10,7 +10,7 @@ use crate::arrays::{unnest, Array};
 use crate::catalog::{self, ForeignKey, Table};
 use crate::catch::SqlError;
 use crate::decide::Deciding;
-use crate::guards::AsUser;
+use crate::guards::{AsUser, LatestSnapshot};
 use crate::parents;
 use crate::sql::{self, ident, Cells, Param};
 use crate::work::{Item, TableWork, Work};
@@ -132,7 +132,9 @@ fn users(
     let rows = {
         // Like the foreign key itself: what uses a row uses it, whether this login may see it or not.
         let _owner = AsUser::owner_of_oid(child.oid);
-        sql::run_set(
+        // And whether this transaction's own snapshot shows it or not.
+        let _now = LatestSnapshot::take();
+        sql::read_set(
             &format!(
                 "SELECT u.place, t.fieldsync_clocks{key} FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted IS NOT TRUE",
                 child.qualified,

@@ -26,6 +26,8 @@ use std::collections::HashSet;
 
 /// Attempts before a transient error is given to the caller.
 const ATTEMPTS_MAX: u32 = 6;
+/// Attempts that may end because parents of rows were deleted in the middle.
+const RACES_MAX: u32 = 3;
 /// Rounds in which rows that others were faster with are decided again.
 const ROUNDS_MAX: u32 = 4;
 
@@ -60,8 +62,9 @@ pub fn merge(work: &mut Work, deciding: &Deciding<'_>, patient: bool) -> Result<
     let attempts_max = if patient { ATTEMPTS_MAX } else { 0 };
     let mut mode = Mode::Sets;
     let mut failures = 0;
+    let mut races = RACES_MAX;
     loop {
-        let ended = match subtransaction(|| attempt(work, deciding, mode)) {
+        let ended = match subtransaction(|| attempt(work, deciding, mode, &mut races)) {
             Ok(()) => return Ok(()),
             Err(ended) => ended,
         };
@@ -102,7 +105,7 @@ fn wait(failures: u32) {
     pgrx::check_for_interrupts!();
 }
 
-fn attempt(work: &mut Work, deciding: &Deciding<'_>, mode: Mode) -> Result<(), Ended> {
+fn attempt(work: &mut Work, deciding: &Deciding<'_>, mode: Mode, races: &mut u32) -> Result<(), Ended> {
     for table in &mut work.tables {
         decide::table(table, None, deciding)?;
     }
@@ -112,14 +115,20 @@ fn attempt(work: &mut Work, deciding: &Deciding<'_>, mode: Mode) -> Result<(), E
     in_use::keep(work, deciding)?;
     parents::keep(work, deciding)?;
     let groups = write::groups(work);
-    match mode {
+    let without_parent = match mode {
         Mode::Sets => {
             for group in &groups {
                 write_group(work, group, deciding)?;
             }
+            Vec::new()
         }
         Mode::Blame => blame::blame(work, &groups, deciding, false)?,
         Mode::Checked => blame::blame(work, &groups, deciding, true)?,
+    };
+    // A parent that was there when it was looked for, and is deleted now, is a matter of its table's rule.
+    if *races > 0 && parents::went_meanwhile(work, &without_parent)? {
+        *races -= 1;
+        return Err(Ended::Again);
     }
     park_strict(work)?;
     // Whatever the tables: a trigger of the application's, or a cascade, may have written others with deferred checks.

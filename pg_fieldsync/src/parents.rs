@@ -115,6 +115,28 @@ fn climb(work: &mut Work, deciding: &Deciding<'_>) -> Result<bool, SqlError> {
     Ok(revived_any)
 }
 
+/// Whether some rows (places of tables, and of items) refer to rows that the hub remembers as deleted: by somebody who was faster, for
+/// [`keep`] has seen to those that it found. What the delta has to do with itself is its own affair.
+pub fn went_meanwhile(work: &Work, rows: &[(usize, usize)]) -> Result<bool, SqlError> {
+    for (place, at) in rows {
+        let (table, item) = (&work.tables[*place].table, &work.tables[*place].items[*at]);
+        for reference in &table.references {
+            let Some(parent) = catalog::table(reference.parent)? else { continue };
+            let Some(key) = parent_key(table, item, reference, &parent) else { continue };
+            let own =
+                |other: &TableWork| other.table.oid == parent.oid && other.items.iter().any(|item| item.key == key);
+            if work.tables.iter().any(own) {
+                continue;
+            }
+            let missing = missing_parents(work, &parent, &[(*at, key)])?;
+            if !missing.is_empty() && !buried(&parent, &missing)?.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// Rows that get or keep a reference to a parent, with the parent's key.
 pub fn referring_items(work: &Work, place: usize, reference: &ForeignKey, parent: &Table) -> Vec<(usize, Key)> {
     let table = &work.tables[place];

@@ -9,8 +9,8 @@
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::gather::Gathering;
-use crate::guards::AsOwner;
-use crate::history::Hub;
+use crate::guards::{AsOwner, LatestSnapshot};
+use crate::history::Floors;
 use crate::keys;
 use crate::sql::{self, Cells, Param};
 use crate::withheld::Given;
@@ -20,22 +20,16 @@ use fieldsync_core::rules::{FieldStrategy, TableRules};
 use fieldsync_core::travel::Reader;
 use fieldsync_core::wire::{PackedRows, Shape};
 use fieldsync_core::{Hlc, Key, Snapshot};
-use pgrx::pg_sys;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// The one snapshot of a pull, active until dropped.
-pub struct Reading(());
+pub struct Reading(LatestSnapshot);
 
 impl Reading {
     /// Takes the latest snapshot, after this transaction's own writes.
     pub fn begin() -> Reading {
-        // SAFETY: inside a transaction; popped by Drop or by the abort.
-        unsafe {
-            pg_sys::CommandCounterIncrement();
-            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-        }
-        Reading(())
+        Reading(LatestSnapshot::take())
     }
 
     /// The cursor that this snapshot is.
@@ -46,17 +40,6 @@ impl Reading {
             .parse()
             .map_err(|error: fieldsync_core::snapshot::NotASnapshot| SqlError::new("XX000", error.to_string()))?;
         Ok(snapshot.with_own(own))
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        // After an error the (sub)transaction's abort pops it.
-        if std::thread::panicking() {
-            return;
-        }
-        // SAFETY: pushed by `begin`.
-        unsafe { pg_sys::PopActiveSnapshot() }
     }
 }
 
@@ -112,9 +95,33 @@ enum Scope {
     Everything,
 }
 
+/// What there is to look at, by table number.
+pub struct Scopes(HashMap<i32, Scope>);
+
+impl Scopes {
+    /// The tables whose rows have to be read.
+    pub fn to_read<'a>(
+        &'a self,
+        tables: &'a [(Rc<Table>, Rc<TableRules>)],
+        asked: &'a Asked<'a>,
+    ) -> impl Iterator<Item = &'a Rc<Table>> {
+        let named = asked.wants.iter().chain(asked.settled).map(|(table_id, _)| *table_id);
+        let sent = asked.work.tables.iter().map(|work| work.table.table_id);
+        let looked_at: HashSet<i32> = named.chain(sent).chain(self.0.keys().copied()).collect();
+        tables.iter().map(|(table, _)| table).filter(move |table| match asked.given.get(&table.table_id) {
+            Some(Given::Nothing) => false,
+            Some(Given::Everything) => true,
+            Some(Given::News { .. }) | None => looked_at.contains(&table.table_id),
+        })
+    }
+}
+
 /// Gathers everything that the device has not seen. `tables` in the order parents first.
-pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>) -> Result<Pulled, SqlError> {
-    let mut scopes = scopes(tables, hub, asked)?;
+pub fn pull(
+    tables: &[(Rc<Table>, Rc<TableRules>)],
+    Scopes(mut scopes): Scopes,
+    asked: &Asked<'_>,
+) -> Result<Pulled, SqlError> {
     let mut pulled = Pulled { tables: Vec::new(), clock: Hlc::default(), rows: 0, per_table: Vec::new() };
     for (table, rules) in tables {
         let given = asked.given.get(&table.table_id).copied().unwrap_or(Given::News { whole: false, renamed: false });
@@ -142,12 +149,9 @@ pub fn pull(tables: &[(Rc<Table>, Rc<TableRules>)], hub: &Hub, asked: &Asked<'_>
     Ok(pulled)
 }
 
-fn scopes(
-    tables: &[(Rc<Table>, Rc<TableRules>)],
-    hub: &Hub,
-    asked: &Asked<'_>,
-) -> Result<HashMap<i32, Scope>, SqlError> {
-    let known = asked.cursor.filter(|cursor| cursor.xmin >= hub.feed_floor);
+/// Finds out by the feed.
+pub fn scopes(tables: &[(Rc<Table>, Rc<TableRules>)], floors: &Floors, asked: &Asked<'_>) -> Result<Scopes, SqlError> {
+    let known = asked.cursor.filter(|cursor| cursor.xmin >= floors.feed);
     let mut scopes: HashMap<i32, Scope> = HashMap::new();
     if known.is_none() {
         scopes.extend(tables.iter().map(|(table, _)| (table.table_id, Scope::Whole(Vec::new()))));
@@ -176,7 +180,7 @@ fn scopes(
             }
         }
     }
-    Ok(scopes)
+    Ok(Scopes(scopes))
 }
 
 /// What a table looks like in a reply.

@@ -1,8 +1,12 @@
 //! The tracked tables of one sync: in their order, each with its rules and its direction.
 //!
-//! Invariant: parents stand before their children.
+//! Invariants:
+//! * Parents stand before their children.
+//! * What is known of a table was read before anything held it, so a table may be altered meanwhile. Nothing is written to one
+//!   before [`Schema::hold`] has seen that it is still what is known of it, and keeps it so.
 
 use crate::catalog::{self, Table};
+use crate::catch::SqlError;
 use crate::client::Client;
 use crate::error::HubError;
 use crate::guards::AsOwner;
@@ -11,6 +15,7 @@ use fieldsync_core::delta::TableChanges;
 use fieldsync_core::order::parents_first;
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::wire::Shape;
+use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -69,6 +74,37 @@ impl Schema {
             }
         }
         Ok(Schema { tables, directions })
+    }
+
+    /// Whether the enabled tables are still these, and look the same.
+    pub fn is_of_now(&self) -> Result<bool, SqlError> {
+        let now = catalog::tables()?;
+        Ok(now.len() == self.tables.len()
+            && now.iter().all(|table| self.tables.iter().any(|(known, _, _)| known == table)))
+    }
+
+    /// Lets nobody alter a table until the transaction ends; an error, if somebody has done so since it was described. By its lock
+    /// for writing: whoever has a weaker one and asks for this one later may wait for somebody who waits for the former to go.
+    pub fn hold(&self, name: &str) -> Result<(), HubError> {
+        let Some((table, _, _)) = self.find(name) else { return Ok(()) };
+        catalog::lock(table.oid, pg_sys::RowExclusiveLock)?;
+        if catalog::has_own_snapshot() {
+            let parents = table.references.iter().map(|reference| reference.parent);
+            for relation in parents.chain([table.oid]) {
+                catalog::lock(relation, pg_sys::RowShareLock)?;
+                if catalog::is_newer_than_snapshot(relation)? {
+                    let what = format!(
+                        "{} or a table that it refers to was rewritten after this transaction began",
+                        table.qualified
+                    );
+                    return Err(SqlError::new("40001", what).into());
+                }
+            }
+        }
+        if catalog::table(table.oid)?.as_ref() == Some(&table) {
+            return Ok(());
+        }
+        Err(HubError::Altered(table.qualified.clone()))
     }
 
     /// In which direction a table syncs for this client.

@@ -328,7 +328,12 @@ pub fn run_set(sql: &str, params: &[Param<'_>]) -> Result<Rows, SqlError> {
     run_as(sql, params, Plan::Custom, false)
 }
 
-/// Runs a set-based query under the active snapshot, which several queries can share.
+/// Runs a query under the active snapshot, which several queries can share.
+pub fn read(sql: &str, params: &[Param<'_>]) -> Result<Rows, SqlError> {
+    run_as(sql, params, Plan::Auto, true)
+}
+
+/// The same for a set-based query.
 pub fn read_set(sql: &str, params: &[Param<'_>]) -> Result<Rows, SqlError> {
     run_as(sql, params, Plan::Custom, true)
 }

@@ -54,7 +54,7 @@ pub fn prepare(blob: &[u8]) -> Result<([u8; 16], i64, i64, i64, Json), HubError>
             course::correct_cursor(&mut received)?;
             let schema = Schema::load(&received.client)?;
             let version = feed::own_version();
-            match trial(&mut received, &schema, version) {
+            match trial(&mut received, schema, version) {
                 Ok(verdicts) => {
                     outcomes = verdicts.outcomes;
                     report["outcomes"] = outcomes_json(&outcomes);
@@ -76,7 +76,7 @@ pub fn prepare(blob: &[u8]) -> Result<([u8; 16], i64, i64, i64, Json), HubError>
 }
 
 /// Merges in a subtransaction that is rolled back.
-fn trial(received: &mut Received<'_>, schema: &Schema, version: u64) -> Result<Verdicts, HubError> {
+fn trial(received: &mut Received<'_>, schema: Schema, version: u64) -> Result<Verdicts, HubError> {
     enum Tried {
         Well(Box<Verdicts>),
         Badly(HubError),
@@ -88,7 +88,7 @@ fn trial(received: &mut Received<'_>, schema: &Schema, version: u64) -> Result<V
     }
     let earlier = feed::set_aside();
     let tried = subtransaction(|| -> Result<(), Tried> {
-        let merged = upload::merge(received, schema, version, APPLIED_NAMED_MAX).map_err(Tried::Badly)?;
+        let (_, merged) = upload::merge(received, schema, version, APPLIED_NAMED_MAX).map_err(Tried::Badly)?;
         Err(Tried::Well(Box::new(merged.verdicts)))
     });
     earlier.instead();
@@ -161,15 +161,14 @@ fn merged(received: &mut Received<'_>, hub: &Hub, started: u64) -> Result<Vec<u8
             return behind(received, hub);
         }
     }
-    let merged = upload::merge(received, &schema, version, 0)?;
+    let (schema, merged) = upload::merge(received, schema, version, 0)?;
     record::conflicts(&merged.work, &received.client, version, &received.batch)?;
     record::ledger(&received.client, &merged.verdicts.outcomes)?;
     log::push(received, &merged.verdicts, started)?;
     let watermark = received.client.watermark.max(received.delta.body.high);
     let outcomes = batch::with_unanswered(received, merged.verdicts.outcomes)?;
     let answered = received.delta.body.answered_up_to(watermark);
-    let (reply, cursor, mut pulled) =
-        answer::answer(received, hub, &schema, &merged.work, outcomes, answered, version)?;
+    let (reply, cursor, mut pulled) = answer::answer(received, hub, schema, &merged.work, outcomes, answered, version)?;
     drop(merged.work);
     log::pull(received, &pulled, started)?;
     let body = &received.delta.body;

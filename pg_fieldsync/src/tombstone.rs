@@ -28,7 +28,12 @@ pub fn write(table_id: i32, row_id: &str, stamp: Stamp, row: &str, clocks: &RowC
             Param::Text(row),
             Param::Bytes(&bytes),
         ],
-    )?;
+    )
+    // The one thing that a tombstone refers to is its table, which a transaction with an older snapshot cannot do.
+    .map_err(|error| match error.sqlstate.as_str() {
+        "23503" => SqlError::new("40001", "the row's table was enabled for sync after this transaction began"),
+        _ => error,
+    })?;
     Ok(())
 }
 

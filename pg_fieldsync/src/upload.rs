@@ -38,18 +38,42 @@ pub struct Merged {
     pub verdicts: Verdicts,
 }
 
-/// Merges a delta into the hub. Names up to so many of the changes that are applied as they came.
+/// Times that a delta is begun anew because somebody has altered its tables meanwhile.
+const ALTERED_MAX: u32 = 5;
+
+/// Merges a delta into the hub. Names up to so many of the changes that are applied as they came. Gives the schema that held, too.
 pub fn merge(
     received: &mut Received<'_>,
-    schema: &Schema,
+    mut schema: Schema,
     version: u64,
     applied_named_max: usize,
-) -> Result<Merged, HubError> {
+) -> Result<(Schema, Merged), HubError> {
     // Rows of an earlier delta of this very transaction are news to this sender.
     feed::write_as_sent();
     let body = &received.delta.body;
     let not_taken = record::not_taken(&received.client)?;
     record::settle(&received.client, &body.settled, body.cursor.as_ref(), version)?;
+    let mut times = 0;
+    loop {
+        match merge_by(&schema, received, not_taken.clone(), version, applied_named_max) {
+            // Nothing has been written yet.
+            Err(HubError::Altered(_)) if times < ALTERED_MAX => {
+                times += 1;
+                schema = Schema::load(&received.client)?;
+            }
+            merged => return Ok((schema, merged?)),
+        }
+    }
+}
+
+/// Merges a delta by what is known of the tables.
+fn merge_by(
+    schema: &Schema,
+    received: &mut Received<'_>,
+    not_taken: HashSet<(i32, String)>,
+    version: u64,
+    applied_named_max: usize,
+) -> Result<Merged, HubError> {
     let client = received.client.clone();
     let upload = Upload {
         already_made: copies::delivered_by_others(&client, schema, &receive::limits())?,
@@ -102,6 +126,15 @@ impl From<SqlError> for Ended {
     }
 }
 
+impl From<HubError> for Ended {
+    fn from(error: HubError) -> Self {
+        match error {
+            HubError::Sql(error) => error.into(),
+            other => Ended::Raised(other),
+        }
+    }
+}
+
 impl From<WireError> for Ended {
     fn from(error: WireError) -> Self {
         Ended::Raised(error.into())
@@ -132,6 +165,9 @@ impl Upload<'_> {
             }
         }
         let mut tables = received.tables()?;
+        for changes in &tables {
+            self.schema.hold(&changes.table)?;
+        }
         tables.iter_mut().for_each(|changes| self.schema.spell(changes));
         let mut verdicts = Verdicts::naming_applied_up_to(self.applied_named_max);
         let mut work = self.read(received, tables)?;
@@ -148,6 +184,7 @@ impl Upload<'_> {
         let mut rest = Vec::new();
         let mut blocks = received.blocks().map_err(Ended::Raised)?;
         while let Some(mut block) = blocks.next()? {
+            self.schema.hold(&block.table)?;
             self.schema.spell(&mut block);
             if let Some(block) = fresh.offer(block, &mut verdicts)? {
                 receive::add(&mut rest, block);

@@ -124,7 +124,8 @@ struct Altered {
 
 fn altered() -> Result<HashMap<i32, Altered>, SqlError> {
     let _owner = AsOwner::new();
-    let rows = sql::run(
+    // By the snapshot that the new cursor is, whatever the transaction's own: what that calls seen has to be seen here.
+    let rows = sql::read(
         "SELECT table_id, remade_version, renamed_version FROM fieldsync.tracked_table
          WHERE enabled AND (remade_version > 0 OR renamed_version > 0)",
         &[],

@@ -2,7 +2,6 @@
 //!
 //! Invariant: every time they are gone through, the same rows come in the same places, so that a place names a row.
 
-use super::kept;
 use crate::conflicts::uuid_text;
 use crate::error::Result;
 use fieldsync_core::delta::Op;
@@ -12,7 +11,7 @@ use fieldsync_core::reply::{RowChange, TableRows};
 use fieldsync_core::value::Kind;
 use fieldsync_core::wire::{ReplyStream, Shapes};
 use fieldsync_core::{Key, Value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// A reply that can be read from its beginning.
 pub struct Blob<'b> {
@@ -41,6 +40,30 @@ fn spelled(table: &TableRows, key: &Key) -> (String, String) {
         }
     }
     (table.table.to_ascii_lowercase(), key.row_id())
+}
+
+/// Puts the fields of an update over those of a kept row.
+fn put_over(kept: &mut TableRows, at: usize, table: &TableRows, update: &RowChange) {
+    if kept.rows[at].op == Op::Delete {
+        return;
+    }
+    for (column, value) in &update.fields {
+        let (Some(name), Some(kind)) = (table.columns.get(usize::from(*column)), table.kinds.get(usize::from(*column)))
+        else {
+            continue;
+        };
+        let place = kept.columns.iter().position(|known| known == name).unwrap_or_else(|| {
+            kept.columns.push(name.clone());
+            kept.kinds.push(*kind);
+            kept.columns.len() - 1
+        });
+        let fields = &mut kept.rows[at].fields;
+        let place = place as u16;
+        match fields.binary_search_by_key(&place, |(column, _)| *column) {
+            Ok(found) => fields[found].1.clone_from(value),
+            Err(before) => fields.insert(before, (place, value.clone())),
+        }
+    }
 }
 
 /// Address space that has to be free before a block is read.
@@ -123,19 +146,32 @@ impl<'b> Source<'b> {
         Ok(())
     }
 
-    /// Kept rows that the reply brings anew, whole, or deletes: what was kept is older, and counts no more.
-    pub fn forget_superseded(&mut self) -> Result<()> {
+    /// Kept rows as the reply leaves them. What it brings anew, whole, or deletes, counts no more. Fields that it brings go over those
+    /// that were kept: a row that has to be kept on would otherwise go over them when its time comes, where the row itself is here
+    /// already (without its parent) and has them.
+    pub fn bring_kept_up_to_date(&mut self) -> Result<()> {
         let Some(blob) = self.blob.as_ref().filter(|_| !self.kept.is_empty()) else { return Ok(()) };
-        let mut superseded = HashSet::new();
-        let mut stream = blob.open()?;
-        while let Some((block, _)) = stream.next_block()? {
-            for row in block.rows.iter().filter(|row| row.op != Op::Update) {
-                superseded.insert(spelled(&block, &row.key));
+        let mut waiting: HashMap<(String, String), Vec<(usize, usize)>> = HashMap::new();
+        for (number, table) in self.kept.iter().enumerate() {
+            for (at, row) in table.rows.iter().enumerate() {
+                waiting.entry(spelled(table, &row.key)).or_default().push((number, at));
             }
         }
-        for table in &mut self.kept {
-            let head = kept::head(table);
-            table.rows.retain(|row| !superseded.contains(&spelled(&head, &row.key)));
+        let mut superseded: HashSet<(usize, usize)> = HashSet::new();
+        let mut stream = blob.open()?;
+        while let Some((block, _)) = stream.next_block()? {
+            for row in &block.rows {
+                let Some(places) = waiting.get(&spelled(&block, &row.key)) else { continue };
+                if row.op == Op::Update {
+                    places.iter().for_each(|(number, at)| put_over(&mut self.kept[*number], *at, &block, row));
+                } else {
+                    superseded.extend(places);
+                }
+            }
+        }
+        for (number, table) in self.kept.iter_mut().enumerate() {
+            let mut places = 0..;
+            table.rows.retain(|_| !superseded.contains(&(number, places.next().unwrap_or_default())));
         }
         self.kept.retain(|table| !table.rows.is_empty());
         Ok(())

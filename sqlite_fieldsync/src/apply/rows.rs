@@ -41,7 +41,7 @@ pub fn write(
     reconciling: &HashSet<String>,
 ) -> Result<Applied> {
     let mut applied = Applied::default();
-    source.forget_superseded()?;
+    source.bring_kept_up_to_date()?;
     if source.is_empty() {
         return Ok(applied);
     }

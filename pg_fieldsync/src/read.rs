@@ -218,6 +218,7 @@ fn read_table(
         let mut refused = None;
         let mut lost = Vec::new();
         let mut respelled = false;
+        let mut is_nowhere = false;
         let mut parts = Vec::with_capacity(key_places.len());
         for ((key_at, part), place) in key_parts(table, key_places, &converter, &change).zip(key_places) {
             match part {
@@ -228,12 +229,17 @@ fn read_table(
                 }
                 Err((error, raw)) => {
                     refused.get_or_insert(error);
+                    is_nowhere = true;
                     parts.push(raw);
                 }
             }
         }
         let key = Key(parts);
         let repeated = change.clock <= sender.watermark;
+        // What was refused for its key has left no row that the device could be told of, and cannot be looked for.
+        if repeated && is_nowhere {
+            continue;
+        }
         let mut fields = Vec::with_capacity(change.fields.len());
         let mut told = Vec::new();
         for FieldChange { column, old, new } in change.fields {

@@ -26,6 +26,31 @@ pub fn shown(kind: Kind, value: &Value) -> Json {
     }
 }
 
+/// JSON text that jsonb takes: it knows no NUL. The six characters of its escape, written out in a text, are no NUL.
+pub fn jsonb_text(json: &Json) -> String {
+    let written = json.to_string();
+    let mut rest = written.as_str();
+    let mut text = String::with_capacity(rest.len());
+    // Each backslash goes with what it escapes, so that an escaped backslash before "u0000" is not taken for an escape of it.
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        text.push_str(before);
+        rest = match escape.strip_prefix("\\u0000") {
+            Some(rest) => {
+                text.push('\u{fffd}');
+                rest
+            }
+            None => {
+                let (escape, rest) = escape.split_at(escape.len().min(2));
+                text.push_str(escape);
+                rest
+            }
+        };
+    }
+    text.push_str(rest);
+    text
+}
+
 /// The key by column.
 pub fn key_json(table: &Table, key: &Key) -> Json {
     Json::Object(

@@ -9,7 +9,7 @@ use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::decide::SEPARATE;
-use crate::entry::{self, Entry, SENT_AS};
+use crate::entry::{self, jsonb_text, Entry, SENT_AS};
 use crate::guards::AsOwner;
 use crate::separate;
 use crate::sql::{self, Cells, Param};
@@ -261,23 +261,18 @@ fn add_to(known: &Open, entry: &Entry, version: u64, batch: &[u8; 16]) -> Result
         &[
             Param::Int(known.id),
             Param::Text(operation),
-            Param::Text(&text(&over(&entry.base, &known.base))),
-            Param::Text(&text(&over(&known.client, &entry.client))),
-            Param::Text(&text(&entry.server)),
+            Param::Text(&jsonb_text(&over(&entry.base, &known.base))),
+            Param::Text(&jsonb_text(&over(&known.client, &entry.client))),
+            Param::Text(&jsonb_text(&entry.server)),
             Param::Text(&entry.rule),
             Param::MaybeText(entry.detail.as_deref()),
-            Param::Text(&text(&change)),
+            Param::Text(&jsonb_text(&change)),
             Param::Int(version as i64),
             Param::Int(entry.client_clock),
             Param::Text(&uuid_text(batch)),
         ],
     )?;
     Ok(())
-}
-
-/// JSON text that jsonb takes: it knows no NUL.
-fn text(json: &Json) -> String {
-    json.to_string().replace("\\u0000", "\\ufffd")
 }
 
 /// The number of a table that the hub does not track.
@@ -315,7 +310,7 @@ fn insert(entries: &[Entry], client: &Client, version: u64, batch: &[u8; 16]) ->
             })
         })
         .collect();
-    let text = text(&Json::Array(lines));
+    let text = jsonb_text(&Json::Array(lines));
     let batch = uuid_text(batch);
     sql::run(
         "INSERT INTO fieldsync.conflict (client_no, table_id, row_id, operation, base, client, server, client_clock,

@@ -4,12 +4,13 @@
 
 use crate::catalog::Table;
 use crate::catch::SqlError;
+use crate::keys::from_hex;
 use crate::types::uuid_text;
 use crate::verdicts::unknown_column;
 use crate::work::{Homeless, Item, TableWork};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{HubState, Winner};
-use fieldsync_core::value::Kind;
+use fieldsync_core::value::{hex, Kind};
 use fieldsync_core::{Key, Value};
 use serde_json::{json, Map, Value as Json};
 use std::collections::HashMap;
@@ -113,6 +114,33 @@ pub struct Entry {
 /// In an entry's change: the key of a record that the hub does not have, as its device spells it (in the order of the hub's columns), where the
 /// hub spells it otherwise.
 pub const SENT_AS: &str = "sent_as";
+
+/// A part of such a key, so that it can be read back exactly: what JSON in Postgres has no form for is an object that names its class.
+fn exact_json(part: &Value) -> Json {
+    match part {
+        Value::Text(text) if text.contains('\0') => json!({ "text": hex(text.as_bytes()) }),
+        Value::Real(number) => json!({ "real": hex(&number.to_bits().to_be_bytes()) }),
+        Value::Blob(bytes) => json!({ "blob": hex(bytes) }),
+        Value::Null | Value::Int(_) | Value::Text(_) => part.to_json(),
+    }
+}
+
+/// The key that an entry's change names as the device's own.
+pub fn as_sent(parts: &str) -> Option<Key> {
+    let parts: Vec<Json> = serde_json::from_str(parts).ok()?;
+    let exact = |part: &Json| {
+        let Some((class, digits)) = part.as_object().and_then(|part| part.iter().next()) else {
+            return Some(Value::from_json(part));
+        };
+        let bytes = from_hex(digits.as_str()?);
+        match class.as_str() {
+            "text" => String::from_utf8(bytes).ok().map(Value::Text),
+            "real" => Some(Value::Real(f64::from_bits(u64::from_be_bytes(bytes.try_into().ok()?)))),
+            _ => Some(Value::Blob(bytes)),
+        }
+    };
+    parts.iter().map(exact).collect::<Option<_>>().map(Key)
+}
 
 /// The entry for values in columns that the hub does not have.
 pub fn of_lost(table: &TableWork, item: &Item, row_id: String) -> Option<Entry> {
@@ -241,9 +269,8 @@ pub fn rejection(table: &TableWork, item: &Item, row_id: String, error: &SqlErro
     let mut change = change_json(table, item, server.is_some());
     add_fields(&mut change["fields"], lost_json(item, |lost| Some(&lost.new)));
     // What is refused stays on its device as it was written: the device is to know its row by its own spelling.
-    let is_text = |part: &Value| matches!(part, Value::Text(_) | Value::Int(_));
-    if let Some(key) = item.sent_as.as_ref().filter(|key| server.is_none() && key.0.iter().all(is_text)) {
-        change[SENT_AS] = key.0.iter().map(Value::to_json).collect();
+    if let Some(key) = item.sent_as.as_ref().filter(|_| server.is_none()) {
+        change[SENT_AS] = key.0.iter().map(exact_json).collect();
     }
     Entry {
         table_id: table.table.table_id,

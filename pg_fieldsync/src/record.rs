@@ -36,7 +36,7 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
             match &item.merged.rejected {
                 Some(error) => entries.push(entry::rejection(table, item, row_id, error)),
                 None => {
-                    let changes = item.changes.iter().any(|change| change.op != Op::Cancelled);
+                    let changes = item.is_taken_back || item.changes.iter().any(|change| change.op != Op::Cancelled);
                     let place = (table.table.table_id, row_id.clone(), Waiting::Rejected);
                     if changes && open.get(&place).is_some_and(|entry| covers(&table.table, item, entry)) {
                         corrected.extend(open.remove(&place).map(|entry| Some(entry.id)));
@@ -83,7 +83,8 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
 /// Whether an accepted change makes an open rejection of its row moot: it sets every field that was rejected, or the row is
 /// deleted.
 fn covers(table: &Table, item: &Item, entry: &Open) -> bool {
-    if item.changes.iter().any(|change| change.op == Op::Delete) || entry.operation == "delete" {
+    let is_deleted = item.is_taken_back || item.changes.iter().any(|change| change.op == Op::Delete);
+    if is_deleted || entry.operation == "delete" {
         return true;
     }
     let set: HashSet<&str> = item

@@ -273,6 +273,7 @@ impl<'a> Writer<'a> {
         }
         match &mut self.delete {
             Some(statement) => match run(self.db, statement, key, &[])? {
+                Written::Missing if sql::bind_as_text(statement, key)? => outcome(self.db, statement.raw_execute()),
                 Written::Missing if self.exists(key)? => Ok(ignored()),
                 done => Ok(done),
             },

@@ -3,6 +3,7 @@
 //! Invariant: every time they are gone through, the same rows come in the same places, so that a place names a row.
 
 use super::kept;
+use super::pass::Place;
 use crate::conflicts::uuid_text;
 use crate::error::Result;
 use fieldsync_core::delta::Op;
@@ -12,7 +13,7 @@ use fieldsync_core::reply::{RowChange, TableRows};
 use fieldsync_core::value::Kind;
 use fieldsync_core::wire::{ReplyStream, Shapes};
 use fieldsync_core::{Key, Value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// A reply that can be read from its beginning.
 pub struct Blob<'b> {
@@ -41,6 +42,17 @@ fn spelled(table: &TableRows, key: &Key) -> (String, String) {
         }
     }
     (table.table.to_ascii_lowercase(), key.row_id())
+}
+
+/// Puts the values of a later update into a row that waits, where it has older ones.
+fn renew(kept: &mut RowChange, head: &TableRows, later: &RowChange, block: &TableRows) {
+    for (at, value) in &mut kept.fields {
+        let Some(name) = head.columns.get(usize::from(*at)) else { continue };
+        let newer = later.fields.iter().find(|(later, _)| block.columns.get(usize::from(*later)) == Some(name));
+        if let Some((_, newer)) = newer {
+            *value = newer.clone();
+        }
+    }
 }
 
 /// Address space that has to be free before a block is read.
@@ -123,19 +135,37 @@ impl<'b> Source<'b> {
         Ok(())
     }
 
-    /// Kept rows that the reply brings anew, whole, or deletes: what was kept is older, and counts no more.
+    /// Kept rows that the reply brings anew, whole, or deletes: what was kept is older, and counts no more. So are single values of
+    /// which it brings newer ones: the row may go on waiting while those are written, and must not take them back when it comes.
     pub fn forget_superseded(&mut self) -> Result<()> {
         let Some(blob) = self.blob.as_ref().filter(|_| !self.kept.is_empty()) else { return Ok(()) };
-        let mut superseded = HashSet::new();
-        let mut stream = blob.open()?;
-        while let Some((block, _)) = stream.next_block()? {
-            for row in block.rows.iter().filter(|row| row.op != Op::Update) {
-                superseded.insert(spelled(&block, &row.key));
+        let heads: Vec<TableRows> = self.kept.iter().map(kept::head).collect();
+        let mut waiting: HashMap<(String, String), Vec<Place>> = HashMap::new();
+        for (number, (table, head)) in self.kept.iter().zip(&heads).enumerate() {
+            for (at, row) in table.rows.iter().enumerate() {
+                waiting.entry(spelled(head, &row.key)).or_default().push((number, at));
             }
         }
-        for table in &mut self.kept {
-            let head = kept::head(table);
-            table.rows.retain(|row| !superseded.contains(&spelled(&head, &row.key)));
+        let mut superseded: HashSet<Place> = HashSet::new();
+        let mut stream = blob.open()?;
+        while let Some((block, _)) = stream.next_block()? {
+            for row in &block.rows {
+                for place in waiting.get(&spelled(&block, &row.key)).into_iter().flatten() {
+                    if row.op == Op::Update {
+                        let (number, at) = *place;
+                        renew(&mut self.kept[number].rows[at], &heads[number], row, &block);
+                    } else {
+                        superseded.insert(*place);
+                    }
+                }
+            }
+        }
+        for (number, table) in self.kept.iter_mut().enumerate() {
+            let mut at = 0;
+            table.rows.retain(|_| {
+                at += 1;
+                !superseded.contains(&(number, at - 1))
+            });
         }
         self.kept.retain(|table| !table.rows.is_empty());
         Ok(())

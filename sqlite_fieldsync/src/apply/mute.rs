@@ -69,6 +69,11 @@ impl<'a> Muted<'a> {
                 muted.taken.push(trigger);
             }
         } else {
+            // Since SQLite 3.35 the switch leaves those of the connection's own schema on.
+            for trigger in triggers.into_iter().filter(|trigger| trigger.schema == "temp") {
+                muted.drop_trigger(&trigger)?;
+                muted.taken.push(trigger);
+            }
             db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
             muted.by_force = Some(db.prepare(TAKE_BACK)?);
         }

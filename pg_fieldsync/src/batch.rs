@@ -3,6 +3,7 @@
 //! Invariant: a batch has one answer. What is stored of it is what was said, and is said again when it is repeated.
 
 use crate::catch::SqlError;
+use crate::entry::jsonb_text;
 use crate::guards::AsOwner;
 use crate::receive::Received;
 use crate::sql::{self, Cells, Param};
@@ -57,7 +58,7 @@ pub fn stage(received: &Received<'_>, report: &Json) -> Result<(), SqlError> {
             Param::Int(i64::from(received.client.number)),
             Param::Int(received.batch_id as i64),
             Param::Bytes(received.blob),
-            Param::Text(&clean(report)),
+            Param::Text(&jsonb_text(report)),
             Param::Ints(&unanswered),
             Param::Ints(&known_shapes(received)),
         ],
@@ -82,11 +83,6 @@ fn unanswered(received: &Received<'_>) -> Vec<Option<i64>> {
 
 fn known_shapes(received: &Received<'_>) -> Vec<Option<i64>> {
     received.known.numbers.iter().copied().map(Some).collect()
-}
-
-/// JSON text that jsonb takes: it knows no NUL.
-fn clean(json: &Json) -> String {
-    json.to_string().replace("\\u0000", "\\ufffd")
 }
 
 /// Verdicts of this batch and of those whose answers were lost on the way: the device has not heard of either.
@@ -181,7 +177,7 @@ pub fn close(
             client,
             Param::Int(received.batch_id as i64),
             Param::Bytes(received.blob),
-            Param::Text(&clean(&report)),
+            Param::Text(&jsonb_text(&report)),
             Param::Ints(&unanswered),
             Param::Bytes(reply),
             Param::Ints(&known_shapes(received)),

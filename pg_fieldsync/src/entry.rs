@@ -5,13 +5,14 @@
 use crate::catalog::{self, Table};
 use crate::catch::SqlError;
 use crate::client::Client;
+use crate::keys::from_hex;
 use crate::sql::{self, Cells, Param};
 use crate::types::uuid_text;
 use crate::verdicts::unknown_column;
 use crate::work::{Homeless, Item, TableWork};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{HubState, Winner};
-use fieldsync_core::value::Kind;
+use fieldsync_core::value::{hex, Kind};
 use fieldsync_core::{Key, Value};
 use serde_json::{json, Map, Value as Json};
 use std::collections::HashMap;
@@ -26,6 +27,31 @@ pub fn shown(kind: Kind, value: &Value) -> Json {
         }
         _ => value.to_json(),
     }
+}
+
+/// JSON text that jsonb takes: it knows no NUL. The six characters of its escape, written out in a text, are no NUL.
+pub fn jsonb_text(json: &Json) -> String {
+    let written = json.to_string();
+    let mut rest = written.as_str();
+    let mut text = String::with_capacity(rest.len());
+    // Each backslash goes with what it escapes, so that an escaped backslash before "u0000" is not taken for an escape of it.
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        text.push_str(before);
+        rest = match escape.strip_prefix("\\u0000") {
+            Some(rest) => {
+                text.push('\u{fffd}');
+                rest
+            }
+            None => {
+                let (escape, rest) = escape.split_at(escape.len().min(2));
+                text.push_str(escape);
+                rest
+            }
+        };
+    }
+    text.push_str(rest);
+    text
 }
 
 /// The key by column.
@@ -90,6 +116,33 @@ pub struct Entry {
 /// In an entry's change: the key of a record that the hub does not have, as its device spells it (in the order of the hub's columns), where the
 /// hub spells it otherwise.
 pub const SENT_AS: &str = "sent_as";
+
+/// A part of such a key, so that it can be read back exactly: what JSON in Postgres has no form for is an object that names its class.
+fn exact_json(part: &Value) -> Json {
+    match part {
+        Value::Text(text) if text.contains('\0') => json!({ "text": hex(text.as_bytes()) }),
+        Value::Real(number) => json!({ "real": hex(&number.to_bits().to_be_bytes()) }),
+        Value::Blob(bytes) => json!({ "blob": hex(bytes) }),
+        Value::Null | Value::Int(_) | Value::Text(_) => part.to_json(),
+    }
+}
+
+/// The key that an entry's change names as the device's own.
+pub fn as_sent(parts: &str) -> Option<Key> {
+    let parts: Vec<Json> = serde_json::from_str(parts).ok()?;
+    let exact = |part: &Json| {
+        let Some((class, digits)) = part.as_object().and_then(|part| part.iter().next()) else {
+            return Some(Value::from_json(part));
+        };
+        let bytes = from_hex(digits.as_str()?);
+        match class.as_str() {
+            "text" => String::from_utf8(bytes).ok().map(Value::Text),
+            "real" => Some(Value::Real(f64::from_bits(u64::from_be_bytes(bytes.try_into().ok()?)))),
+            _ => Some(Value::Blob(bytes)),
+        }
+    };
+    parts.iter().map(exact).collect::<Option<_>>().map(Key)
+}
 
 /// The entry for values in columns that the hub does not have.
 pub fn of_lost(table: &TableWork, item: &Item, row_id: String) -> Option<Entry> {
@@ -228,9 +281,8 @@ pub fn rejection(table: &TableWork, item: &Item, made_already: bool, row_id: Str
     let mut change = change_json(table, item, server.is_some());
     add_fields(&mut change["fields"], lost_json(item, |lost| Some(&lost.new)));
     // What is refused stays on its device as it was written: the device is to know its row by its own spelling.
-    let is_text = |part: &Value| matches!(part, Value::Text(_) | Value::Int(_));
-    if let Some(key) = item.sent_as.as_ref().filter(|key| server.is_none() && key.0.iter().all(is_text)) {
-        change[SENT_AS] = key.0.iter().map(Value::to_json).collect();
+    if let Some(key) = item.sent_as.as_ref().filter(|_| server.is_none()) {
+        change[SENT_AS] = key.0.iter().map(exact_json).collect();
     }
     let words = in_words(&table.table, error, operation_of(item) == "delete", &refused);
     Entry {
@@ -260,7 +312,7 @@ fn in_words(table: &Table, error: &SqlError, deleting: bool, refused: &Json) -> 
                 catalog::oid_param(table.oid),
                 Param::Text(constraint),
                 Param::Bool(deleting),
-                Param::Text(&refused.to_string().replace("\\u0000", "\\ufffd")),
+                Param::Text(&jsonb_text(refused)),
             ];
             let words = sql::run("SELECT fieldsync.in_words($1::oid, $2, $3, $4::text::jsonb)", &params).ok()?;
             words.rows.first().map(|row| row.text(0).to_owned()).filter(|words| !words.is_empty())

@@ -73,7 +73,8 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(head)
 }
 
-/// The key as text: the part itself, or a JSON array of the parts. Uuids in their own text form.
+/// The key as text: the part itself, or a JSON array of the parts. Uuids in their own text form. Under a key with a NUL in it there can
+/// be no row here, but an entry, which Postgres has to hold.
 pub fn row_id(key: &Key, kinds: &[Kind]) -> String {
     let shown = Key(key
         .0
@@ -84,7 +85,11 @@ pub fn row_id(key: &Key, kinds: &[Kind]) -> String {
             _ => part.clone(),
         })
         .collect());
-    shown.row_id()
+    let text = shown.row_id();
+    if text.contains('\0') {
+        return text.replace('\0', "\u{fffd}");
+    }
+    text
 }
 
 /// A record's key.
@@ -114,11 +119,15 @@ fn parts_of(table: &Table, row_id: &str) -> Vec<Value> {
     let kinds = table.key.iter().map(|at| Some(table.columns[*at].column_type.kind)).chain(std::iter::repeat(None));
     let own_form = |(part, kind)| match (part, kind) {
         (Value::Text(digits), Some(Kind::Bytes)) => {
-            let digits = digits.strip_prefix("\\x").unwrap_or(&digits);
-            let byte = |at: usize| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok();
-            Value::Blob((0..digits.len() / 2).filter_map(byte).collect())
+            Value::Blob(from_hex(digits.strip_prefix("\\x").unwrap_or(&digits)))
         }
         (part, _) => part,
     };
     parts.into_iter().zip(kinds).map(own_form).collect()
+}
+
+/// The bytes that hexadecimal digits stand for.
+pub fn from_hex(digits: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok();
+    (0..digits.len() / 2).filter_map(byte).collect()
 }

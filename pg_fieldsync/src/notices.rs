@@ -3,7 +3,7 @@
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
-use crate::entry::SENT_AS;
+use crate::entry::{as_sent, SENT_AS};
 use crate::guards::AsOwner;
 use crate::keys::{self, Recorded};
 use crate::schema::KeyOrders;
@@ -115,10 +115,4 @@ pub fn conflicts(
         })));
     }
     Ok(News { notices, settled, gone })
-}
-
-/// The key that an entry's change names as the device's own.
-fn as_sent(parts: &str) -> Option<Key> {
-    let parts: Vec<serde_json::Value> = serde_json::from_str(parts).ok()?;
-    Some(Key(parts.iter().map(Value::from_json).collect()))
 }

@@ -218,6 +218,7 @@ fn read_table(
         let mut refused = None;
         let mut lost = Vec::new();
         let mut respelled = false;
+        let mut is_nowhere = false;
         let mut parts = Vec::with_capacity(key_places.len());
         for ((key_at, part), place) in key_parts(table, key_places, &converter, &change).zip(key_places) {
             match part {
@@ -228,12 +229,17 @@ fn read_table(
                 }
                 Err((error, raw)) => {
                     refused.get_or_insert(error);
+                    is_nowhere = true;
                     parts.push(raw);
                 }
             }
         }
         let key = Key(parts);
         let repeated = change.clock <= sender.watermark;
+        // What was refused for its key has left no row that the device could be told of, and cannot be looked for.
+        if repeated && is_nowhere {
+            continue;
+        }
         let mut fields = Vec::with_capacity(change.fields.len());
         let mut told = Vec::new();
         for FieldChange { column, old, new } in change.fields {
@@ -281,13 +287,14 @@ fn read_table(
                 repeated_whole: false,
                 lost: Vec::new(),
                 sent_as: None,
+                is_taken_back: false,
                 refused: None,
                 merged: Merged::default(),
             });
             items.len() - 1
         });
         let item = &mut items[at];
-        if respelled && change.op != Op::Delete {
+        if is_nowhere || (respelled && change.op != Op::Delete) {
             // In the order of the hub's key columns.
             item.sent_as = Some(Key(key_places.iter().filter_map(|place| change.key.0.get(*place).cloned()).collect()));
         }
@@ -316,6 +323,7 @@ fn read_table(
             item.refused = refused.map(Box::new);
         }
         item.lost.append(&mut lost);
+        item.is_taken_back = is_nowhere && matches!(change.op, Op::Delete | Op::Cancelled);
         let op = match change.op {
             // Made before the device was copied, and delivered by the other copy: it only counts.
             _ if is_made => Op::Cancelled,
@@ -338,6 +346,9 @@ fn read_table(
             recovered: recovery.is_some(),
             fields,
         });
+    }
+    for item in items.iter_mut().filter(|item| item.is_taken_back) {
+        item.take_back();
     }
     Ok((items, touched.into_iter().collect()))
 }

@@ -9,7 +9,7 @@ use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::decide::SEPARATE;
-use crate::entry::{self, Entry, SENT_AS};
+use crate::entry::{self, jsonb_text, Entry, SENT_AS};
 use crate::guards::AsOwner;
 use crate::separate;
 use crate::sql::{self, Cells, Param};
@@ -40,7 +40,7 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
                     entries.push(entry::rejection(table, item, made_already, row_id, error))
                 }
                 None => {
-                    let changes = item.changes.iter().any(|change| change.op != Op::Cancelled);
+                    let changes = item.is_taken_back || item.changes.iter().any(|change| change.op != Op::Cancelled);
                     let place = (table.table.table_id, row_id.clone(), Waiting::Rejected);
                     if changes && open.get(&place).is_some_and(|entry| covers(&table.table, item, entry)) {
                         corrected.extend(open.remove(&place).map(|entry| Some(entry.id)));
@@ -87,7 +87,8 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
 /// Whether an accepted change makes an open rejection of its row moot: it sets every field that was rejected, or the row is
 /// deleted. (A field that the hub did not have is in the entry as the device spells it.)
 fn covers(table: &Table, item: &Item, entry: &Open) -> bool {
-    if item.changes.iter().any(|change| change.op == Op::Delete) || entry.operation == "delete" {
+    let is_deleted = item.is_taken_back || item.changes.iter().any(|change| change.op == Op::Delete);
+    if is_deleted || entry.operation == "delete" {
         return true;
     }
     let set: HashSet<String> = item
@@ -265,23 +266,18 @@ fn add_to(known: &Open, entry: &Entry, version: u64, batch: &[u8; 16]) -> Result
         &[
             Param::Int(known.id),
             Param::Text(operation),
-            Param::Text(&text(&over(&entry.base, &known.base))),
-            Param::Text(&text(&over(&known.client, &entry.client))),
-            Param::Text(&text(&entry.server)),
+            Param::Text(&jsonb_text(&over(&entry.base, &known.base))),
+            Param::Text(&jsonb_text(&over(&known.client, &entry.client))),
+            Param::Text(&jsonb_text(&entry.server)),
             Param::Text(&entry.rule),
             Param::MaybeText(entry.detail.as_deref()),
-            Param::Text(&text(&change)),
+            Param::Text(&jsonb_text(&change)),
             Param::Int(version as i64),
             Param::Int(entry.client_clock),
             Param::Text(&uuid_text(batch)),
         ],
     )?;
     Ok(())
-}
-
-/// JSON text that jsonb takes: it knows no NUL.
-fn text(json: &Json) -> String {
-    json.to_string().replace("\\u0000", "\\ufffd")
 }
 
 /// The number of a table that the hub does not track.
@@ -319,7 +315,7 @@ fn insert(entries: &[Entry], client: &Client, version: u64, batch: &[u8; 16]) ->
             })
         })
         .collect();
-    let text = text(&Json::Array(lines));
+    let text = jsonb_text(&Json::Array(lines));
     let batch = uuid_text(batch);
     sql::run(
         "INSERT INTO fieldsync.conflict (client_no, table_id, row_id, operation, base, client, server, client_clock,

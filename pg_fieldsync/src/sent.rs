@@ -91,7 +91,7 @@ impl<'a> Sent<'a> {
     pub fn to_compare(&self) -> impl Iterator<Item = Key> + '_ {
         self.items
             .iter()
-            .filter(|(key, item)| item.merged.rejected.is_none() && !self.exact.contains(*key))
+            .filter(|(key, item)| item.merged.rejected.is_none() && !item.is_taken_back && !self.exact.contains(*key))
             .map(|(key, _)| (*key).clone())
             .chain(self.wanted.iter().map(|key| (*key).clone()))
             .chain(self.settled.iter().map(|key| (*key).clone()))

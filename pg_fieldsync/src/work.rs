@@ -61,8 +61,10 @@ pub struct Item {
     pub told: BTreeSet<u16>,
     /// Values in columns that the hub does not have: parked by themselves, while the rest of the row goes its way.
     pub lost: Vec<Lost>,
-    /// The key as the device spells it, where the hub spells it otherwise: the device would not know its own row again.
+    /// The key as the device spells it, where the hub spells it otherwise, or cannot hold it: the device would not know its own row again.
     pub sent_as: Option<Key>,
+    /// The device has deleted what no row of the hub can be, by its key: nothing of it is left to refuse, or to be looked for.
+    pub is_taken_back: bool,
     /// Why the row's changes cannot even be tried.
     pub refused: Option<Box<SqlError>>,
     /// What the merge found and decided.
@@ -182,6 +184,16 @@ impl Item {
         matches!(self.last_op, Op::Delete | Op::Cancelled)
     }
 
+    /// Takes back what was refused for its key: its changes only count from now on.
+    pub fn take_back(&mut self) {
+        self.refused = None;
+        self.lost.clear();
+        for change in &mut self.changes {
+            change.op = Op::Cancelled;
+            change.fields.clear();
+        }
+    }
+
     /// Whether another copy of the device has delivered all of this before, so that nothing is merged; and the device has the row.
     pub fn is_a_copys(&self) -> bool {
         let merges_nothing = self.changes.iter().all(|change| change.op == Op::Cancelled);
@@ -225,6 +237,10 @@ impl TableWork {
             known.last_op = item.last_op;
             known.inserted |= item.inserted;
             known.refused = known.refused.take().or(item.refused);
+            known.is_taken_back = item.is_taken_back;
+            if known.is_taken_back {
+                known.take_back();
+            }
         }
     }
 

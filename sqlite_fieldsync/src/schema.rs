@@ -1,7 +1,7 @@
 //! What a table of the application looks like: columns, key, and everything that makes rows unique.
 
 use crate::error::{Error, Result};
-use crate::sql::{bind, quote, still_whole};
+use crate::sql::{bind, bind_as_text, quote, still_whole};
 use fieldsync_core::{Key, Value};
 use rusqlite::{Connection, OptionalExtension};
 
@@ -272,7 +272,7 @@ impl Table {
         let mut statement = db.prepare_cached(&sql)?;
         bind(&mut statement, 1, &key.0)?;
         let found = statement.raw_query().next()?.is_some();
-        Ok(Some(found))
+        Ok(Some(found || (bind_as_text(&mut statement, key)? && statement.raw_query().next()?.is_some())))
     }
 
     /// Refuses what cannot be tracked.

@@ -1,7 +1,7 @@
 //! Small helpers around SQL: values, quoting, and the one transaction that every call is.
 
 use crate::error::{Error, Result};
-use fieldsync_core::Value;
+use fieldsync_core::{Key, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ffi, Connection, OptionalExtension, Row, Statement, ToSql};
 use std::cell::Cell;
@@ -62,6 +62,24 @@ pub fn bind<'a>(
         statement.raw_bind_parameter(first + at, Bound(value))?;
     }
     Ok(())
+}
+
+/// Binds a key a second time, where no row was found under it as it is: bytes that are not UTF-8 stand for text that is none (see
+/// [`value_from`]), as well as for bytes. Gives whether there is any such part.
+pub fn bind_as_text(statement: &mut Statement<'_>, key: &Key) -> Result<bool> {
+    let is_no_text = |part: &Value| matches!(part, Value::Blob(bytes) if std::str::from_utf8(bytes).is_err());
+    if !key.0.iter().any(is_no_text) {
+        return Ok(false);
+    }
+    for (at, part) in key.0.iter().enumerate() {
+        match part {
+            Value::Blob(bytes) if is_no_text(part) => {
+                statement.raw_bind_parameter(1 + at, ToSqlOutput::Borrowed(ValueRef::Text(bytes)))?;
+            }
+            _ => statement.raw_bind_parameter(1 + at, Bound(part))?,
+        }
+    }
+    Ok(true)
 }
 
 /// An identifier, quoted by SQLite's own function.

@@ -69,6 +69,11 @@ impl<'a> Muted<'a> {
                 muted.taken.push(trigger);
             }
         } else {
+            // Since SQLite 3.35 the switch leaves those of the connection's own schema on.
+            for trigger in triggers.into_iter().filter(|trigger| trigger.schema == "temp") {
+                muted.drop_trigger(&trigger)?;
+                muted.taken.push(trigger);
+            }
             db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
             muted.by_force = Some(db.prepare(TAKE_BACK)?);
         }
@@ -165,6 +170,29 @@ fn is_ours(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("fs_") else { return false };
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(0);
     digits > 0 && rest[digits..].starts_with('_')
+}
+
+/// Whether a trigger can fire whose statements say what becomes of conflicts (INSERT OR REPLACE).
+pub fn some_trigger_has_a_clause(db: &Connection) -> Result<bool> {
+    if !db.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER)? {
+        return Ok(false);
+    }
+    let mut statement = db.prepare_cached(
+        "SELECT name, sql FROM (SELECT type, name, sql FROM main.sqlite_master UNION ALL SELECT type, name, sql FROM sqlite_temp_master)
+         WHERE type = 'trigger' AND sql IS NOT NULL",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, sql): (String, String) = (row.get(0)?, row.get(1)?);
+        let words = tokens(&sql);
+        let is = |word: &str, wanted: &str| word.eq_ignore_ascii_case(wanted);
+        let or = |words: &[&str]| (is(words[0], "insert") || is(words[0], "update")) && is(words[1], "or");
+        let replace = |words: &[&str]| is(words[0], "replace") && is(words[1], "into");
+        if !is_ours(&name) && words.windows(2).any(|words| or(words) || replace(words)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The tables that a trigger's statements write, lower case.

@@ -3,9 +3,10 @@
 //! Invariants: every value goes in by its key with statements prepared once, so that the cost depends on the rows that
 //! arrive and never on the size of the table; a row that cannot be written yet, or ever, never stops the others.
 
+use super::mute;
 use crate::conflicts::{KeptRow, Replaced};
 use crate::error::Result;
-use crate::schema::{Affinity, Table};
+use crate::schema::{tokens, Affinity, Table};
 use crate::sql::{self, bind, is_refusal, quote};
 use fieldsync_core::reply::TableRows;
 use fieldsync_core::value::{hex, Kind};
@@ -34,6 +35,7 @@ pub struct Writer<'a> {
     /// How many of them are the key.
     pub key_len: usize,
     name: String,
+    or_abort: &'static str,
     key_condition: String,
     upserts: HashMap<Vec<u16>, Option<Statement<'a>>>,
     updates: HashMap<Vec<u16>, Statement<'a>>,
@@ -93,12 +95,14 @@ impl<'a> Writer<'a> {
             .collect::<Vec<_>>()
             .join(" AND ");
         let name = table.qualified(db)?;
+        let or_abort = or_abort(db, &table)?;
         Ok(Some(Writer {
             db,
             table,
             columns,
             key_len,
             name,
+            or_abort,
             key_condition,
             upserts: HashMap::new(),
             updates: HashMap::new(),
@@ -221,7 +225,7 @@ impl<'a> Writer<'a> {
         let names: Vec<&str> =
             (0..self.key_len as u16).chain(columns.iter().copied()).map(|at| self.quoted(at)).collect();
         let values: Vec<String> = (1..=names.len()).map(|at| format!("?{at}")).collect();
-        format!("INSERT INTO {}({}) VALUES ({})", self.name, names.join(", "), values.join(", "))
+        format!("INSERT{} INTO {}({}) VALUES ({})", self.or_abort, self.name, names.join(", "), values.join(", "))
     }
 
     fn update_or_insert(&mut self, key: &Key, fields: &[(u16, Value)]) -> Result<Written> {
@@ -253,7 +257,8 @@ impl<'a> Writer<'a> {
                 .enumerate()
                 .map(|(at, column)| format!("{} = ?{}", self.quoted(*column), self.key_len + at + 1))
                 .collect();
-            let sql = format!("UPDATE {} SET {} WHERE {}", self.name, sets.join(", "), self.key_condition);
+            let sql =
+                format!("UPDATE{} {} SET {} WHERE {}", self.or_abort, self.name, sets.join(", "), self.key_condition);
             self.updates.insert(columns.clone(), self.db.prepare(&sql)?);
         }
         let done = match self.updates.get_mut(&columns) {
@@ -273,6 +278,7 @@ impl<'a> Writer<'a> {
         }
         match &mut self.delete {
             Some(statement) => match run(self.db, statement, key, &[])? {
+                Written::Missing if sql::bind_as_text(statement, key)? => outcome(self.db, statement.raw_execute()),
                 Written::Missing if self.exists(key)? => Ok(ignored()),
                 done => Ok(done),
             },
@@ -403,7 +409,8 @@ impl<'a> Writer<'a> {
     pub fn insert_row(&mut self, row: &KeptRow) -> Result<Written> {
         let names = row.iter().map(|(name, _)| quote(self.db, name)).collect::<Result<Vec<_>>>()?;
         let values: Vec<String> = (1..=names.len()).map(|at| format!("?{at}")).collect();
-        let sql = format!("INSERT INTO {}({}) VALUES ({})", self.name, names.join(", "), values.join(", "));
+        let sql =
+            format!("INSERT{} INTO {}({}) VALUES ({})", self.or_abort, self.name, names.join(", "), values.join(", "));
         let mut statement = self.db.prepare_cached(&sql)?;
         bind(&mut statement, 1, row.iter().map(|(_, value)| value))?;
         Ok(match outcome(self.db, statement.raw_execute())? {
@@ -411,6 +418,20 @@ impl<'a> Writer<'a> {
             done => done,
         })
     }
+}
+
+/// What a constraint's own ON CONFLICT says is for the application's writes: here it refuses. REPLACE would take a row away that nobody has
+/// deleted, and ROLLBACK the whole reply. A statement's clause goes for those of the triggers that it sets off as well, so that it is left
+/// out where one of them has another.
+fn or_abort(db: &Connection, table: &Table) -> Result<&'static str> {
+    let words = tokens(&table.signature);
+    let is = |word: &str, wanted: &str| word.eq_ignore_ascii_case(wanted);
+    let has_clause = words.windows(3).any(|words| {
+        is(words[0], "on")
+            && is(words[1], "conflict")
+            && ["replace", "rollback", "ignore"].iter().any(|clause| is(words[2], clause))
+    });
+    Ok(if has_clause && !mute::some_trigger_has_a_clause(db)? { " OR ABORT" } else { "" })
 }
 
 /// A row that a trigger of the application keeps away without a word.

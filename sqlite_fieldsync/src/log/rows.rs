@@ -106,16 +106,23 @@ impl<'a> Reader<'a> {
             return Ok(Some(values));
         }
         bind(&mut self.seek, 1, &key.0)?;
-        let mut rows = self.seek.raw_query();
-        let Some(row) = rows.next()? else { return Ok(None) };
-        let rowid: i64 = row.get(0)?;
-        let values = values(row, self.key_len, &self.slots)?;
-        drop(rows);
+        let mut found = self.sought()?;
+        if found.is_none() && sql::bind_as_text(&mut self.seek, key)? {
+            found = self.sought()?;
+        }
+        let Some((rowid, values)) = found else { return Ok(None) };
         let follows = rowid > self.last_rowid && rowid.saturating_sub(self.last_rowid) <= GAP_MAX;
         self.last_rowid = rowid;
         self.width = usize::from(follows) * 8;
         self.ahead.clear();
         Ok(Some(values))
+    }
+
+    /// The row of the key that is bound, with its rowid.
+    fn sought(&mut self) -> Result<Option<(i64, Values)>> {
+        let mut rows = self.seek.raw_query();
+        let Some(row) = rows.next()? else { return Ok(None) };
+        Ok(Some((row.get(0)?, values(row, self.key_len, &self.slots)?)))
     }
 
     /// The row, if it is among the next ones.

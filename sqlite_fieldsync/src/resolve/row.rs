@@ -8,7 +8,7 @@ use crate::conflicts;
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable};
 use crate::schema::{Affinity, Column, Table};
-use crate::sql::{self, bind, quote};
+use crate::sql::{self, bind, bind_as_text, quote};
 use fieldsync_core::{Key, Value};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value as Json};
@@ -29,6 +29,9 @@ impl Row {
         let mut statement = db.prepare(&format!("SELECT * FROM {} WHERE {}", self.name, self.condition))?;
         bind(&mut statement, 1, &self.key.0)?;
         let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        if statement.raw_query().next()?.is_none() && !bind_as_text(&mut statement, &self.key)? {
+            return Ok(Vec::new());
+        }
         let mut found = statement.raw_query();
         let Some(found) = found.next()? else { return Ok(Vec::new()) };
         names.into_iter().enumerate().map(|(at, name)| Ok((name, sql::column(found, at)?))).collect()
@@ -61,7 +64,9 @@ impl Row {
         let sets = sets.collect::<Result<Vec<_>>>()?.join(", ");
         let mut statement = db.prepare(&format!("UPDATE {} SET {sets} WHERE {}", self.name, self.condition))?;
         bind(&mut statement, 1, self.key.0.iter().chain(fields.iter().map(|(_, value)| value)))?;
-        statement.raw_execute()?;
+        if statement.raw_execute()? == 0 && bind_as_text(&mut statement, &self.key)? {
+            statement.raw_execute()?;
+        }
         Ok(())
     }
 
@@ -276,7 +281,7 @@ pub(super) fn delete_row(db: &Connection, conflict: &Conflict) -> Result<bool> {
     nothing_refers_to(db, &row)?;
     let mut statement = db.prepare(&format!("DELETE FROM {} WHERE {}", row.name, row.condition))?;
     bind(&mut statement, 1, &row.key.0)?;
-    Ok(statement.raw_execute()? > 0)
+    Ok(statement.raw_execute()? > 0 || (bind_as_text(&mut statement, &row.key)? && statement.raw_execute()? > 0))
 }
 
 /// A logged change of no field: it takes the parked change along once more.

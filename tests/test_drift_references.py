@@ -127,6 +127,8 @@ class Related:
         key = [pick.choice(self.ids[table]), pick.choice("xy")][:len(names)]
         some = pick.sample(list(columns), min(len(columns), pick.randint(1, 2)))
         values = [self.value(columns[column]) for column in some]
+        if side == "hub" and self.soft:
+            values = [None if columns[column] == REF and self.is_marked(value) else value for column, value in zip(some, values)]
         where = " AND ".join(f"{name} = ?" for name in names) + (" AND NOT sync_deleted" if side == "hub" and self.soft else "")
         what = pick.choice(["insert", "insert", "insert", "update", "update", "update", "delete", "another key"])
         if what == "insert":
@@ -139,6 +141,10 @@ class Related:
             self.do(side, f"DELETE FROM {table} WHERE {where}", *key)
         elif not self.soft:
             self.do(side, f"UPDATE {table} SET id = ? WHERE {where}", pick.choice(self.ids[table]), *key)
+
+    def is_marked(self, parent):
+        """An application on the hub would not refer to a row that it calls deleted; its foreign key lets it."""
+        return self.hub.sql("SELECT 1 FROM p WHERE id = %s AND sync_deleted", parent) != []
 
     def value(self, number):
         if number == REF:

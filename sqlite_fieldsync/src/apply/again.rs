@@ -51,15 +51,15 @@ struct Refused {
     operation: String,
 }
 
-/// Those that can travel again, by a condition on their entries (with one parameter).
-fn refused(db: &Connection, which: &str, parameter: i64) -> Result<Vec<Refused>> {
-    let mut statement = db.prepare_cached(&format!(
+/// Those that can travel again, by a condition on their entries.
+fn refused(db: &Connection, which: &str) -> Result<Vec<Refused>> {
+    let mut statement = db.prepare(&format!(
         "SELECT table_name, row_key, operation FROM main.fs_conflict c
          WHERE status = 'open' AND outcome = 'rejected' AND kept IS NULL AND row_key IS NOT NULL AND first_clock IS NOT NULL
            AND ifnull(choice, 'mine') <> 'theirs' AND {which}
          ORDER BY conflict_id"
     ))?;
-    let mut rows = statement.query([parameter])?;
+    let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let key = conflicts::key_from_bytes(&row.get::<_, Vec<u8>>(1)?)?;
@@ -74,7 +74,7 @@ impl Apply<'_> {
         for notice in notices {
             if let Notice::Conflict(conflict) = notice {
                 if is_wanted_again(conflict) {
-                    for change in refused(self.db, "hub_id = ?1", conflict.conflict_id as i64)? {
+                    for change in refused(self.db, &format!("hub_id = {}", conflict.conflict_id as i64))? {
                         self.offer(&change, unanswered)?;
                     }
                 }
@@ -83,11 +83,11 @@ impl Apply<'_> {
         if before.is_subset(&rejected(self.db)?) {
             return Ok(());
         }
-        let dependent = refused(self.db, &format!("{FOR_ANOTHER} AND ?1"), 1)?;
+        let dependent = refused(self.db, FOR_ANOTHER)?;
         if dependent.is_empty() {
             return Ok(());
         }
-        let records = refused(self.db, "operation = 'insert' AND ?1", 1)?;
+        let records = refused(self.db, "operation = 'insert'")?;
         let waiting = records.into_iter().map(|record| (record.table.to_ascii_lowercase(), record.key)).collect();
         let references = References::load(self.db)?;
         for change in dependent {

@@ -90,7 +90,7 @@ def test_it_survives_the_end_of_the_old_schema(adopted):
     adopted.sql("UPDATE programme.beneficiaries SET village = 'Mopti'")
     assert adopted.one("SELECT count(*) FROM programme.beneficiaries") == 3
     assert adopted.sql("SELECT tgname FROM pg_trigger WHERE tgrelid = 'programme.beneficiaries'::regclass AND NOT tgisinternal "
-                       "ORDER BY tgname") == [("~fieldsync_row",), ("~fieldsync_truncate",)]
+                       "ORDER BY tgname") == [(f"~fieldsync_{what}",) for what in ("marked", "marked_at_commit", "row", "truncate")]
 
 
 def test_a_rule_with_a_misspelt_field_stops_it_and_leaves_all_as_it_was(make_hub):

@@ -86,6 +86,16 @@ pub fn is_by_engine() -> bool {
     APPLYING.with_borrow(Applying::is_by_engine)
 }
 
+/// Whether what happens now happens below a statement of the engine's own.
+pub fn is_writing() -> bool {
+    APPLYING.with_borrow(|applying| !applying.writes.is_empty())
+}
+
+/// Whether the trigger that asks was fired by a statement of another trigger's, a foreign key's among them.
+pub fn is_nested() -> bool {
+    triggers_entered() > 1
+}
+
 impl Applying {
     /// Its own statement is one trigger away; that of an application's trigger, or a cascade, is further.
     fn is_by_engine(&self) -> bool {

@@ -149,7 +149,7 @@ impl Blame<'_> {
             if self.goes(row) || !matches!(item.merged.before, Some(HubState::Live(_))) {
                 continue;
             }
-            for reference in table.references.iter().filter(|reference| reference.acts_on_delete) {
+            for reference in table.references.iter().filter(|reference| reference.acts_on_delete()) {
                 let values =
                     reference.child_columns.iter().map(|number| in_use::value_before(table, item, *number).cloned());
                 let Some(values) = values.collect::<Option<Vec<Value>>>() else { continue };

@@ -34,17 +34,43 @@ pub struct Column {
     pub generated: bool,
 }
 
+/// What becomes of rows when the row that they refer to goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnDelete {
+    /// NO ACTION and RESTRICT: it may not go.
+    Refuse,
+    /// They go as well.
+    Cascade,
+    /// These columns become NULL.
+    SetNull(Vec<u16>),
+    /// These columns get their defaults.
+    SetDefault(Vec<u16>),
+}
+
 /// A foreign key between tracked tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignKey {
+    /// The constraint's name.
+    pub name: String,
     /// Its columns, by attribute number.
     pub child_columns: Vec<u16>,
     /// The referenced table.
     pub parent: pg_sys::Oid,
     /// Its columns, by attribute number.
     pub parent_columns: Vec<u16>,
+    /// What a deletion there does here.
+    pub on_delete: OnDelete,
+    /// Whether it can wait for the commit.
+    pub deferrable: bool,
+    /// SQL that says whether a row is there, marked or not, for a row's values in `child_columns` (`$1` …).
+    pub parent_is_there: String,
+}
+
+impl ForeignKey {
     /// Whether rows go, or lose their reference, with the row that they refer to, so that nobody hears of it.
-    pub acts_on_delete: bool,
+    pub fn acts_on_delete(&self) -> bool {
+        self.on_delete != OnDelete::Refuse
+    }
 }
 
 /// A tracked table.
@@ -374,9 +400,22 @@ fn flag(relation: pg_sys::Oid, question: &str) -> Result<bool, SqlError> {
 
 fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {
     let rows = sql::read(
-        "SELECT confrelid::bigint, array_to_string(conkey, ','), array_to_string(confkey, ','),
-                (confdeltype IN ('c', 'n', 'd'))::int
-         FROM pg_catalog.pg_constraint WHERE conrelid = $1::oid AND contype = 'f' ORDER BY conname",
+        // The columns that ON DELETE sets can be chosen since Postgres 15.
+        "SELECT c.confrelid::bigint, array_to_string(c.conkey, ','), array_to_string(c.confkey, ','), c.conname::text,
+                c.confdeltype::text, c.condeferrable::int,
+                (SELECT string_agg(part, ',')
+                 FROM jsonb_array_elements_text(COALESCE(NULLIF(to_jsonb(c) -> 'confdelsetcols', 'null'), to_jsonb(c.conkey))) AS s(part)),
+                (SELECT format('SELECT EXISTS (SELECT FROM %s%I.%I AS p WHERE %s)', CASE p.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END,
+                               n.nspname, p.relname, string_agg(format('p.%I OPERATOR(%I.%s) $%s', a.attname, s.nspname, o.oprname,
+                                                                       k.place), ' AND '))
+                 FROM ROWS FROM (unnest(c.confkey), unnest(c.conpfeqop)) WITH ORDINALITY AS k(number, operator, place)
+                 JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.number
+                 JOIN pg_operator AS o ON o.oid = k.operator
+                 JOIN pg_namespace AS s ON s.oid = o.oprnamespace
+                 JOIN pg_class AS p ON p.oid = c.confrelid
+                 JOIN pg_namespace AS n ON n.oid = p.relnamespace
+                 GROUP BY p.relkind, n.nspname, p.relname)
+         FROM pg_catalog.pg_constraint AS c WHERE c.conrelid = $1::oid AND c.contype = 'f' ORDER BY c.conname",
         &[oid_param(relation)],
     )?;
     let numbers = |text: &str| text.split(',').filter_map(|number| number.parse().ok()).collect::<Vec<u16>>();
@@ -387,7 +426,15 @@ fn foreign_keys(relation: pg_sys::Oid) -> Result<Vec<ForeignKey>, SqlError> {
             child_columns: numbers(row.text(1)),
             parent: oid(row.int(0)),
             parent_columns: numbers(row.text(2)),
-            acts_on_delete: row.int(3) != 0,
+            name: row.text(3).to_owned(),
+            on_delete: match row.text(4) {
+                "c" => OnDelete::Cascade,
+                "n" => OnDelete::SetNull(numbers(row.text(6))),
+                "d" => OnDelete::SetDefault(numbers(row.text(6))),
+                _ => OnDelete::Refuse,
+            },
+            deferrable: row.int(5) != 0,
+            parent_is_there: row.text(7).to_owned(),
         })
         .collect())
 }

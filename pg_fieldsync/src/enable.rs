@@ -108,7 +108,7 @@ pub fn enable(relation: pg_sys::Oid, json: &Json) -> Result<Json, HubError> {
                     == fieldsync_core::Value::Int(1)
         }
     };
-    let was_unseen = add_triggers(relation, &qualified)?;
+    let was_unseen = add_triggers(relation, &qualified, soft_delete)?;
     // The first time it gets its identity; in a restored database the registry's numbers are of another one.
     history::hub()?;
     let table_id = register(relation, &schema, &name, soft_delete, (!continues).then_some((version, clock)))?;
@@ -327,32 +327,48 @@ fn add_columns(qualified: &str, added: &[&str], with_clocks: bool, version: u64)
     Ok(())
 }
 
-/// Gives whether one was missing. ALWAYS: writes that arrive by logical replication are tracked as well. (CREATE OR REPLACE TRIGGER came
-/// with Postgres 14.)
-fn add_triggers(relation: pg_sys::Oid, qualified: &str) -> Result<bool, SqlError> {
+const ROW: &str = "BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION fieldsync.row_changed()";
+const TRUNCATE: &str = "BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fieldsync.table_truncated()";
+/// Where a deletion only marks its row, and foreign keys see nothing of it: their time to refuse it, and that of the deferrable ones.
+const MARKED: &str = "AFTER DELETE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fieldsync.rows_marked()";
+const MARKED_AT_COMMIT: &str = "AFTER UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+     WHEN (NEW.sync_deleted IS TRUE AND OLD.sync_deleted IS NOT TRUE) EXECUTE FUNCTION fieldsync.rows_marked()";
+
+/// fieldsync's triggers: the name, whether tables have it that do not mark deleted rows, how it is made, and its definition.
+const TRIGGERS: [(&str, bool, &str, &str); 4] = [
+    ("~fieldsync_row", true, "CREATE TRIGGER", ROW),
+    ("~fieldsync_truncate", true, "CREATE TRIGGER", TRUNCATE),
+    ("~fieldsync_marked", false, "CREATE TRIGGER", MARKED),
+    ("~fieldsync_marked_at_commit", false, "CREATE CONSTRAINT TRIGGER", MARKED_AT_COMMIT),
+];
+
+/// Gives whether one was missing that tracks. These are ALWAYS enabled: writes that arrive by logical replication are tracked as well.
+/// (CREATE OR REPLACE TRIGGER came with Postgres 14.)
+fn add_triggers(relation: pg_sys::Oid, qualified: &str, soft_delete: bool) -> Result<bool, SqlError> {
     let mut missing = false;
-    for (name, what) in [
-        (
-            "~fieldsync_row",
-            "BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION fieldsync.row_changed()",
-        ),
-        (
-            "~fieldsync_truncate",
-            "BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fieldsync.table_truncated()",
-        ),
-    ] {
-        let there = sql::run(
-            "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1::oid AND tgname = $2",
-            &[oid_param(relation), Param::Text(name)],
-        )?;
+    for (name, tracks, create, what) in TRIGGERS {
+        let is_there = has_trigger(relation, name)?;
         let name = ident(name);
-        if there.rows.is_empty() {
-            sql::run(&format!("CREATE TRIGGER {name} {}", what.replace("{table}", qualified)), &[])?;
-            missing = true;
+        let wanted = tracks || soft_delete;
+        if wanted && !is_there {
+            sql::run(&format!("{create} {name} {}", what.replace("{table}", qualified)), &[])?;
+            missing |= tracks;
+        } else if !wanted && is_there {
+            sql::run(&format!("DROP TRIGGER {name} ON {qualified}"), &[])?;
         }
-        sql::run(&format!("ALTER TABLE ONLY {qualified} ENABLE ALWAYS TRIGGER {name}"), &[])?;
+        if tracks {
+            sql::run(&format!("ALTER TABLE ONLY {qualified} ENABLE ALWAYS TRIGGER {name}"), &[])?;
+        }
     }
     Ok(missing)
+}
+
+fn has_trigger(relation: pg_sys::Oid, name: &str) -> Result<bool, SqlError> {
+    let found = sql::run(
+        "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1::oid AND tgname = $2",
+        &[oid_param(relation), Param::Text(name)],
+    )?;
+    Ok(!found.rows.is_empty())
 }
 
 fn register(
@@ -462,13 +478,12 @@ pub fn disable(relation: pg_sys::Oid) -> Result<(), HubError> {
     }
     // First, so that what goes now is not taken for somebody's mistake.
     forget(relation)?;
-    for statement in [
-        format!("DROP TRIGGER IF EXISTS \"~fieldsync_row\" ON {qualified}"),
-        format!("DROP TRIGGER IF EXISTS \"~fieldsync_truncate\" ON {qualified}"),
-        format!("ALTER TABLE ONLY {qualified} DROP COLUMN IF EXISTS fieldsync_clocks"),
-    ] {
-        sql::run(&statement, &[])?;
+    for (name, ..) in TRIGGERS {
+        if has_trigger(relation, name)? {
+            sql::run(&format!("DROP TRIGGER {} ON {qualified}", ident(name)), &[])?;
+        }
     }
+    sql::run(&format!("ALTER TABLE ONLY {qualified} DROP COLUMN IF EXISTS fieldsync_clocks"), &[])?;
     catalog::announce_change(relation);
     Ok(())
 }

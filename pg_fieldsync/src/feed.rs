@@ -368,6 +368,7 @@ pub unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Typ
         | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             clear();
             crate::applying::forget();
+            crate::marked::forget();
         }
         _ => {}
     }

@@ -34,6 +34,21 @@ fn fieldsync_note_lateness() {
     crate::feed::note_lateness();
 }
 
+/// `fieldsync.still_in_use(boolean)`
+#[pg_extern(sql = false)]
+fn fieldsync_still_in_use(at_commit: bool) -> Result<Option<JsonB>, ErrorReport> {
+    let found = raised(crate::marked::still_in_use(at_commit).map_err(HubError::Sql))?;
+    Ok(found.map(|found| {
+        JsonB(serde_json::json!({
+            "schema": found.by.0,
+            "table": found.by.1,
+            "constraint": found.constraint,
+            "message": found.message,
+            "detail": found.detail,
+        }))
+    }))
+}
+
 /// `fieldsync.client_tag(text)`
 #[pg_extern(sql = false)]
 fn fieldsync_client_tag(client_id: &str) -> i64 {

@@ -6,13 +6,13 @@
 //! parent stays, or waits for a person; under `delete_wins` it goes, and what used it is on record. A row that would only be marked
 //! goes nowhere as far as its foreign keys know: what they would have refused is refused here.
 
-use crate::arrays::{unnest, Array};
 use crate::catalog::{self, ForeignKey, Table};
 use crate::catch::SqlError;
 use crate::decide::Deciding;
 use crate::guards::{AsUser, LatestSnapshot};
 use crate::parents;
-use crate::sql::{self, ident, Cells, Param};
+use crate::referring::Referring;
+use crate::sql::{self, ident, Cells};
 use crate::work::{Item, TableWork, Work};
 use crate::write::{self, Action};
 use fieldsync_core::delta::Op;
@@ -92,34 +92,19 @@ fn users(
     let parent = &work.tables[place];
     let mut going = Vec::new();
     let mut values_of_going = Vec::new();
-    let mut parts: Vec<Vec<&Value>> = vec![Vec::new(); reference.parent_columns.len()];
     for (at, item) in parent.items.iter().enumerate().filter(|(_, item)| goes(item)) {
         let values: Option<Vec<&Value>> =
             reference.parent_columns.iter().map(|number| value_before(&parent.table, item, *number)).collect();
         let Some(values) = values.filter(|values| values.iter().all(|value| !value.is_null())) else { continue };
         going.push(at);
-        values_of_going.push(Key(values.iter().map(|value| (*value).clone()).collect()));
-        parts.iter_mut().zip(values).for_each(|(part, value)| part.push(value));
+        values_of_going.push(Key(values.into_iter().cloned().collect()));
     }
     if going.is_empty() {
         return Ok(Vec::new());
     }
-    let mut arrays = Vec::new();
-    let mut types = Vec::new();
-    let mut conditions = Vec::new();
-    for (at, number) in reference.parent_columns.iter().enumerate() {
-        let (Some(column), Some(own)) = (parent.table.by_number(*number), child.by_number(reference.child_columns[at]))
-        else {
-            return Ok(Vec::new());
-        };
-        let in_key = parent.table.key.iter().position(|at| parent.table.columns[*at].number == *number);
-        let equals = in_key.map_or("OPERATOR(pg_catalog.=)", |at| parent.table.key_equals[at].as_str());
-        arrays.push(Array::of(&column.column_type, parts[at].iter().copied())?);
-        types.push(column.column_type.param_type());
-        let value = format!("({})::{}", column.column_type.param_to_sql(&format!("u.k{at}")), column.column_type.sql);
-        conditions.push(format!("t.{} {equals} {value}", ident(&own.name)));
-    }
-    let names: Vec<String> = (0..types.len()).map(|at| format!("k{at}")).collect();
+    let Some(referring) = Referring::to(&parent.table, child, reference, &values_of_going)? else {
+        return Ok(Vec::new());
+    };
     let key: String = child
         .key
         .iter()
@@ -128,7 +113,6 @@ fn users(
             format!(", {}", column.column_type.to_wire(&format!("t.{}", ident(&column.name))))
         })
         .collect();
-    let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     let rows = {
         // Like the foreign key itself: what uses a row uses it, whether this login may see it or not.
         let _owner = AsUser::owner_of_oid(child.oid);
@@ -137,17 +121,15 @@ fn users(
         sql::read_set(
             &format!(
                 "SELECT u.place, t.fieldsync_clocks{key} FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted IS NOT TRUE",
-                child.qualified,
-                unnest(&types, &names, 1),
-                conditions.join(" AND ")
+                child.qualified, referring.source, referring.condition
             ),
-            &params,
+            &referring.params(),
         )?
     };
     let mut found = Vec::new();
     let mut handed_on = HashSet::new();
     // A row that is only marked takes nothing along.
-    let acts = reference.acts_on_delete && !parent.table.soft_delete;
+    let acts = reference.acts_on_delete() && !parent.table.soft_delete;
     if acts || parent.table.soft_delete {
         found = written_users(work, child, reference, &going, &values_of_going);
     }

@@ -14,6 +14,7 @@ use crate::catch::SqlError;
 use crate::error::report_sql;
 use crate::feed;
 use crate::keys;
+use crate::marked;
 use crate::sql;
 use crate::tombstone;
 use crate::tuple::{self, differs, Field, Row};
@@ -361,10 +362,17 @@ unsafe fn deleted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys::
         let row = Row::of(tuple, relation);
         let key = tracked.key(&row);
         if tracked.soft_delete {
-            if !row.is_true(tracked.deleted) {
-                mark_deleted(relation, &row, tracked);
+            match marked::lost_its_parent(relation, &row, tracked) {
+                Ok(true) => {}
+                Ok(false) => {
+                    if !row.is_true(tracked.deleted) {
+                        mark_deleted(relation, &row, tracked);
+                        marked::follow(relation, &row, tracked);
+                    }
+                    return std::ptr::null_mut();
+                }
+                Err(error) => report_sql(&error),
             }
-            return std::ptr::null_mut();
         }
         let clocks = tracked.row_clocks(&row);
         let mut packed = Vec::with_capacity(40);

@@ -32,6 +32,11 @@ CREATE FUNCTION fieldsync.note_lateness() RETURNS void
     AS 'MODULE_PATHNAME', 'fieldsync_note_lateness_wrapper';
 COMMENT ON FUNCTION fieldsync.note_lateness() IS 'devices that this transaction has answered look at it again: it has more for them';
 
+CREATE FUNCTION fieldsync.still_in_use(at_commit boolean) RETURNS jsonb
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fieldsync_still_in_use_wrapper';
+COMMENT ON FUNCTION fieldsync.still_in_use(boolean) IS 'what forbids a deletion of this transaction that only marked its row: a foreign key, table, message, detail';
+
 CREATE FUNCTION fieldsync.client_tag(client_id text) RETURNS bigint
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'fieldsync_client_tag_wrapper';

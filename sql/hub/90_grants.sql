@@ -62,4 +62,4 @@ GRANT EXECUTE ON FUNCTION fieldsync.conflict_to_settle(bigint), fieldsync.confli
     TO fieldsync_operator;
 GRANT SELECT ON fieldsync.conflict_details TO fieldsync_operator;
 -- enable() creates these triggers as its caller, who must own the table. They do nothing on a table that is not enabled.
-GRANT EXECUTE ON FUNCTION fieldsync.row_changed(), fieldsync.table_truncated() TO fieldsync_operator;
+GRANT EXECUTE ON FUNCTION fieldsync.row_changed(), fieldsync.table_truncated(), fieldsync.rows_marked() TO fieldsync_operator;

@@ -2,11 +2,10 @@
 //!
 //! Invariant: every value of the device's that the hub does not hold after a merge is in an entry.
 
-use crate::catalog::{self, Table};
+use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::keys::from_hex;
-use crate::sql::{self, Cells, Param};
 use crate::types::uuid_text;
 use crate::verdicts::unknown_column;
 use crate::work::{Homeless, Item, TableWork};
@@ -284,7 +283,6 @@ pub fn rejection(table: &TableWork, item: &Item, made_already: bool, row_id: Str
     if let Some(key) = item.sent_as.as_ref().filter(|_| server.is_none()) {
         change[SENT_AS] = key.0.iter().map(exact_json).collect();
     }
-    let words = in_words(&table.table, error, operation_of(item) == "delete", &refused);
     Entry {
         table_id: table.table.table_id,
         row_id,
@@ -297,27 +295,9 @@ pub fn rejection(table: &TableWork, item: &Item, made_already: bool, row_id: Str
         server_origin: server.map_or(0, |row| i64::from(row.clocks.latest().origin)),
         rule: rule_of(error),
         outcome: "rejected".to_owned(),
-        detail: Some(words.unwrap_or_else(|| error.to_string())),
+        detail: Some(error.to_string()),
         is_open: true,
         change,
-    }
-}
-
-/// Why a change was refused, in words that an app can show; none where the error's own are the best there are.
-fn in_words(table: &Table, error: &SqlError, deleting: bool, refused: &Json) -> Option<String> {
-    match (error.sqlstate.as_str(), &error.constraint, &error.column) {
-        ("23502", _, Some(column)) => Some(format!("\"{column}\" has to have a value")),
-        (state, Some(constraint), _) if state.starts_with("23") => {
-            let params = [
-                catalog::oid_param(table.oid),
-                Param::Text(constraint),
-                Param::Bool(deleting),
-                Param::Text(&jsonb_text(refused)),
-            ];
-            let words = sql::run("SELECT fieldsync.in_words($1::oid, $2, $3, $4::text::jsonb)", &params).ok()?;
-            words.rows.first().map(|row| row.text(0).to_owned()).filter(|words| !words.is_empty())
-        }
-        _ => None,
     }
 }
 

@@ -63,6 +63,7 @@ mod types;
 mod upload;
 mod verdicts;
 mod withheld;
+mod words;
 mod work;
 mod write;
 

@@ -14,6 +14,7 @@ use crate::guards::AsOwner;
 use crate::separate;
 use crate::sql::{self, Cells, Param};
 use crate::types::uuid_text;
+use crate::words::Words;
 use crate::work::{Homeless, Item, Work};
 use fieldsync_core::delta::Op;
 use fieldsync_core::reply::Outcomes;
@@ -27,6 +28,7 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
     let mut open = open_entries(client)?;
     let mut entries = Vec::new();
     let mut corrected = Vec::new();
+    let mut words = Words::default();
     // Of a record that came and went unseen there is nothing to keep.
     for homeless in work.homeless.iter().filter(|homeless| homeless.op != Op::Cancelled) {
         entries.push(entry::of_homeless(homeless, number_of(homeless)?));
@@ -37,7 +39,9 @@ pub fn conflicts(work: &Work, client: &Client, version: u64, batch: &[u8; 16]) -
             match &item.merged.rejected {
                 Some(error) => {
                     let made_already = entry::is_made_already(item, client);
-                    entries.push(entry::rejection(table, item, made_already, row_id, error))
+                    let mut entry = entry::rejection(table, item, made_already, row_id, error);
+                    words.tell(&table.table, error, &mut entry)?;
+                    entries.push(entry);
                 }
                 None => {
                     let changes = item.is_taken_back || item.changes.iter().any(|change| change.op != Op::Cancelled);

@@ -82,8 +82,8 @@ CREATE TRIGGER conflict_settled AFTER UPDATE OF status ON fieldsync.conflict
     EXECUTE FUNCTION fieldsync.conflict_settled();
 
 -- Why a change was refused, in words that an app can show to whoever entered it: what the site itself says of the constraint (COMMENT ON
--- CONSTRAINT), or what the constraint is. NULL where the error is about none. client: the refused values, by column.
-CREATE FUNCTION fieldsync.in_words(relation oid, name text, deleting boolean, client jsonb) RETURNS text
+-- CONSTRAINT), or what the constraint is. No row where the error is about none. columns: those whose refused values belong behind the words.
+CREATE FUNCTION fieldsync.in_words(relation oid, name text, deleting boolean) RETURNS TABLE (words text, columns text[])
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -104,18 +104,15 @@ AS $$
         FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
         WHERE i.indrelid = relation AND x.relname = in_words.name
           AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x'))
-    ), told AS (
-        SELECT b.*, (SELECT string_agg('"' || c || '"' || coalesce(' (' || (client ->> c) || ')', ''), ' and ' ORDER BY place)
-                     FROM unnest(b.columns) WITH ORDINALITY AS u(c, place)) AS fields
-        FROM broken AS b
     )
     SELECT coalesce(comment,
-        CASE
-            WHEN kind = 'c' THEN format('the hub has a rule against it: %s', rule)
-            WHEN kind IN ('p', 'u') THEN format('another record of the hub has the same %s', fields)
-            WHEN kind = 'x' THEN format('another record of the hub excludes it: %s', rule)
-            WHEN referred_to THEN format('records of %s on the hub refer to it', other)
-            ELSE format('it refers to a record of %s that the hub does not have: %s', other, fields)
-        END)
-    FROM told LIMIT 1
+               CASE
+                   WHEN kind = 'c' THEN format('the hub has a rule against it: %s', rule)
+                   WHEN kind IN ('p', 'u') THEN 'another record of the hub has the same '
+                   WHEN kind = 'x' THEN format('another record of the hub excludes it: %s', rule)
+                   WHEN referred_to THEN format('records of %s on the hub refer to it', other)
+                   ELSE format('it refers to a record of %s that the hub does not have: ', other)
+               END),
+           CASE WHEN comment IS NULL AND (kind IN ('p', 'u') OR kind = 'f' AND NOT referred_to) THEN b.columns ELSE '{}' END
+    FROM broken AS b LIMIT 1
 $$;

@@ -161,6 +161,25 @@ class TestRowLevelSecurity:
         sync_as(kati, north)
         assert [row[0] for row in rows(north, "households")] == ["h1", "h2"]
 
+    @pytest.mark.parametrize("off", ["ALTER TABLE programme.households DISABLE ROW LEVEL SECURITY", "ALTER ROLE {role} BYPASSRLS"])
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_once_no_policy_holds_all_of_it_comes(self, programme, team, kati, off, lost):
+        """Also what was written while it was hidden, of rows that the device had before."""
+        north = team("north")
+        programme.sql("UPDATE programme.households SET village = 'Kati' WHERE id = 'h2'")
+        sync_as(kati, north)
+        programme.sql("UPDATE programme.households SET village = 'Kita', code = 'HIDDEN' WHERE id = 'h2'")
+        programme.sql("INSERT INTO programme.households VALUES ('h3', 'H3', 'Kita')")
+        sync_as(kati, north)
+        programme.sql(off.format(role=kati.role))
+        programme.sql("UPDATE programme.households SET village = 'Kayes' WHERE id = 'h2'")
+        if lost:
+            kati.execute("SELECT sync_control.sync(%s)", [north.export()])
+        sync_as(kati, north)
+        assert rows(north, "households") == rows(programme, "households")
+        assert [row for row in rows(north, "households") if row[0] != "h1"] == [("h2", "HIDDEN", "Kayes"), ("h3", "H3", "Kita")]
+        assert sync_as(kati, north)["applied"] == 0
+
     def test_a_push_may_not_write_what_the_policy_forbids(self, programme, team, kati):
         north = team("north")
         sync_as(kati, north)

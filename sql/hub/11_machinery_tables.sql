@@ -117,12 +117,14 @@ CREATE TABLE fieldsync.late_write (
 );
 CREATE INDEX ON fieldsync.late_write (client_no);
 
--- Tables that a client was not given, for want of the right to read them or by sync_direction. Its cursor calls their rows seen
--- all the same: once it may have them it gets them whole, until it has applied an answer that did. Kept for copies of the device.
+-- Tables that a client was not given, for want of the right to read them or by sync_direction, or of which row-level security may have
+-- hidden some. Its cursor calls their rows seen all the same: once it may have them it gets them whole, until it has applied an answer
+-- that did. Kept for copies of the device.
 CREATE TABLE fieldsync.withheld (
     client_no   integer NOT NULL REFERENCES fieldsync.client ON DELETE CASCADE,
     table_id    integer NOT NULL REFERENCES fieldsync.tracked_table ON DELETE CASCADE,
-    given_since bigint,                          -- version of the first answer with all of the table; NULL: still withheld
+    given_since bigint,                          -- version of the first answer with all that its login was shown; 0: always; NULL: still withheld
+    partly      boolean NOT NULL DEFAULT false,  -- since then row-level security has held for its login
     PRIMARY KEY (client_no, table_id)
 );
 

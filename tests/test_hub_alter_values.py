@@ -189,6 +189,26 @@ def test_who_switches_the_trigger_off_is_told(pair):
         ("NOTICE", "triggers of table public.p were off: every device gets all its rows with its next sync", None)]
 
 
+@pytest.mark.parametrize("option", ["--disable-triggers", "--inserts"])
+@pytest.mark.parametrize("emptied", ["TRUNCATE p", "DELETE FROM p WHERE id IN ('a', 'b')"])
+def test_rows_of_a_dump_of_one_tables_data(pair, sync, option, emptied):
+    """Its script begins like that of a whole database, and goes into the hub itself."""
+    hub, one, two = pair
+    script = hub.dump("--data-only", option, "-t", "p")
+    hub.sql("UPDATE p SET n = 77 WHERE id = 'a'")
+    sync(one, hub)
+    hub.sql(emptied)
+    if "DELETE" in emptied:
+        script = "\n".join(line for line in script.splitlines() if not line.startswith("c\t") and "('c'" not in line)
+    sync(two, hub)
+    hub.psql(script)
+    assert hub.sql("SELECT DISTINCT tgenabled::text FROM pg_trigger WHERE tgrelid = 'p'::regclass AND tgname LIKE '~fieldsync%%'") == [("A",)]
+    for device in (one, two):
+        sync(device, hub)
+        assert device.sql("SELECT * FROM p ORDER BY id") == [("a", "1", 1), ("b", "2", 2), ("c", "3", 3)]
+    assert applied(two, hub, sync) == 0
+
+
 @pytest.mark.parametrize("name", ["~fieldsync_row", "~fieldsync_truncate"])
 def test_who_drops_a_trigger_is_told_and_enable_makes_up_for_it(pair, sync, name):
     hub, one, two = pair

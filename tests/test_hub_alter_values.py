@@ -82,6 +82,35 @@ def test_where_none_are_made_nothing_travels(pair, sync, statement):
     assert applied(one, hub, sync) == 3, "and what comes after that is noticed"
 
 
+@pytest.mark.parametrize("former, value, present", [
+    ("timestamptz", "2026-01-02 10:00Z", "timestamp"), ("timestamp", "2026-01-02 10:00", "timestamptz"), ("cidr", "10.0.0.1/32", "inet")])
+def test_a_type_of_another_form_for_which_nothing_is_rewritten(hub, client, sync, former, value, present):
+    schema = "CREATE TABLE s (id TEXT NOT NULL PRIMARY KEY, c TEXT)"
+    hub.sql(f"CREATE TABLE s (id text PRIMARY KEY, c {former})")
+    hub.enable("s")
+    hub.sql("INSERT INTO s VALUES ('a', %s)", value)
+    one = client("one", schema, "s")
+    sync(one, hub)
+    hub.script(f"SET TimeZone = 'UTC'; ALTER TABLE s ALTER COLUMN c TYPE {present}")
+    sync(one, hub)
+    fresh = client("fresh", schema, "s")
+    sync(fresh, hub)
+    assert one.sql("SELECT * FROM s") == fresh.sql("SELECT * FROM s")
+    assert applied(one, hub, sync) == 0
+
+
+def test_a_column_that_is_generated_no_more(pair, sync):
+    """Its values have never travelled; now they are the rows' own."""
+    hub, one, two = pair
+    hub.sql("ALTER TABLE p ADD COLUMN c text GENERATED ALWAYS AS (v || '!') STORED")
+    one.shell(NEW)
+    sync(one, hub)
+    hub.sql("ALTER TABLE p ALTER COLUMN c DROP EXPRESSION")
+    sync(one, hub)
+    assert one.sql("SELECT id, c FROM p ORDER BY id") == [("a", "1!"), ("b", "2!"), ("c", "3!")]
+    assert applied(one, hub, sync) == 0
+
+
 def test_an_answer_that_was_lost_is_given_again(pair, sync):
     hub, one, two = pair
     hub.sql("ALTER TABLE p ALTER COLUMN n TYPE integer USING n + 100")
@@ -177,18 +206,6 @@ def test_rows_of_a_bulk_load_without_triggers_reach_every_device(pair, sync):
     assert one.one("SELECT n FROM p WHERE id = 'd'") == 5
 
 
-def test_who_switches_the_trigger_off_is_told(pair):
-    hub, _, _ = pair
-    said = []
-    hub.db.add_notice_handler(lambda notice: said.append((notice.severity, notice.message_primary, notice.message_hint)))
-    hub.sql("ALTER TABLE p DISABLE TRIGGER \"~fieldsync_row\"")
-    hub.sql("ALTER TABLE p ENABLE TRIGGER \"~fieldsync_row\"")
-    assert said == [
-        ("WARNING", 'trigger "~fieldsync_row" of table public.p is off: what is written now reaches no device',
-         "ALTER TABLE public.p ENABLE TRIGGER ALL sends all rows to every device; rows deleted meanwhile stay there."),
-        ("NOTICE", "triggers of table public.p were off: every device gets all its rows with its next sync", None)]
-
-
 @pytest.mark.parametrize("option", ["--disable-triggers", "--inserts"])
 @pytest.mark.parametrize("emptied", ["TRUNCATE p", "DELETE FROM p WHERE id IN ('a', 'b')"])
 def test_rows_of_a_dump_of_one_tables_data(pair, sync, option, emptied):
@@ -207,6 +224,18 @@ def test_rows_of_a_dump_of_one_tables_data(pair, sync, option, emptied):
         sync(device, hub)
         assert device.sql("SELECT * FROM p ORDER BY id") == [("a", "1", 1), ("b", "2", 2), ("c", "3", 3)]
     assert applied(two, hub, sync) == 0
+
+
+def test_who_switches_the_trigger_off_is_told(pair):
+    hub, _, _ = pair
+    said = []
+    hub.db.add_notice_handler(lambda notice: said.append((notice.severity, notice.message_primary, notice.message_hint)))
+    hub.sql("ALTER TABLE p DISABLE TRIGGER \"~fieldsync_row\"")
+    hub.sql("ALTER TABLE p ENABLE TRIGGER \"~fieldsync_row\"")
+    assert said == [
+        ("WARNING", 'trigger "~fieldsync_row" of table public.p is off: what is written now reaches no device',
+         "ALTER TABLE public.p ENABLE TRIGGER ALL sends all rows to every device; rows deleted meanwhile stay there."),
+        ("NOTICE", "triggers of table public.p were off: every device gets all its rows with its next sync", None)]
 
 
 @pytest.mark.parametrize("name", ["~fieldsync_row", "~fieldsync_truncate"])
@@ -318,3 +347,69 @@ def test_a_key_of_another_type(hub, client, sync, key_type, using, composite):
     if key_type != "date":
         assert one.sql("SELECT id, v FROM k ORDER BY id") == [("1", "v"), ("2", "unsent")]
         assert [row[1] for row in hub.sql("SELECT id, v FROM k ORDER BY id")] == ["v", "unsent"]
+
+
+class TestAnotherColumnIsTheKey:
+    """What was written under the former key, unseen, is found under the present one, on devices that follow before or after their sync."""
+
+    FOLLOW = """SELECT fs_untrack('k'); CREATE TABLE made (id TEXT NOT NULL, code TEXT NOT NULL, v TEXT, PRIMARY KEY ({key}));
+                INSERT INTO made SELECT * FROM k; DROP TABLE k; ALTER TABLE made RENAME TO k"""
+
+    @pytest.fixture
+    def site(self, hub, client, sync):
+        hub.sql("CREATE TABLE k (id text, code text NOT NULL UNIQUE, v text, PRIMARY KEY (id))")
+        hub.enable("k")
+        hub.sql("INSERT INTO k VALUES ('1', '1', '1'), ('2', 'B', '2'), ('3', '4', '3'), ('4', '3', '4'), ('5', 'E', '5')")
+        schema = "CREATE TABLE k (id TEXT NOT NULL PRIMARY KEY, code TEXT NOT NULL, v TEXT)"
+        devices = [client(name, schema, "k") for name in ("one", "two")]
+        for device in devices:
+            sync(device, hub)
+        hub.script("UPDATE k SET v = 'hub' WHERE id = '2'; INSERT INTO k VALUES ('6', 'F', '6'); DELETE FROM k WHERE id IN ('3', '4', '5')")
+        return hub, devices
+
+    @pytest.mark.parametrize("key", ["code", "code, id"])
+    @pytest.mark.parametrize("way", ["in one", "in two", "disabled"])
+    @pytest.mark.parametrize("device_first", [False, True])
+    def test_all_follow(self, site, sync, key, way, device_first):
+        hub, devices = site
+        parts = ["ALTER TABLE k DROP CONSTRAINT k_pkey", f"ADD PRIMARY KEY ({key})"]
+        alter = ", ".join(parts) if way == "in one" else "; ALTER TABLE k ".join(parts)
+        hub.script(f"SELECT sync_control.disable('k'); {alter}; SELECT sync_control.enable('k')" if way == "disabled" else alter)
+        for device in devices:
+            if not device_first:
+                sync(device, hub)
+            device.script(self.FOLLOW.format(key=key))
+            device.track("k", {"existing": "ignore"})
+            sync(device, hub)
+        devices[0].shell("UPDATE k SET v = 'one' WHERE id = '6'")
+        for device in devices:
+            sync(device, hub)
+            assert device.sql("SELECT * FROM k ORDER BY id") == [("1", "1", "1"), ("2", "B", "hub"), ("6", "F", "one")]
+            assert applied(device, hub, sync) == 0
+        assert hub.sql("SELECT id, code, v FROM k ORDER BY id") == devices[0].sql("SELECT * FROM k ORDER BY id")
+        assert hub.conflicts() == []
+
+    def test_a_deleted_row_comes_back(self, site, sync):
+        hub, (one, _) = site
+        hub.sql("ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (code)")
+        one.script(self.FOLLOW.format(key="code"))
+        one.track("k", {"existing": "ignore"})
+        one.shell("UPDATE k SET v = 'one' WHERE code = '4'")
+        sync(one, hub)
+        assert ("3", "4", "one") in hub.sql("SELECT id, code, v FROM k") and ("3", "4", "one") in one.sql("SELECT * FROM k")
+        assert hub.conflicts() == []
+
+    def test_there_and_back(self, site, sync):
+        hub, devices = site
+        hub.script("ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (code); UPDATE k SET v = 'between' WHERE id = '1';"
+                   "DELETE FROM k WHERE id = '2'; ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (id)")
+        for device in devices:
+            sync(device, hub)
+            assert device.sql("SELECT * FROM k ORDER BY id") == [("1", "1", "between"), ("6", "F", "6")]
+
+    def test_the_same_key_made_anew_is_no_other(self, site, sync):
+        hub, (one, _) = site
+        sync(one, hub)
+        hub.sql("ALTER TABLE k DROP CONSTRAINT k_pkey")
+        hub.sql("ALTER TABLE k ADD CONSTRAINT again PRIMARY KEY (id)")
+        assert applied(one, hub, sync) == 0

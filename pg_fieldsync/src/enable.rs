@@ -391,6 +391,8 @@ fn register(
          ON CONFLICT (schema_name, table_name) DO UPDATE SET relid = EXCLUDED.relid, soft_delete = EXCLUDED.soft_delete,
              enabled = true, disabled_relid = NULL,
              columns = CASE WHEN EXCLUDED.relid = COALESCE(t.relid, t.disabled_relid) THEN t.columns ELSE EXCLUDED.columns END,
+             key_columns = CASE WHEN EXCLUDED.relid = COALESCE(t.relid, t.disabled_relid) THEN t.key_columns ELSE '{}' END,
+             column_types = CASE WHEN EXCLUDED.relid = COALESCE(t.relid, t.disabled_relid) THEN t.column_types ELSE '{}' END,
              baseline_version = CASE WHEN $7 THEN EXCLUDED.baseline_version ELSE t.baseline_version END,
              baseline_clock = CASE WHEN $7 THEN EXCLUDED.baseline_clock ELSE t.baseline_clock END
          RETURNING table_id",
@@ -412,9 +414,9 @@ fn register(
             &[Param::Int(i64::from(table_id)), Param::Int(version as i64)],
         )?;
     }
-    // Columns may have got other names where no event trigger fired, or while the table was disabled.
+    // Columns may have got other names, and the table another key, where no event trigger fired, or while it was disabled.
     sql::run(
-        "SELECT fieldsync.follow_columns($1::integer, $2::oid)",
+        "SELECT fieldsync.follow_columns($1::integer, $2::oid), fieldsync.follow_key($1::integer, $2::oid)",
         &[Param::Int(i64::from(table_id)), oid_param(relation)],
     )?;
     Ok(table_id)
@@ -524,7 +526,8 @@ pub fn adopt_restored(relation: pg_sys::Oid) -> Result<Option<Rc<Table>>, SqlErr
         let _owner = AsOwner::new();
         sql::run(
             "UPDATE fieldsync.tracked_table t
-             SET relid = c.oid, columns = fieldsync.columns_of(c.oid)
+             SET relid = c.oid, columns = fieldsync.columns_of(c.oid), key_columns = fieldsync.key_columns_of(c.oid),
+                 column_types = fieldsync.column_types_of(c.oid)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = $1::oid AND t.enabled AND t.schema_name = n.nspname AND t.table_name = c.relname
                AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class old WHERE old.oid = t.relid AND old.relname = t.table_name)",

@@ -168,7 +168,8 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
         )?;
         sql::run(
             "UPDATE fieldsync.tracked_table
-             SET relid = $2::oid, columns = fieldsync.columns_of($2::oid)
+             SET relid = $2::oid, columns = fieldsync.columns_of($2::oid), key_columns = fieldsync.key_columns_of($2::oid),
+                 column_types = fieldsync.column_types_of($2::oid)
              WHERE table_id = $1",
             &[Param::Int(row.int(0)), Param::Int(row.int(1))],
         )?;

@@ -33,6 +33,8 @@ CREATE TABLE fieldsync.tracked_table (
     renamed_version bigint NOT NULL DEFAULT 0,   -- the last transaction that gave columns other names
     columns        name[] NOT NULL DEFAULT '{}', -- their names by number when last looked at, NULL: dropped; numbers above are new columns
     former_names   jsonb NOT NULL DEFAULT '{}',  -- names that columns have had and have no more: which number had each last
+    key_columns    smallint[] NOT NULL DEFAULT '{}', -- the numbers of its primary key's columns when last looked at
+    column_types   oid[] NOT NULL DEFAULT '{}',  -- of its columns, by number, as `columns`; 0: does not travel (generated, dropped, one of ours)
     enabled_at  timestamptz NOT NULL DEFAULT now(),
     UNIQUE (schema_name, table_name)
 );

@@ -212,6 +212,7 @@ BEGIN
         END IF;
         PERFORM fieldsync.look_after_triggers(altered.relid);
         PERFORM fieldsync.follow_columns(altered.table_id, altered.relid);
+        PERFORM fieldsync.follow_key(altered.table_id, altered.relid);
         PERFORM fieldsync.ask_again(altered.table_id);
 
         FOR field IN

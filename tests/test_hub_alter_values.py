@@ -99,6 +99,25 @@ def test_a_type_of_another_form_for_which_nothing_is_rewritten(hub, client, sync
     assert applied(one, hub, sync) == 0
 
 
+@pytest.mark.parametrize("alter", [
+    "ALTER TABLE p ADD COLUMN c text DEFAULT 'x'", "ALTER TABLE p ALTER COLUMN n TYPE bigint USING n * 10",
+    "ALTER TABLE p DISABLE TRIGGER ALL; UPDATE p SET n = 50; ALTER TABLE p ENABLE TRIGGER ALL"])
+def test_a_migration_under_the_replication_role_replica(pair, sync, alter):
+    """No trigger of an application fires there, and ours do."""
+    hub, one, two = pair
+    one.shell(NEW)
+    hub.script(f"ALTER TABLE p RENAME n TO m; SET session_replication_role = replica; ALTER TABLE p RENAME m TO n; {alter}; RESET session_replication_role")
+    assert applied(one, hub, sync) == 3
+    assert one.sql("SELECT id, v, n FROM p ORDER BY id") == hub.sql("SELECT id, v, n FROM p ORDER BY id")
+
+
+def test_a_table_dropped_under_the_replication_role_replica(pair, sync):
+    hub, one, two = pair
+    hub.script("DELETE FROM p WHERE id = 'c'; SET session_replication_role = replica; DROP TABLE p; RESET session_replication_role")
+    assert hub.sql("SELECT enabled, relid FROM fieldsync.tracked_table") == [(False, None)]
+    assert hub.one("SELECT count(*) FROM fieldsync.tombstone") == 0
+
+
 def test_a_column_that_is_generated_no_more(pair, sync):
     """Its values have never travelled; now they are the rows' own."""
     hub, one, two = pair

@@ -268,3 +268,9 @@ END
 $$;
 CREATE EVENT TRIGGER fieldsync_table_unfit ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'CREATE FOREIGN TABLE', 'ALTER TABLE')
     EXECUTE FUNCTION fieldsync.table_unfit();
+
+-- Migrations and loads set session_replication_role to replica, and what they do to tables is no less done.
+ALTER EVENT TRIGGER fieldsync_table_dropped ENABLE ALWAYS;
+ALTER EVENT TRIGGER fieldsync_table_rewritten ENABLE ALWAYS;
+ALTER EVENT TRIGGER fieldsync_table_altered ENABLE ALWAYS;
+ALTER EVENT TRIGGER fieldsync_table_unfit ENABLE ALWAYS;

@@ -99,6 +99,18 @@ class TestHubRestored:
         assert_equal(restored, north)
         assert restored.conflicts() == []
 
+    def test_disable_in_a_restored_database(self, programme, north, make_hub, sync):
+        """Before anything else was done with it, too."""
+        sync(north, programme)
+        restored = restore(make_hub(extension=False), programme.dump())
+        restored.sql("SELECT sync_control.disable('programme.members')")
+        restored.sql("UPDATE programme.members SET note = 'while it is off'")
+        settle(north, restored)
+        assert north.sql("SELECT note FROM members") == [(None,)]
+        restored.enable("programme.members")
+        settle(north, restored)
+        assert_equal(restored, north)
+
     @pytest.mark.parametrize("lost", [False, True])
     def test_purge_keeps_what_a_device_must_hear_of_in_the_new_history(self, programme, north, team, make_hub, sync, lost):
         """Nobody's cursor is known yet, so every client needs every deletion: rows deleted before the backup would come back."""

@@ -458,8 +458,9 @@ pub fn disable(relation: pg_sys::Oid) -> Result<(), HubError> {
     // Whatever has become of the table since: what could not be enabled any more can be disabled.
     let (schema, name) = Named::of(relation)?.for_owner()?;
     let qualified = format!("{}.{}", ident(&schema), ident(&name));
-    let known = registered(relation, &schema, &name)?;
-    if !known.is_some_and(|known| known.enabled) {
+    let is_enabled = || registered(relation, &schema, &name).map(|known| known.is_some_and(|known| known.enabled));
+    // In a restored database the registry knows its tables by name until they are first used.
+    if !is_enabled()? && (adopt_restored(relation)?.is_none() || !is_enabled()?) {
         return Err(HubError::NotTracked(name));
     }
     // First, so that what goes now is not taken for somebody's mistake.

@@ -99,6 +99,42 @@ class TestHubRestored:
         assert_equal(restored, north)
         assert restored.conflicts() == []
 
+    def test_disable_in_a_restored_database(self, programme, north, make_hub, sync):
+        """Before anything else was done with it, too."""
+        sync(north, programme)
+        restored = restore(make_hub(extension=False), programme.dump())
+        restored.sql("SELECT sync_control.disable('programme.members')")
+        restored.sql("UPDATE programme.members SET note = 'while it is off'")
+        settle(north, restored)
+        assert north.sql("SELECT note FROM members") == [(None,)]
+        restored.enable("programme.members")
+        settle(north, restored)
+        assert_equal(restored, north)
+
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_purge_keeps_what_a_device_must_hear_of_in_the_new_history(self, programme, north, team, make_hub, sync, lost):
+        """Nobody's cursor is known yet, so every client needs every deletion: rows deleted before the backup would come back."""
+        south = team("south")
+        sync(south, programme)
+        programme.sql("DELETE FROM programme.members WHERE id = 'm1'")
+        sync(north, programme)
+        restored = restore(make_hub(extension=False), programme.dump())
+        for _ in range(2):  # the second delta shows that the first answer came
+            sync(north, restored)
+        purged = {what: (removed, kept, clients) for what, removed, kept, clients in restored.sql("SELECT * FROM sync_control.purge('0')")}
+        assert purged["tombstones"] == (0, 1, ["south"])
+        if lost:
+            south.apply(restored.sync(south.export()))  # of the new history
+            restored.sync(south.export())
+            restored.sql("SELECT * FROM sync_control.purge('0')")
+        sync(south, restored)
+        assert restored.sql("SELECT id FROM programme.members") == south.sql("SELECT id FROM members") == []
+        assert restored.conflicts("resolved") == []
+        for device in (south, north, south, north):
+            sync(device, restored)
+        restored.sql("SELECT * FROM sync_control.purge('0')")
+        assert restored.one("SELECT count(*) FROM fieldsync.tombstone") == 0
+
     def test_what_the_backup_lost_comes_back_from_the_devices(self, programme, north, team, make_hub, sync):
         south = team("south")
         sync(south, programme)

@@ -82,6 +82,54 @@ def test_where_none_are_made_nothing_travels(pair, sync, statement):
     assert applied(one, hub, sync) == 3, "and what comes after that is noticed"
 
 
+@pytest.mark.parametrize("former, value, present", [
+    ("timestamptz", "2026-01-02 10:00Z", "timestamp"), ("timestamp", "2026-01-02 10:00", "timestamptz"), ("cidr", "10.0.0.1/32", "inet")])
+def test_a_type_of_another_form_for_which_nothing_is_rewritten(hub, client, sync, former, value, present):
+    schema = "CREATE TABLE s (id TEXT NOT NULL PRIMARY KEY, c TEXT)"
+    hub.sql(f"CREATE TABLE s (id text PRIMARY KEY, c {former})")
+    hub.enable("s")
+    hub.sql("INSERT INTO s VALUES ('a', %s)", value)
+    one = client("one", schema, "s")
+    sync(one, hub)
+    hub.script(f"SET TimeZone = 'UTC'; ALTER TABLE s ALTER COLUMN c TYPE {present}")
+    sync(one, hub)
+    fresh = client("fresh", schema, "s")
+    sync(fresh, hub)
+    assert one.sql("SELECT * FROM s") == fresh.sql("SELECT * FROM s")
+    assert applied(one, hub, sync) == 0
+
+
+@pytest.mark.parametrize("alter", [
+    "ALTER TABLE p ADD COLUMN c text DEFAULT 'x'", "ALTER TABLE p ALTER COLUMN n TYPE bigint USING n * 10",
+    "ALTER TABLE p DISABLE TRIGGER ALL; UPDATE p SET n = 50; ALTER TABLE p ENABLE TRIGGER ALL"])
+def test_a_migration_under_the_replication_role_replica(pair, sync, alter):
+    """No trigger of an application fires there, and ours do."""
+    hub, one, two = pair
+    one.shell(NEW)
+    hub.script(f"ALTER TABLE p RENAME n TO m; SET session_replication_role = replica; ALTER TABLE p RENAME m TO n; {alter}; RESET session_replication_role")
+    assert applied(one, hub, sync) == 3
+    assert one.sql("SELECT id, v, n FROM p ORDER BY id") == hub.sql("SELECT id, v, n FROM p ORDER BY id")
+
+
+def test_a_table_dropped_under_the_replication_role_replica(pair, sync):
+    hub, one, two = pair
+    hub.script("DELETE FROM p WHERE id = 'c'; SET session_replication_role = replica; DROP TABLE p; RESET session_replication_role")
+    assert hub.sql("SELECT enabled, relid FROM fieldsync.tracked_table") == [(False, None)]
+    assert hub.one("SELECT count(*) FROM fieldsync.tombstone") == 0
+
+
+def test_a_column_that_is_generated_no_more(pair, sync):
+    """Its values have never travelled; now they are the rows' own."""
+    hub, one, two = pair
+    hub.sql("ALTER TABLE p ADD COLUMN c text GENERATED ALWAYS AS (v || '!') STORED")
+    one.shell(NEW)
+    sync(one, hub)
+    hub.sql("ALTER TABLE p ALTER COLUMN c DROP EXPRESSION")
+    sync(one, hub)
+    assert one.sql("SELECT id, c FROM p ORDER BY id") == [("a", "1!"), ("b", "2!"), ("c", "3!")]
+    assert applied(one, hub, sync) == 0
+
+
 def test_an_answer_that_was_lost_is_given_again(pair, sync):
     hub, one, two = pair
     hub.sql("ALTER TABLE p ALTER COLUMN n TYPE integer USING n + 100")
@@ -175,6 +223,26 @@ def test_rows_of_a_bulk_load_without_triggers_reach_every_device(pair, sync):
     two.sql("UPDATE p SET n = 5 WHERE id = 'd'")
     sync(two, hub), sync(one, hub)
     assert one.one("SELECT n FROM p WHERE id = 'd'") == 5
+
+
+@pytest.mark.parametrize("option", ["--disable-triggers", "--inserts"])
+@pytest.mark.parametrize("emptied", ["TRUNCATE p", "DELETE FROM p WHERE id IN ('a', 'b')"])
+def test_rows_of_a_dump_of_one_tables_data(pair, sync, option, emptied):
+    """Its script begins like that of a whole database, and goes into the hub itself."""
+    hub, one, two = pair
+    script = hub.dump("--data-only", option, "-t", "p")
+    hub.sql("UPDATE p SET n = 77 WHERE id = 'a'")
+    sync(one, hub)
+    hub.sql(emptied)
+    if "DELETE" in emptied:
+        script = "\n".join(line for line in script.splitlines() if not line.startswith("c\t") and "('c'" not in line)
+    sync(two, hub)
+    hub.psql(script)
+    assert hub.sql("SELECT DISTINCT tgenabled::text FROM pg_trigger WHERE tgrelid = 'p'::regclass AND tgname LIKE '~fieldsync%%'") == [("A",)]
+    for device in (one, two):
+        sync(device, hub)
+        assert device.sql("SELECT * FROM p ORDER BY id") == [("a", "1", 1), ("b", "2", 2), ("c", "3", 3)]
+    assert applied(two, hub, sync) == 0
 
 
 def test_who_switches_the_trigger_off_is_told(pair):
@@ -298,3 +366,69 @@ def test_a_key_of_another_type(hub, client, sync, key_type, using, composite):
     if key_type != "date":
         assert one.sql("SELECT id, v FROM k ORDER BY id") == [("1", "v"), ("2", "unsent")]
         assert [row[1] for row in hub.sql("SELECT id, v FROM k ORDER BY id")] == ["v", "unsent"]
+
+
+class TestAnotherColumnIsTheKey:
+    """What was written under the former key, unseen, is found under the present one, on devices that follow before or after their sync."""
+
+    FOLLOW = """SELECT fs_untrack('k'); CREATE TABLE made (id TEXT NOT NULL, code TEXT NOT NULL, v TEXT, PRIMARY KEY ({key}));
+                INSERT INTO made SELECT * FROM k; DROP TABLE k; ALTER TABLE made RENAME TO k"""
+
+    @pytest.fixture
+    def site(self, hub, client, sync):
+        hub.sql("CREATE TABLE k (id text, code text NOT NULL UNIQUE, v text, PRIMARY KEY (id))")
+        hub.enable("k")
+        hub.sql("INSERT INTO k VALUES ('1', '1', '1'), ('2', 'B', '2'), ('3', '4', '3'), ('4', '3', '4'), ('5', 'E', '5')")
+        schema = "CREATE TABLE k (id TEXT NOT NULL PRIMARY KEY, code TEXT NOT NULL, v TEXT)"
+        devices = [client(name, schema, "k") for name in ("one", "two")]
+        for device in devices:
+            sync(device, hub)
+        hub.script("UPDATE k SET v = 'hub' WHERE id = '2'; INSERT INTO k VALUES ('6', 'F', '6'); DELETE FROM k WHERE id IN ('3', '4', '5')")
+        return hub, devices
+
+    @pytest.mark.parametrize("key", ["code", "code, id"])
+    @pytest.mark.parametrize("way", ["in one", "in two", "disabled"])
+    @pytest.mark.parametrize("device_first", [False, True])
+    def test_all_follow(self, site, sync, key, way, device_first):
+        hub, devices = site
+        parts = ["ALTER TABLE k DROP CONSTRAINT k_pkey", f"ADD PRIMARY KEY ({key})"]
+        alter = ", ".join(parts) if way == "in one" else "; ALTER TABLE k ".join(parts)
+        hub.script(f"SELECT sync_control.disable('k'); {alter}; SELECT sync_control.enable('k')" if way == "disabled" else alter)
+        for device in devices:
+            if not device_first:
+                sync(device, hub)
+            device.script(self.FOLLOW.format(key=key))
+            device.track("k", {"existing": "ignore"})
+            sync(device, hub)
+        devices[0].shell("UPDATE k SET v = 'one' WHERE id = '6'")
+        for device in devices:
+            sync(device, hub)
+            assert device.sql("SELECT * FROM k ORDER BY id") == [("1", "1", "1"), ("2", "B", "hub"), ("6", "F", "one")]
+            assert applied(device, hub, sync) == 0
+        assert hub.sql("SELECT id, code, v FROM k ORDER BY id") == devices[0].sql("SELECT * FROM k ORDER BY id")
+        assert hub.conflicts() == []
+
+    def test_a_deleted_row_comes_back(self, site, sync):
+        hub, (one, _) = site
+        hub.sql("ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (code)")
+        one.script(self.FOLLOW.format(key="code"))
+        one.track("k", {"existing": "ignore"})
+        one.shell("UPDATE k SET v = 'one' WHERE code = '4'")
+        sync(one, hub)
+        assert ("3", "4", "one") in hub.sql("SELECT id, code, v FROM k") and ("3", "4", "one") in one.sql("SELECT * FROM k")
+        assert hub.conflicts() == []
+
+    def test_there_and_back(self, site, sync):
+        hub, devices = site
+        hub.script("ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (code); UPDATE k SET v = 'between' WHERE id = '1';"
+                   "DELETE FROM k WHERE id = '2'; ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (id)")
+        for device in devices:
+            sync(device, hub)
+            assert device.sql("SELECT * FROM k ORDER BY id") == [("1", "1", "between"), ("6", "F", "6")]
+
+    def test_the_same_key_made_anew_is_no_other(self, site, sync):
+        hub, (one, _) = site
+        sync(one, hub)
+        hub.sql("ALTER TABLE k DROP CONSTRAINT k_pkey")
+        hub.sql("ALTER TABLE k ADD CONSTRAINT again PRIMARY KEY (id)")
+        assert applied(one, hub, sync) == 0

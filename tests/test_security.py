@@ -161,6 +161,54 @@ class TestRowLevelSecurity:
         sync_as(kati, north)
         assert [row[0] for row in rows(north, "households")] == ["h1", "h2"]
 
+    @pytest.mark.parametrize("all_of_it", [False, True])
+    @pytest.mark.parametrize("key, one, other", [("text", "a", "b"), ("timestamptz", "2026-01-01T10:00:00.000000Z", "2026-01-02T10:00:00.000000Z")])
+    def test_a_marked_row_is_gone_though_a_policy_hides_what_is_marked(self, programme, login, client, sync, all_of_it, key, one, other):
+        """As a tombstone is told of a row that was hidden. Many a site shows its users no marked rows."""
+        programme.script(f"CREATE TABLE programme.plots (id {key}, part integer DEFAULT 1, name text, PRIMARY KEY (part, id))")
+        programme.enable("programme.plots", {"delete": "soft"})
+        programme.script(f"""INSERT INTO programme.plots (id, name) VALUES ('{one}', 'one'), ('{other}', 'other');
+            ALTER TABLE programme.plots ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+            CREATE POLICY there ON programme.plots USING (NOT sync_deleted) WITH CHECK (true)""")
+        carrier = login("carrier")
+        schema = "CREATE TABLE plots (id TEXT NOT NULL, part INTEGER NOT NULL DEFAULT 1, name TEXT, PRIMARY KEY (part, id))"
+        north, south = (client(name, schema, "plots") for name in ("north", "south"))
+        for device in (north, south):
+            sync_as(carrier, device)
+        programme.sql("DELETE FROM programme.plots WHERE name = 'one'")
+        if all_of_it:
+            programme.sql("SELECT sync_control.send_again('programme.plots')")
+        sync_as(carrier, north)
+        assert north.sql("SELECT name FROM plots") == [("other",)]
+        programme.sql("UPDATE programme.plots SET sync_deleted = false")
+        for device in (north, south):
+            sync_as(carrier, device)
+            assert device.sql("SELECT name FROM plots ORDER BY name") == [("one",), ("other",)]
+            assert sync_as(carrier, device)["applied"] == 0
+        fresh = client("fresh", schema, "plots")
+        programme.sql("DELETE FROM programme.plots WHERE name = 'one'")
+        sync_as(carrier, fresh)
+        assert fresh.sql("SELECT name FROM plots") == [("other",)]
+
+    @pytest.mark.parametrize("off", ["ALTER TABLE programme.households DISABLE ROW LEVEL SECURITY", "ALTER ROLE {role} BYPASSRLS"])
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_once_no_policy_holds_all_of_it_comes(self, programme, team, kati, off, lost):
+        """Also what was written while it was hidden, of rows that the device had before."""
+        north = team("north")
+        programme.sql("UPDATE programme.households SET village = 'Kati' WHERE id = 'h2'")
+        sync_as(kati, north)
+        programme.sql("UPDATE programme.households SET village = 'Kita', code = 'HIDDEN' WHERE id = 'h2'")
+        programme.sql("INSERT INTO programme.households VALUES ('h3', 'H3', 'Kita')")
+        sync_as(kati, north)
+        programme.sql(off.format(role=kati.role))
+        programme.sql("UPDATE programme.households SET village = 'Kayes' WHERE id = 'h2'")
+        if lost:
+            kati.execute("SELECT sync_control.sync(%s)", [north.export()])
+        sync_as(kati, north)
+        assert rows(north, "households") == rows(programme, "households")
+        assert [row for row in rows(north, "households") if row[0] != "h1"] == [("h2", "HIDDEN", "Kayes"), ("h3", "H3", "Kita")]
+        assert sync_as(kati, north)["applied"] == 0
+
     def test_a_push_may_not_write_what_the_policy_forbids(self, programme, team, kati):
         north = team("north")
         sync_as(kati, north)

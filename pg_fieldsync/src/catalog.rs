@@ -179,11 +179,11 @@ pub unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _rela
     GENERATION.set(GENERATION.get() + 1);
 }
 
-/// Called by Postgres when a schema has changed.
+/// Called by Postgres when a schema or a type has changed.
 ///
 /// # Safety
 /// As [`relation_changed`].
-pub unsafe extern "C-unwind" fn schema_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+pub unsafe extern "C-unwind" fn name_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
     GENERATION.set(GENERATION.get() + 1);
 }
 

@@ -120,8 +120,8 @@ pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, body: &Delta
               late AS (INSERT INTO fieldsync.late_write (client_no, version, batch_id)
                        SELECT copy.client_no, l.version, 0 FROM copy, fieldsync.late_write l
                        WHERE l.client_no = $2 AND l.batch_id = $3),
-              withheld AS (INSERT INTO fieldsync.withheld (client_no, table_id, given_since)
-                           SELECT copy.client_no, w.table_id, w.given_since FROM copy, fieldsync.withheld w
+              withheld AS (INSERT INTO fieldsync.withheld (client_no, table_id, given_since, partly)
+                           SELECT copy.client_no, w.table_id, w.given_since, w.partly FROM copy, fieldsync.withheld w
                            WHERE w.client_no = $2)
          INSERT INTO sync_control.table_sync_state (client_id, table_name, sync_priority, sync_direction, sync_filter)
          SELECT $1, s.table_name, s.sync_priority, s.sync_direction, s.sync_filter

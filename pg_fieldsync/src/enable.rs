@@ -407,6 +407,8 @@ fn register(
          ON CONFLICT (schema_name, table_name) DO UPDATE SET relid = EXCLUDED.relid, soft_delete = EXCLUDED.soft_delete,
              enabled = true, disabled_relid = NULL,
              columns = CASE WHEN EXCLUDED.relid = COALESCE(t.relid, t.disabled_relid) THEN t.columns ELSE EXCLUDED.columns END,
+             key_columns = CASE WHEN EXCLUDED.relid = COALESCE(t.relid, t.disabled_relid) THEN t.key_columns ELSE '{}' END,
+             column_types = CASE WHEN EXCLUDED.relid = COALESCE(t.relid, t.disabled_relid) THEN t.column_types ELSE '{}' END,
              baseline_version = CASE WHEN $7 THEN EXCLUDED.baseline_version ELSE t.baseline_version END,
              baseline_clock = CASE WHEN $7 THEN EXCLUDED.baseline_clock ELSE t.baseline_clock END
          RETURNING table_id",
@@ -428,9 +430,9 @@ fn register(
             &[Param::Int(i64::from(table_id)), Param::Int(version as i64)],
         )?;
     }
-    // Columns may have got other names where no event trigger fired, or while the table was disabled.
+    // Columns may have got other names, and the table another key, where no event trigger fired, or while it was disabled.
     sql::run(
-        "SELECT fieldsync.follow_columns($1::integer, $2::oid)",
+        "SELECT fieldsync.follow_columns($1::integer, $2::oid), fieldsync.follow_key($1::integer, $2::oid)",
         &[Param::Int(i64::from(table_id)), oid_param(relation)],
     )?;
     Ok(table_id)
@@ -472,8 +474,9 @@ pub fn disable(relation: pg_sys::Oid) -> Result<(), HubError> {
     // Whatever has become of the table since: what could not be enabled any more can be disabled.
     let (schema, name) = Named::of(relation)?.for_owner()?;
     let qualified = format!("{}.{}", ident(&schema), ident(&name));
-    let known = registered(relation, &schema, &name)?;
-    if !known.is_some_and(|known| known.enabled) {
+    let is_enabled = || registered(relation, &schema, &name).map(|known| known.is_some_and(|known| known.enabled));
+    // In a restored database the registry knows its tables by name until they are first used.
+    if !is_enabled()? && (adopt_restored(relation)?.is_none() || !is_enabled()?) {
         return Err(HubError::NotTracked(name));
     }
     // First, so that what goes now is not taken for somebody's mistake.
@@ -539,7 +542,8 @@ pub fn adopt_restored(relation: pg_sys::Oid) -> Result<Option<Rc<Table>>, SqlErr
         let _owner = AsOwner::new();
         sql::run(
             "UPDATE fieldsync.tracked_table t
-             SET relid = c.oid, columns = fieldsync.columns_of(c.oid)
+             SET relid = c.oid, columns = fieldsync.columns_of(c.oid), key_columns = fieldsync.key_columns_of(c.oid),
+                 column_types = fieldsync.column_types_of(c.oid)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = $1::oid AND t.enabled AND t.schema_name = n.nspname AND t.table_name = c.relname
                AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class old WHERE old.oid = t.relid AND old.relname = t.table_name)",

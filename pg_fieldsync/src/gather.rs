@@ -3,12 +3,13 @@
 //! Invariants:
 //! * Rows are read in portions under the pull's one snapshot, and kept packed: a first sync is no larger in memory than what
 //!   travels.
-//! * Rows are read with the caller's privileges. A deletion reveals a key and no more.
+//! * Rows are read with the caller's privileges. A deletion reveals a key and no more, also where a policy hides rows that are marked.
 
 use crate::arrays::Array;
 use crate::catalog::Table;
 use crate::catch::SqlError;
-use crate::guards::AsOwner;
+use crate::guards::{AsOwner, AsUser};
+use crate::hidden::has_policies;
 use crate::keys::{self, Recorded};
 use crate::pull::Asked;
 use crate::sent::{travels, Row, Sent};
@@ -90,11 +91,13 @@ impl<'a> Gathering<'a> {
         let own = own.into_iter().flatten().filter(|key| !self.sent.exact.contains(key));
         let mut rest: BTreeSet<Key> = self.sent.to_compare().chain(own).collect();
         let mut buried = self.buried()?;
+        let mut marked = self.marked()?;
         sql::read_portions(&query, &params, |portion| {
             for cells in portion {
                 let row = self.row(cells, 0)?;
                 rest.remove(&row.key);
                 buried.remove(&row.key);
+                marked.remove(&row.key);
                 self.consider(row);
             }
             Ok(())
@@ -103,7 +106,58 @@ impl<'a> Gathering<'a> {
             self.clock = self.clock.max(clock);
             rest.insert(key);
         }
+        rest.extend(marked);
         self.by_keys(&rest)
+    }
+
+    /// Rows that are marked as deleted and may be hidden by a policy.
+    fn marked(&self) -> Result<BTreeSet<Key>, SqlError> {
+        let tells = self.asked.cursor.is_some() || self.asked.deletions_too;
+        if !tells || !has_policies(self.table)? {
+            return Ok(BTreeSet::new());
+        }
+        let key = self.table.key.iter().map(|at| &self.table.columns[*at]);
+        let parts: Vec<String> =
+            key.map(|column| column.column_type.to_wire(&format!("t.{}", ident(&column.name)))).collect();
+        let _owner = AsUser::owner_of_oid(self.table.oid);
+        let rows = sql::read_set(
+            &format!(
+                "SELECT {} FROM ONLY {} AS t
+                 WHERE t.sync_deleted AND (t.fieldsync_clocks IS NULL OR t.sync_version OPERATOR(pg_catalog.>=) $1)",
+                parts.join(", "),
+                self.table.qualified
+            ),
+            &[Param::Int(self.asked.cursor.map_or(0, |cursor| cursor.xmin) as i64)],
+        )?;
+        Ok(rows.rows.into_iter().map(Key).collect())
+    }
+
+    /// Those of some hidden rows that are marked as deleted, by their places.
+    fn marked_among(&self, keys: &[&Key]) -> Result<Vec<(usize, Row)>, SqlError> {
+        if !has_policies(self.table)? {
+            return Ok(Vec::new());
+        }
+        let arrays: Vec<Array<'_>> = key_arrays(self.table, keys)?;
+        let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
+        let join = key_join(self.table, 1);
+        let rows = {
+            let _owner = AsUser::owner_of_oid(self.table.oid);
+            sql::read_set(
+                &format!(
+                    "SELECT u.place, t.fieldsync_clocks FROM ONLY {} AS t JOIN {} ON {} WHERE t.sync_deleted",
+                    self.table.qualified, join.source, join.condition
+                ),
+                &params,
+            )?
+        };
+        let mut marked = Vec::with_capacity(rows.rows.len());
+        for row in &rows.rows {
+            let place = usize::try_from(row.int(0) - 1).unwrap_or(usize::MAX);
+            let Some(key) = keys.get(place) else { continue };
+            let clocks = self.table.clocks(row.bytes(1))?;
+            marked.push((place, Row { key: Key::clone(key), clocks, is_deleted: true, values: Vec::new() }));
+        }
+        Ok(marked)
     }
 
     /// Deletions that the device has not seen, each with its clock. What was deleted under a key of other types than the table's travels as
@@ -197,8 +251,12 @@ impl<'a> Gathering<'a> {
             )?
         };
         let mut told: HashSet<&Key> = HashSet::new();
+        for (place, row) in self.marked_among(keys)? {
+            told.insert(keys[place]);
+            self.consider(row);
+        }
         for row in &buried.rows {
-            let Some(key) = by_row_id.get(row.text(0)).copied() else { continue };
+            let Some(key) = by_row_id.get(row.text(0)).copied().filter(|key| !told.contains(*key)) else { continue };
             let (named, accepted) = (self.sent.is_named(key), self.sent.accepted(key));
             if self.asked.reader().hears_of_deletion(row.int(1) as u64, named, accepted) {
                 self.clock = self.clock.max(Hlc::from_i64(row.int(2)));

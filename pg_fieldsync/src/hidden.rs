@@ -45,7 +45,7 @@ fn revealed(item: &Item) -> Option<&HubRow> {
 }
 
 /// Whether policies hold for this login.
-fn has_policies(table: &Table) -> Result<bool, SqlError> {
+pub fn has_policies(table: &Table) -> Result<bool, SqlError> {
     let active =
         sql::scalar("SELECT pg_catalog.row_security_active($1::oid)", &[crate::catalog::oid_param(table.oid)])?;
     Ok(active == Value::Int(1))

@@ -149,8 +149,9 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
     ] {
         sql::run(statement, &own)?;
     }
-    // No cursor of the old history means anything now.
-    sql::run("UPDATE fieldsync.client SET seen = NULL, held = NULL, of_earlier_epoch = true", &[])?;
+    // No cursor of the old history means anything now. Until its device shows one of the new history, a client has seen nothing: it needs
+    // every deletion, though it hold rows.
+    sql::run("UPDATE fieldsync.client SET seen = NULL, held = '3:3:', of_earlier_epoch = true", &[])?;
     let lost = sql::run(
         "SELECT t.table_id, c.oid::bigint FROM fieldsync.tracked_table t
          JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
@@ -167,7 +168,8 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
         )?;
         sql::run(
             "UPDATE fieldsync.tracked_table
-             SET relid = $2::oid, columns = fieldsync.columns_of($2::oid)
+             SET relid = $2::oid, columns = fieldsync.columns_of($2::oid), key_columns = fieldsync.key_columns_of($2::oid),
+                 column_types = fieldsync.column_types_of($2::oid)
              WHERE table_id = $1",
             &[Param::Int(row.int(0)), Param::Int(row.int(1))],
         )?;

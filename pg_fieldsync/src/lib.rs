@@ -80,11 +80,13 @@ pub extern "C-unwind" fn _PG_init() {
     unsafe {
         pgrx::pg_sys::RegisterXactCallback(Some(feed::at_transaction_end), std::ptr::null_mut());
         pgrx::pg_sys::CacheRegisterRelcacheCallback(Some(catalog::relation_changed), pgrx::pg_sys::Datum::null());
-        // A schema that is renamed says nothing about its tables, whose names we have written out.
-        pgrx::pg_sys::CacheRegisterSyscacheCallback(
-            pgrx::pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
-            Some(catalog::schema_changed),
-            pgrx::pg_sys::Datum::null(),
-        );
+        // A schema or type that is renamed or moved says nothing about tables, and their descriptions have its name written out.
+        for cache in [pgrx::pg_sys::SysCacheIdentifier::NAMESPACEOID, pgrx::pg_sys::SysCacheIdentifier::TYPEOID] {
+            pgrx::pg_sys::CacheRegisterSyscacheCallback(
+                cache as i32,
+                Some(catalog::name_changed),
+                pgrx::pg_sys::Datum::null(),
+            );
+        }
     }
 }

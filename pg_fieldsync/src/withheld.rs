@@ -2,7 +2,8 @@
 //!
 //! A login has its grants as ever, and an operator may set a direction: what a client may not read is left out of its answers,
 //! and the rest travels. A table whose rows got values that no row trigger saw (ALTER TABLE ... DEFAULT, ... USING) goes
-//! whole to every device that has not seen the transaction which did that.
+//! whole to every device that has not seen the transaction which did that. Where row-level security has shown a login only some rows,
+//! and does not hold for it any more, the table travels whole, too.
 //!
 //! Invariant: nothing is skipped for good. The cursor of an answer calls everything seen, also what was left out; so what was
 //! left out is on record, and the table travels whole from the first answer that may hold it until the device has applied one
@@ -13,7 +14,7 @@ use crate::catch::SqlError;
 use crate::guards::AsOwner;
 use crate::sql::{self, Cells, Param};
 use fieldsync_core::rules::TableRules;
-use fieldsync_core::Snapshot;
+use fieldsync_core::{Snapshot, Value};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -56,17 +57,26 @@ pub fn given(
         let before = known.remove(&table.table_id);
         let sees = sees(table)?;
         let given = if no_pull(&table.name) || sees == Sees::Nothing {
-            if before != Some(None) {
-                note(client, table.table_id, None)?;
+            if before.is_none_or(|before| before.since.is_some()) {
+                note(client, table.table_id, None, false)?;
             }
             Given::Nothing
         } else {
-            match (before, cursor) {
-                (None, _) => news(table.table_id, sees),
+            let partly = sees == Sees::SomeRows;
+            let before = before.unwrap_or(Had { since: Some(ALWAYS), partly: false });
+            match before.since {
                 // What is on record stays: a copy of the device may come with an older cursor.
-                (Some(Some(since)), Some(cursor)) if cursor.visible(since) => news(table.table_id, sees),
-                (Some(_), _) => {
-                    note(client, table.table_id, Some(own))?;
+                Some(since)
+                    if (partly || !before.partly)
+                        && (since == ALWAYS || cursor.is_some_and(|cursor| cursor.visible(since))) =>
+                {
+                    if partly && !before.partly {
+                        note(client, table.table_id, Some(since), true)?;
+                    }
+                    news(table.table_id, sees)
+                }
+                _ => {
+                    note(client, table.table_id, Some(own), partly)?;
                     Given::Everything
                 }
             }
@@ -104,14 +114,27 @@ fn sees(table: &Table) -> Result<Sees, SqlError> {
     })
 }
 
-/// What is on record of a client: by table, since when it is given all of it.
-fn on_record(client: u32) -> Result<HashMap<i32, Option<u64>>, SqlError> {
+/// How a client has had a table.
+#[derive(Debug, Clone, Copy)]
+struct Had {
+    /// The version of the first answer with all that its login was shown; None: it is withheld.
+    since: Option<u64>,
+    /// Since then row-level security may have hidden some of it.
+    partly: bool,
+}
+
+/// Nothing was ever withheld: a version that every cursor holds.
+const ALWAYS: u64 = 0;
+
+/// What is on record of a client, by table.
+fn on_record(client: u32) -> Result<HashMap<i32, Had>, SqlError> {
     let _owner = AsOwner::new();
     let rows = sql::run(
-        "SELECT table_id, given_since FROM fieldsync.withheld WHERE client_no = $1",
+        "SELECT table_id, given_since, partly FROM fieldsync.withheld WHERE client_no = $1",
         &[Param::Int(i64::from(client))],
     )?;
-    Ok(rows.rows.iter().map(|row| (row.int(0) as i32, (!row.is_null(1)).then(|| row.int(1) as u64))).collect())
+    let had = |row: &Vec<Value>| Had { since: (!row.is_null(1)).then(|| row.int(1) as u64), partly: row.truth(2) };
+    Ok(rows.rows.iter().map(|row| (row.int(0) as i32, had(row))).collect())
 }
 
 /// What ALTER TABLE did to a table that no row trigger saw: versions of the last transactions that did so, 0 for none.
@@ -138,13 +161,13 @@ fn altered() -> Result<HashMap<i32, Altered>, SqlError> {
     Ok(altered.collect())
 }
 
-fn note(client: u32, table_id: i32, since: Option<u64>) -> Result<(), SqlError> {
+fn note(client: u32, table_id: i32, since: Option<u64>, partly: bool) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
     let since = [since.map(|since| since as i64)];
     sql::run(
-        "INSERT INTO fieldsync.withheld (client_no, table_id, given_since) VALUES ($1, $2, ($3::bigint[])[1])
-         ON CONFLICT (client_no, table_id) DO UPDATE SET given_since = EXCLUDED.given_since",
-        &[Param::Int(i64::from(client)), Param::Int(i64::from(table_id)), Param::Ints(&since)],
+        "INSERT INTO fieldsync.withheld (client_no, table_id, given_since, partly) VALUES ($1, $2, ($3::bigint[])[1], $4)
+         ON CONFLICT (client_no, table_id) DO UPDATE SET given_since = EXCLUDED.given_since, partly = EXCLUDED.partly",
+        &[Param::Int(i64::from(client)), Param::Int(i64::from(table_id)), Param::Ints(&since), Param::Bool(partly)],
     )
     .map(|_| ())
 }

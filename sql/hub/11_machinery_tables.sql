@@ -33,6 +33,8 @@ CREATE TABLE fieldsync.tracked_table (
     renamed_version bigint NOT NULL DEFAULT 0,   -- the last transaction that gave columns other names
     columns        name[] NOT NULL DEFAULT '{}', -- their names by number when last looked at, NULL: dropped; numbers above are new columns
     former_names   jsonb NOT NULL DEFAULT '{}',  -- names that columns have had and have no more: which number had each last
+    key_columns    smallint[] NOT NULL DEFAULT '{}', -- the numbers of its primary key's columns when last looked at
+    column_types   oid[] NOT NULL DEFAULT '{}',  -- of its columns, by number, as `columns`; 0: does not travel (generated, dropped, one of ours)
     enabled_at  timestamptz NOT NULL DEFAULT now(),
     UNIQUE (schema_name, table_name)
 );
@@ -117,12 +119,14 @@ CREATE TABLE fieldsync.late_write (
 );
 CREATE INDEX ON fieldsync.late_write (client_no);
 
--- Tables that a client was not given, for want of the right to read them or by sync_direction. Its cursor calls their rows seen
--- all the same: once it may have them it gets them whole, until it has applied an answer that did. Kept for copies of the device.
+-- Tables that a client was not given, for want of the right to read them or by sync_direction, or of which row-level security may have
+-- hidden some. Its cursor calls their rows seen all the same: once it may have them it gets them whole, until it has applied an answer
+-- that did. Kept for copies of the device.
 CREATE TABLE fieldsync.withheld (
     client_no   integer NOT NULL REFERENCES fieldsync.client ON DELETE CASCADE,
     table_id    integer NOT NULL REFERENCES fieldsync.tracked_table ON DELETE CASCADE,
-    given_since bigint,                          -- version of the first answer with all of the table; NULL: still withheld
+    given_since bigint,                          -- version of the first answer with all that its login was shown; 0: always; NULL: still withheld
+    partly      boolean NOT NULL DEFAULT false,  -- since then row-level security has held for its login
     PRIMARY KEY (client_no, table_id)
 );
 

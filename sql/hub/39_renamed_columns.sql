@@ -11,6 +11,26 @@ AS $$
     FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0
 $$;
 
+-- The numbers of the columns of a table's primary key, in its order; none if it has no key.
+CREATE FUNCTION fieldsync.key_columns_of(relation oid) RETURNS smallint[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT COALESCE(array_agg(k.number ORDER BY k.place), '{}')
+    FROM pg_index AS i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
+    WHERE i.indrelid = relation AND i.indisprimary AND k.place <= i.indnkeyatts
+$$;
+
+-- The types of a table's columns by number; 0: its values don't travel.
+CREATE FUNCTION fieldsync.column_types_of(relation oid) RETURNS oid[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT COALESCE(array_agg(CASE WHEN a.attisdropped OR a.attgenerated <> '' OR fieldsync.is_own_column(a.attname) THEN 0
+                                   ELSE a.atttypid END ORDER BY a.attnum), '{}')
+    FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0
+$$;
+
 -- What became of the columns that a table had: former names to present ones, as a JSON object (NULL: none has changed), those that
 -- were dropped, and whether one has a name now that another one had. In a table that was dropped and made again, or restored from a dump,
 -- other columns have the numbers: no number goes, and no dropped one comes back, in the life of one.
@@ -90,5 +110,60 @@ BEGIN
                         FROM unnest(r.merge_fields) WITH ORDINALITY AS f(name, place))
     WHERE r.table_name = ANY (labels)
       AND (names ? r.priority_field OR names ?| r.merge_fields::text[]);
+END
+$$;
+
+-- Looks at which columns are a tracked table's key, and at their types. The feed knows rows by the key that they had: under another one
+-- it would be looked for what is not there, and rows be passed over. So all of them go to every device. They do, too, where values have
+-- another form on devices now, though Postgres stores them as before (timestamp and timestamptz in UTC, cidr as inet), and where a column
+-- is generated no more, whose values have never travelled.
+CREATE FUNCTION fieldsync.follow_key(tracked integer, relation oid) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present_key CONSTANT smallint[] := fieldsync.key_columns_of(relation);
+    present_types CONSTANT oid[] := fieldsync.column_types_of(relation);
+    is_rekeyed boolean;
+    has_values boolean;
+BEGIN
+    SELECT t.key_columns <> '{}' AND present_key NOT IN ('{}', t.key_columns),
+           t.remade_version <> pg_current_xact_id()::text::bigint
+           AND EXISTS (SELECT FROM unnest(t.column_types, present_types) AS c(former, present)
+                       LEFT JOIN pg_type AS f ON f.oid = c.former LEFT JOIN pg_type AS p ON p.oid = c.present
+                       WHERE c.former <> c.present AND c.present <> 0 AND NOT COALESCE(f.typcategory = 'S' AND p.typcategory = 'S', false))
+    INTO is_rekeyed, has_values FROM fieldsync.tracked_table AS t WHERE t.table_id = tracked;
+    -- A key that is dropped may be made again in the next statement.
+    UPDATE fieldsync.tracked_table AS t
+    SET key_columns = CASE WHEN present_key = '{}' THEN t.key_columns ELSE present_key END, column_types = present_types
+    WHERE t.table_id = tracked AND (present_key NOT IN ('{}', t.key_columns) OR t.column_types <> present_types);
+    IF has_values THEN
+        PERFORM fieldsync.send_remade(relation);
+    END IF;
+    IF NOT is_rekeyed THEN
+        RETURN;
+    END IF;
+    -- Deleted rows are known by the present key as well, the latest of those that had the same.
+    WITH former AS (
+        DELETE FROM fieldsync.tombstone AS d WHERE d.table_id = tracked RETURNING d.*
+    ), parts AS (
+        SELECT f.*, k.texts, k.parts
+        FROM former AS f CROSS JOIN LATERAL (
+            SELECT array_agg(CASE jsonb_typeof(p.part) WHEN 'boolean' THEN (p.part::boolean)::integer::text ELSE p.part #>> '{}' END
+                             ORDER BY p.place) AS texts,
+                   string_agg(CASE jsonb_typeof(p.part) WHEN 'boolean' THEN (p.part::boolean)::integer::text ELSE p.part::text END, ','
+                              ORDER BY p.place) AS parts
+            FROM (SELECT f."row" -> a.attname::text AS part, k.place
+                  FROM unnest(present_key) WITH ORDINALITY AS k(number, place)
+                  JOIN pg_attribute AS a ON a.attrelid = relation AND a.attnum = k.number) AS p) AS k
+    )
+    INSERT INTO fieldsync.tombstone (table_id, row_id, version, clock, origin, "foreign", "row", clocks, deleted_at)
+    SELECT DISTINCT ON (name.row_id) p.table_id, name.row_id, p.version, p.clock, p.origin, p."foreign", p."row", p.clocks, p.deleted_at
+    FROM parts AS p
+    CROSS JOIN LATERAL (SELECT CASE WHEN cardinality(present_key) = 1 THEN p.texts[1] ELSE '[' || p.parts || ']' END AS row_id) AS name
+    WHERE array_position(p.texts, NULL) IS NULL
+    ORDER BY name.row_id, p.version DESC, p.clock DESC;
+    PERFORM sync_control.send_again(relation);
+    RAISE NOTICE 'table % has another primary key: every device gets all of its rows with its next sync', relation::regclass;
 END
 $$;

@@ -103,7 +103,11 @@ BEGIN
                 USING HINT = format('ALTER TABLE %s ENABLE TRIGGER ALL sends all rows to every device; rows deleted meanwhile stay there.', relation);
         ELSE
             EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', relation, own.name);
-            IF own.name = '~fieldsync_row' THEN
+            -- What a dump's script puts into a database of its own has no registry yet, or that of another one.
+            IF own.name = '~fieldsync_row'
+               AND EXISTS (SELECT FROM fieldsync.tracked_table AS t
+                           JOIN pg_class AS c ON c.oid = t.relid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                           WHERE t.enabled AND t.relid = relation AND (t.schema_name, t.table_name) = (n.nspname, c.relname)) THEN
                 PERFORM sync_control.send_again(relation);
                 RAISE NOTICE 'triggers of table % were off: every device gets all its rows with its next sync', relation;
             END IF;
@@ -163,6 +167,13 @@ DECLARE
     field text;
 BEGIN
     IF fieldsync.restoring() THEN
+        -- Of one table's data only, maybe, and into the hub itself.
+        FOR altered IN
+            SELECT DISTINCT g.tgrelid::regclass AS relation FROM pg_event_trigger_ddl_commands() AS d
+            JOIN pg_trigger AS g ON d.classid = 'pg_class'::regclass AND g.tgrelid = d.objid AND g.tgname = '~fieldsync_row'
+        LOOP
+            PERFORM fieldsync.look_after_triggers(altered.relation);
+        END LOOP;
         RETURN;
     END IF;
     FOR altered IN
@@ -201,6 +212,7 @@ BEGIN
         END IF;
         PERFORM fieldsync.look_after_triggers(altered.relid);
         PERFORM fieldsync.follow_columns(altered.table_id, altered.relid);
+        PERFORM fieldsync.follow_key(altered.table_id, altered.relid);
         PERFORM fieldsync.ask_again(altered.table_id);
 
         FOR field IN
@@ -256,3 +268,9 @@ END
 $$;
 CREATE EVENT TRIGGER fieldsync_table_unfit ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'CREATE FOREIGN TABLE', 'ALTER TABLE')
     EXECUTE FUNCTION fieldsync.table_unfit();
+
+-- Migrations and loads set session_replication_role to replica, and what they do to tables is no less done.
+ALTER EVENT TRIGGER fieldsync_table_dropped ENABLE ALWAYS;
+ALTER EVENT TRIGGER fieldsync_table_rewritten ENABLE ALWAYS;
+ALTER EVENT TRIGGER fieldsync_table_altered ENABLE ALWAYS;
+ALTER EVENT TRIGGER fieldsync_table_unfit ENABLE ALWAYS;

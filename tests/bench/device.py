@@ -312,7 +312,7 @@ def few_of_many(context, files):
         hub.script("ALTER TABLE twin DISABLE TRIGGER ALL")
         load(hub, table)
         hub.script("ALTER TABLE twin ENABLE TRIGGER ALL")
-        hub.script("ALTER EVENT TRIGGER fieldsync_table_altered ENABLE")
+        hub.script("ALTER EVENT TRIGGER fieldsync_table_altered ENABLE ALWAYS")
         hub.script("VACUUM ANALYZE twin")
         keys = [row[0] for row in table.rows[::size // 20]]
         hub.sql("UPDATE twin SET visits = visits + 1 WHERE id = ANY (%s)", keys)

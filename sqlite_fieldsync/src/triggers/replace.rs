@@ -29,7 +29,10 @@ impl Plan {
             .key
             .iter()
             .zip(self.key_names("k"))
-            .map(|(part, name)| format!("{0} = {gone}.{name} AND {0} COLLATE BINARY IS {gone}.{name}", part.quoted))
+            .map(|(part, name)| {
+                let (quoted, collation) = (&part.quoted, &part.collation);
+                format!("{quoted} = {gone}.{name}{collation} AND {quoted} COLLATE BINARY IS {gone}.{name}")
+            })
             .collect();
         format!("EXISTS (SELECT 1 FROM {} WHERE {})", self.table, parts.join(" AND "))
     }

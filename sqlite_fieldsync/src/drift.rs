@@ -3,6 +3,7 @@
 use crate::conflicts;
 use crate::error::Result;
 use crate::schema::{tokens, unquoted, Table};
+use crate::sql;
 use crate::state;
 use fieldsync_core::Key;
 use rusqlite::{Connection, OptionalExtension};
@@ -83,6 +84,59 @@ pub fn may_have_replaced(
         .query_row([mark, table_no], |row| row.get(0))?)
 }
 
+/// Whether the table has another primary key than the one by which the log names its rows. (A renamed column is the same while the triggers
+/// stand, which tell; the order of the parts does not matter.)
+pub fn has_another_key(db: &Connection, table: &Table, table_no: i64) -> Result<bool> {
+    let mut parts = db.prepare_cached(
+        "SELECT slot, name FROM main.fs_column WHERE table_no = ?1 AND key_part > 0 AND position IS NOT NULL",
+    )?;
+    let mut parts: HashMap<i64, String> =
+        parts.query_map([table_no], |row| Ok((row.get(0)?, sql::folded(row, 1)?)))?.collect::<rusqlite::Result<_>>()?;
+    if parts.is_empty() {
+        return Ok(false);
+    }
+    let told = slots_by_trigger(db, table, table_no)?;
+    for part in table.key() {
+        let name = part.name.to_ascii_lowercase();
+        let slot = told.get(&name).or_else(|| parts.iter().find(|(_, known)| **known == name).map(|(slot, _)| slot));
+        if slot.copied().and_then(|slot| parts.remove(&slot)).is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(!parts.is_empty())
+}
+
+/// Under another primary key the rows of a table have other names. What is logged and recorded of them under the former one keeps its names,
+/// as a table of its own that is not there any more: read with the new key it would be about other rows. Gives the table's new number.
+pub fn set_apart(db: &Connection, table_no: i64, table: &Table) -> Result<i64> {
+    let former = format!("{} ({table_no})", table.name);
+    state::note(
+        db,
+        &format!("table '{}' has another primary key; what was not sent before is listed as of '{former}'", table.name),
+    )?;
+    name(db, table_no, &former, false)?;
+    db.prepare_cached("UPDATE main.fs_table SET state = 'missing', sql = NULL, rebuilt = 0 WHERE table_no = ?1")?
+        .execute([table_no])?;
+    db.prepare_cached("DELETE FROM main.fs_want WHERE table_name = ?1")?.execute([&table.name])?;
+    db.prepare_cached(
+        "INSERT INTO main.fs_table(name, options) SELECT ?2, options FROM main.fs_table WHERE table_no = ?1",
+    )?
+    .execute((table_no, &table.name))?;
+    Ok(db.last_insert_rowid())
+}
+
+/// A table is known by another name from now on; what is recorded is about rows that stand under it. `rebuilt`: it is made anew.
+fn name(db: &Connection, table_no: i64, to: &str, rebuilt: bool) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE main.fs_conflict SET table_name = ?2
+         WHERE table_name = (SELECT name FROM main.fs_table WHERE table_no = ?1)",
+    )?
+    .execute((table_no, to))?;
+    db.prepare_cached("UPDATE main.fs_table SET name = ?2, rebuilt = max(rebuilt, ?3) WHERE table_no = ?1")?
+        .execute((table_no, to, rebuilt))?;
+    Ok(())
+}
+
 /// Follows tables that were renamed; gives whether there are any. Their triggers went with them. A table under a name that another
 /// was known by (that one is gone, or was renamed as well) is made anew, as far as the hub's table of that name goes.
 pub fn follow_renames(db: &Connection) -> Result<bool> {
@@ -93,17 +147,6 @@ pub fn follow_renames(db: &Connection) -> Result<bool> {
     )?;
     let renamed: Vec<(i64, String, String)> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?;
-    let name = |table_no: i64, to: &str, rebuilt: bool| -> Result<()> {
-        // What is recorded is about rows that stand under the new name.
-        db.prepare_cached(
-            "UPDATE main.fs_conflict SET table_name = ?2
-             WHERE table_name = (SELECT name FROM main.fs_table WHERE table_no = ?1)",
-        )?
-        .execute((table_no, to))?;
-        db.prepare_cached("UPDATE main.fs_table SET name = ?2, rebuilt = max(rebuilt, ?3) WHERE table_no = ?1")?
-            .execute((table_no, to, rebuilt))?;
-        Ok(())
-    };
     let mut taken = Vec::new();
     for (_, _, to) in &renamed {
         let holder: Option<i64> = db
@@ -112,12 +155,12 @@ pub fn follow_renames(db: &Connection) -> Result<bool> {
             .optional()?;
         taken.push(holder.is_some());
         if let Some(table_no) = holder {
-            name(table_no, &format!("{to} ({table_no})"), false)?;
+            name(db, table_no, &format!("{to} ({table_no})"), false)?;
         }
     }
     for ((table_no, from, to), taken) in renamed.iter().zip(taken) {
         state::note(db, &format!("table '{from}' was renamed to '{to}'; the hub still knows it by its old name"))?;
-        name(*table_no, to, taken)?;
+        name(db, *table_no, to, taken)?;
     }
     Ok(!renamed.is_empty())
 }

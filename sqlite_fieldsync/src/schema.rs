@@ -67,6 +67,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// The key is the rowid (`INTEGER PRIMARY KEY`).
     pub key_is_rowid: bool,
+    /// The collations by which the primary key's index tells keys apart, by column; none for a rowid. They need not be the columns' own.
+    key_collations: Vec<(String, String)>,
     /// Unique indexes other than the primary key's.
     pub uniques: Vec<Unique>,
     /// A constraint in the schema itself replaces rows (`ON CONFLICT REPLACE`).
@@ -187,6 +189,7 @@ impl Table {
             name,
             columns,
             key_is_rowid: true,
+            key_collations: Vec::new(),
             uniques: Vec::new(),
             replaces_by_itself: words.windows(3).any(|w| {
                 w[0].eq_ignore_ascii_case("on")
@@ -221,6 +224,10 @@ impl Table {
             let sql: Option<String> = row.get(3)?;
             if origin == "pk" {
                 self.key_is_rowid = false;
+                let mut columns = db
+                    .prepare_cached("SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno")?;
+                let parts = columns.query_map([&index], |part| Ok((part.get(0)?, part.get(1)?)))?;
+                self.key_collations = parts.collect::<rusqlite::Result<_>>()?;
                 continue;
             }
             let sql = sql.unwrap_or_default();
@@ -258,9 +265,23 @@ impl Table {
             .key()
             .iter()
             .enumerate()
-            .map(|(at, part)| Ok(format!("{} = ?{}", quote(db, &part.name)?, at + 1)))
+            .map(|(at, part)| self.key_part_is(db, part, &format!("?{}", at + 1)))
             .collect();
         Ok(parts?.join(" AND "))
+    }
+
+    /// What is true of rows whose key has this value in one of its parts: as the key's index compares, or one key could name two rows, or a
+    /// row in the way not be seen.
+    pub fn key_part_is(&self, db: &Connection, part: &Column, value: &str) -> Result<String> {
+        Ok(format!("{} = {value}{}", quote(db, &part.name)?, self.key_collation(db, part)?))
+    }
+
+    /// The collation of the key's index for a part of the key, as SQL after a value.
+    pub fn key_collation(&self, db: &Connection, part: &Column) -> Result<String> {
+        match self.key_collations.iter().find(|(column, _)| *column == part.name) {
+            Some((_, collation)) => Ok(format!(" COLLATE {}", quote(db, collation)?)),
+            None => Ok(String::new()),
+        }
     }
 
     /// Whether it has a row of this key; none where its key is not what it was.
@@ -299,7 +320,8 @@ impl Table {
     /// unique index. `new` gives the SQL of the new row's value of a (quoted) column.
     pub fn in_the_way(&self, db: &Connection, new: impl Fn(&str) -> String) -> Result<Vec<InTheWay>> {
         let key = self.key().iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
-        let same_key: Vec<String> = key.iter().map(|part| format!("{part} = {}", new(part))).collect();
+        let same_key = self.key().into_iter().zip(&key).map(|(part, quoted)| self.key_part_is(db, part, &new(quoted)));
+        let same_key = same_key.collect::<Result<Vec<_>>>()?;
         let mut found = vec![InTheWay { condition: same_key.join(" AND "), columns: Some(key) }];
         let all = self.columns.iter().map(|column| quote(db, &column.name)).collect::<Result<Vec<_>>>()?;
         let new_row: Vec<String> = all.iter().map(|column| format!("{} AS {column}", new(column))).collect();

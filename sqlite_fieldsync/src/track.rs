@@ -49,6 +49,9 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
         let known = tracked(db)?.into_iter().find(|known| known.name.eq_ignore_ascii_case(&table.name));
         let mut captured = 0;
         if known.as_ref().is_none_or(|known| known.state != "tracked") {
+            if let Some(known) = &known {
+                apart_under_another_key(db, known.table_no, &table)?;
+            }
             db.prepare_cached(
                 "INSERT INTO main.fs_table(name, options) VALUES (?1, ?2)
                  ON CONFLICT(name) DO UPDATE SET name = excluded.name, state = 'tracked', options = excluded.options",
@@ -86,10 +89,7 @@ fn fs_untrack(db: &Connection, arguments: &[Value]) -> Result<Value> {
             return Err(Error::Untrackable { table: name.to_owned(), reason: "it has never been tracked".into() });
         };
         drop_triggers(db, known.table_no)?;
-        db.execute_batch(&format!(
-            "DROP TABLE IF EXISTS main.fs_gone_{0}; DROP TABLE IF EXISTS main.fs_probe_{0};",
-            known.table_no
-        ))?;
+        drop_scratch_tables(db, known.table_no)?;
         db.execute("UPDATE main.fs_table SET state = 'untracked', sql = NULL WHERE table_no = ?1", [known.table_no])?;
         settle(db)?;
         let pending: i64 = db.query_row(
@@ -259,6 +259,12 @@ fn drop_triggers(db: &Connection, table_no: i64) -> Result<()> {
     Ok(())
 }
 
+/// The tables that only its triggers need.
+fn drop_scratch_tables(db: &Connection, table_no: i64) -> Result<()> {
+    let both = format!("DROP TABLE IF EXISTS main.fs_gone_{table_no}; DROP TABLE IF EXISTS main.fs_probe_{table_no};");
+    Ok(db.execute_batch(&both)?)
+}
+
 fn install(db: &Connection, table: &Table, table_no: i64, plan: &Plan) -> Result<()> {
     drop_triggers(db, table_no)?;
     db.execute_batch(&format!("CREATE TABLE IF NOT EXISTS main.fs_side_{table_no}(clock INTEGER PRIMARY KEY)"))?;
@@ -423,11 +429,24 @@ pub fn renew(db: &Connection) -> Result<()> {
     settle(db)
 }
 
+/// What is known of a table stays with its rows: under another primary key they are others. Gives the number under which the table goes on.
+fn apart_under_another_key(db: &Connection, table_no: i64, table: &Table) -> Result<i64> {
+    if !drift::has_another_key(db, table, table_no)? {
+        return Ok(table_no);
+    }
+    drop_triggers(db, table_no)?;
+    drop_scratch_tables(db, table_no)?;
+    drift::set_apart(db, table_no, table)
+}
+
 /// `differs`: why it may hold what no trigger has seen.
 fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<&str>) -> Result<()> {
-    let (before, columns) = settle_in(db, table, known.table_no)?;
+    let table_no = apart_under_another_key(db, known.table_no, table)?;
+    let is_another = table_no != known.table_no;
+    let (before, columns) = settle_in(db, table, table_no)?;
     let mut new_columns = Vec::new();
-    for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated) {
+    // Of rows that nothing is known of every column is new: they are compared whole.
+    for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated && !is_another) {
         let (name, slot) = (column.name.to_ascii_lowercase(), columns.slot(&column.name));
         let lacked = before.lacked(slot);
         // What the hub has under the column's name was sent to another column, or to one that has gone.
@@ -435,12 +454,12 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<
             state::pull_again(db)?;
         }
         if lacked {
-            capture_new_column(db, table, known.table_no, &column.name, slot)?;
+            capture_new_column(db, table, table_no, &column.name, slot)?;
             new_columns.push(name);
         }
     }
     if let Some(why) = differs {
-        made_anew::begin(db, known.table_no, &table.name, why)?;
+        made_anew::begin(db, table_no, &table.name, why)?;
     }
     apply::deliver_kept(db, table, &new_columns)
 }

@@ -91,8 +91,8 @@ impl<'a> Writer<'a> {
         let key_condition = columns[..key_len]
             .iter()
             .enumerate()
-            .map(|(at, column)| format!("{} = ?{}", column.quoted.as_deref().unwrap_or_default(), at + 1))
-            .collect::<Vec<_>>()
+            .map(|(at, column)| table.key_part_is(db, &table.columns[column.position], &format!("?{}", at + 1)))
+            .collect::<Result<Vec<_>>>()?
             .join(" AND ");
         let name = table.qualified(db)?;
         let or_abort = or_abort(db, &table)?;

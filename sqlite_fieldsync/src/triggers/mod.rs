@@ -55,6 +55,8 @@ struct Field {
     slot: i64,
     /// Holds any type as it is: 1 and 1.0 are then different values that SQLite compares as equal.
     any_type: bool,
+    /// Of a part of the key: the collation by which the key's index finds it, as SQL after a value.
+    collation: String,
 }
 
 /// What the triggers of one table are made from.
@@ -81,6 +83,7 @@ impl Plan {
                 quoted: quote(db, &column.name)?,
                 slot: slot(&column.name),
                 any_type: column.affinity() == Affinity::Blob || column.declared == "ANY",
+                collation: table.key_collation(db, column)?,
             })
         };
         let key = table.key().iter().map(field).collect::<Result<Vec<_>>>()?;

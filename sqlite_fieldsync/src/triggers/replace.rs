@@ -29,7 +29,10 @@ impl Plan {
             .key
             .iter()
             .zip(self.key_names("k"))
-            .map(|(part, name)| format!("{0} = {gone}.{name} AND {0} COLLATE BINARY IS {gone}.{name}", part.quoted))
+            .map(|(part, name)| {
+                let (quoted, collation) = (&part.quoted, &part.collation);
+                format!("{quoted} = {gone}.{name}{collation} AND {quoted} COLLATE BINARY IS {gone}.{name}")
+            })
             .collect();
         format!("EXISTS (SELECT 1 FROM {} WHERE {})", self.table, parts.join(" AND "))
     }
@@ -113,12 +116,15 @@ impl Plan {
                 .iter()
                 .map(|condition| format!("EXISTS (SELECT 1 FROM {} WHERE {condition}{extra})", self.table))
                 .collect();
-            self.trigger(name, &when, &exists.join("\n  OR "), &self.note_body(extra))
+            let key_to_come = self.key_is_rowid && name == "before_insert";
+            self.trigger(name, &when, &exists.join("\n  OR "), &self.note_body(extra, key_to_come))
         })
         .collect()
     }
 
-    fn note_body(&self, extra: &str) -> Vec<String> {
+    /// `key_to_come`: NEW may have a rowid that SQLite has not chosen yet. It is -1 then, and a row of that number is not in the way: a
+    /// probe on its account would refuse what nothing refuses. It is noted unprobed, as a note that no replacement follows does no harm.
+    fn note_body(&self, extra: &str, key_to_come: bool) -> Vec<String> {
         let (gone, probe) = (self.gone(), self.probe());
         let any: Vec<String> = self.in_the_way.iter().map(|condition| format!("({condition}{extra})")).collect();
         let any = any.join(" OR ");
@@ -144,12 +150,37 @@ impl Plan {
         } else {
             // Who replaces inherits OR REPLACE: the note replaces an earlier one of the same row. A statement less for each row
             // that is inserted, also where nothing is in the way: SQLite makes the registers of all of them.
+            let (probing, note) = match self.key.first().filter(|_| key_to_come) {
+                Some(key) => self.note_with_key_to_come(&key.quoted, &names, &columns, &any),
+                None => ("VALUES (1, 1)".to_owned(), note),
+            };
             vec![
-                format!("INSERT OR IGNORE INTO {probe}(one, replacing) VALUES (1, 1);"),
+                format!("INSERT OR IGNORE INTO {probe}(one, replacing) {probing};"),
                 note,
                 format!("UPDATE {probe} SET replacing = 0 WHERE replacing;"),
             ]
         }
+    }
+
+    /// The probe's row and the note where the key may be one to come. Whoever does not replace does not replace an earlier note, either: it
+    /// is set right, whatever the clause of the statement.
+    fn note_with_key_to_come(&self, key: &str, names: &[String], columns: &[&str], any: &str) -> (String, String) {
+        let (gone, probe) = (self.gone(), self.probe());
+        let others: Vec<String> = self.in_the_way[1..]
+            .iter()
+            .map(|condition| format!(" OR EXISTS (SELECT 1 FROM {} WHERE {condition})", self.table))
+            .collect();
+        let set: Vec<String> = self.old_names().iter().map(|name| format!("{name} = excluded.{name}")).collect();
+        let set = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
+        (
+            format!("SELECT 1, 1 WHERE NEW.{key} <> -1{}", others.concat()),
+            format!(
+                "INSERT INTO {gone}({}) SELECT {} FROM {} WHERE ({any}) AND (NEW.{key} = -1 OR (SELECT replacing FROM {probe})) ON CONFLICT(k1) DO {set};",
+                names.join(", "),
+                columns.join(", "),
+                self.table
+            ),
+        )
     }
 
     /// What became of noted rows.

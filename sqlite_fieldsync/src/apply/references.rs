@@ -127,10 +127,12 @@ impl<'a> References<'a> {
         Ok(found)
     }
 
-    /// The key of the row that a row refers to; none where it refers to nothing, or to nothing that is here.
+    /// The key of the row that a row refers to; none where it refers to nothing, or to nothing that is here, or to what has no key.
     pub fn parent_of(&self, at: usize, child: &Table, key: &Key) -> Result<Option<Key>> {
         let foreign = &self.keys[at];
-        let Some(parent) = Table::read_plain(self.db, &foreign.parent)? else { return Ok(None) };
+        let Some(parent) = Table::read_plain(self.db, &foreign.parent)?.filter(|parent| !parent.key().is_empty()) else {
+            return Ok(None);
+        };
         let list = |names: &mut dyn Iterator<Item = &String>| -> Result<String> {
             Ok(names.map(|name| quote(self.db, name)).collect::<Result<Vec<_>>>()?.join(", "))
         };

@@ -20,6 +20,8 @@ struct Applying {
     deleting: HashMap<(i32, Vec<u8>), Stamp>,
     /// The table that gets finished rows right now.
     finished: Option<pgrx::pg_sys::Oid>,
+    /// The table of which a DELETE asks which rows may go, and their packed keys.
+    asked: Option<(pgrx::pg_sys::Oid, Vec<Vec<u8>>)>,
 }
 
 thread_local! {
@@ -69,6 +71,44 @@ impl Drop for FinishedRows {
 /// Whether rows that are inserted into this table come finished.
 pub fn rows_are_finished(table: pgrx::pg_sys::Oid) -> bool {
     APPLYING.with_borrow(|applying| applying.finished == Some(table) && applying.is_by_engine())
+}
+
+/// Until this is dropped, the engine's DELETE of rows of one table deletes nothing: it tells which of them its login may delete.
+pub struct Question(());
+
+impl Question {
+    /// Begins.
+    pub fn about(table: pgrx::pg_sys::Oid) -> Question {
+        APPLYING.with_borrow_mut(|applying| applying.asked = Some((table, Vec::new())));
+        Question(())
+    }
+
+    /// The packed keys of the rows that may go.
+    pub fn answer(self) -> Vec<Vec<u8>> {
+        APPLYING.with_borrow_mut(|applying| applying.asked.take()).map(|(_, keys)| keys).unwrap_or_default()
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        APPLYING.with_borrow_mut(|applying| applying.asked = None);
+    }
+}
+
+/// Whether the row trigger that asks was fired by a DELETE that only asks which rows may go.
+pub fn is_question(table: pgrx::pg_sys::Oid) -> bool {
+    APPLYING.with_borrow(|applying| {
+        applying.asked.as_ref().is_some_and(|(asked, _)| *asked == table) && applying.is_by_engine()
+    })
+}
+
+/// A row that may go.
+pub fn may_go(key: Vec<u8>) {
+    APPLYING.with_borrow_mut(|applying| {
+        if let Some((_, keys)) = &mut applying.asked {
+            keys.push(key);
+        }
+    });
 }
 
 /// Names the client whose changes the engine writes from now on.

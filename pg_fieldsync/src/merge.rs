@@ -11,7 +11,7 @@ use crate::blame;
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::decide::{self, Deciding};
-use crate::guards::subtransaction;
+use crate::guards::{subtransaction, AsUser};
 use crate::in_use;
 use crate::parents;
 use crate::separate;
@@ -249,6 +249,8 @@ fn not_written(
     if *action == Action::Delete {
         params.pop();
     }
+    // A policy may hide what is marked by now.
+    let _owner = matches!(action, Action::Mark(true, _)).then(|| AsUser::owner_of_oid(work.table.oid));
     let rows = sql::run_set(
         &format!(
             "SELECT u.place, t.fieldsync_clocks FROM ONLY {} AS t JOIN {} ON {} WHERE {condition}",

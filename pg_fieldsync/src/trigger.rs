@@ -361,6 +361,12 @@ unsafe fn deleted(tracked: &Tracked, relation: pg_sys::Relation, tuple: pg_sys::
         }
         let row = Row::of(tuple, relation);
         let key = tracked.key(&row);
+        if applying::is_question(tracked.relation) {
+            let mut packed = Vec::with_capacity(40);
+            keys::pack(&mut packed, &key.0);
+            applying::may_go(packed);
+            return std::ptr::null_mut();
+        }
         if tracked.soft_delete {
             match marked::lost_its_parent(relation, &row, tracked) {
                 Ok(true) => {}

@@ -5,11 +5,13 @@
 //!   [`Engine::writes`] holds.
 //! * An insert never overwrites: ON CONFLICT (key) DO NOTHING where the table can have it, and whoever was faster is merged with.
 //! * Parents before children; deletions after everything else, children first.
+//! * Who deletes needs the DELETE privilege and passes the DELETE policies, whether the row goes or is marked.
 
-use crate::applying::{self, Engine};
+use crate::applying::{self, Engine, Question};
 use crate::arrays::{unnest, Array};
 use crate::catalog::Table;
 use crate::catch::SqlError;
+use crate::guards::{subtransaction, AsUser};
 use crate::hidden;
 use crate::keys;
 use crate::sql::{self, ident, Param};
@@ -18,7 +20,7 @@ use crate::work::{Item, TableWork, Work};
 use fieldsync_core::merge::HubState;
 use fieldsync_core::{Key, Value};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What one statement does to its rows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +115,8 @@ pub fn group(work: &TableWork, action: &Action, items: &[usize]) -> Result<u64, 
             + match action {
                 Action::Insert(numbers) => insert(work, numbers, items),
                 Action::Update(numbers) => update(work, numbers, None, items),
-                Action::Mark(deleted, numbers) => update(work, numbers, Some(*deleted), items),
+                Action::Mark(true, _) => mark(work, items),
+                Action::Mark(false, numbers) => update(work, numbers, Some(false), items),
                 Action::Delete => delete(work, items),
             }?)
     })
@@ -244,6 +247,55 @@ fn delete(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
         keys::pack(&mut packed, &item.key.0);
         Some(((table.table_id, packed), *deletion))
     }));
+    delete_rows(work, items)
+}
+
+/// What came of the question which rows may go.
+enum Asked {
+    /// They are gone: the row trigger is off.
+    Gone,
+    Failed(SqlError),
+}
+
+impl From<SqlError> for Asked {
+    fn from(error: SqlError) -> Self {
+        Asked::Failed(error)
+    }
+}
+
+/// Marks rows as deleted: those that a DELETE by this login would take, and then as the table's owner, as for a DELETE on the hub.
+fn mark(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
+    let asked = subtransaction(|| -> Result<Vec<Vec<u8>>, Asked> {
+        let question = Question::about(work.table.oid);
+        match delete_rows(work, items)? {
+            0 => Ok(question.answer()),
+            _ => Err(Asked::Gone),
+        }
+    });
+    let may_go: HashSet<Vec<u8>> = match asked {
+        Ok(keys) => keys.into_iter().collect(),
+        Err(Asked::Gone) => return update(work, &[], Some(true), items),
+        Err(Asked::Failed(error)) => return Err(error),
+    };
+    let allowed = if may_go.len() == items.len() {
+        Cow::Borrowed(items)
+    } else {
+        let packed = |at: &usize| {
+            let mut packed = Vec::new();
+            keys::pack(&mut packed, &work.items[*at].key.0);
+            packed
+        };
+        Cow::Owned(items.iter().copied().filter(|at| may_go.contains(&packed(at))).collect())
+    };
+    if allowed.is_empty() {
+        return Ok(0);
+    }
+    let _owner = AsUser::owner_of_oid(work.table.oid);
+    update(work, &[], Some(true), &allowed)
+}
+
+fn delete_rows(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
+    let table = &work.table;
     let keys: Vec<&Key> = items.iter().map(|at| &work.items[*at].key).collect();
     let arrays = key_arrays(table, &keys)?;
     let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();

@@ -73,7 +73,7 @@ def test_the_update_privilege_is_not(hub, client, table):
         assert hub.sql("SELECT zone FROM t WHERE id = 'a2'") == [("c",)]
 
 
-@pytest.mark.parametrize("changes", ["true"])
+@pytest.mark.parametrize("changes", ["false", "true"])
 def test_the_policies_for_delete_hold_and_those_for_update_do_not(hub, client, table, changes):
     one = client("one", DEVICE, "t")
     policies = (f"ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY s ON t FOR SELECT USING (true); CREATE POLICY d ON t FOR DELETE USING (zone = 'a');"
@@ -83,6 +83,18 @@ def test_the_policies_for_delete_hold_and_those_for_update_do_not(hub, client, t
         one.sql("DELETE FROM t")
         sync_as(connection, one)
         assert left(hub) == ["b1"] and refused(hub) == {"b1": "42501"}
+
+
+def test_a_row_that_may_be_seen_but_not_changed_is_there(hub, client, sync, table):
+    """Its lock is refused by the policies for UPDATE. What is refused then is so for want of a right, not of the row."""
+    one = client("one", DEVICE, "t")
+    policies = ("ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY s ON t FOR SELECT USING (true); CREATE POLICY d ON t FOR DELETE USING (false);"
+                "CREATE POLICY i ON t FOR INSERT WITH CHECK (true); CREATE POLICY u ON t FOR UPDATE USING (zone = 'b')")
+    with login(hub, "SELECT, INSERT, UPDATE, DELETE", policies) as connection:
+        sync_as(connection, one)
+        one.sql("UPDATE t SET zone = 'b' WHERE id = 'a1'"), one.sql("DELETE FROM t WHERE id = 'a2'"), one.sql("INSERT INTO t VALUES ('b2', 'b')")
+        sync_as(connection, one)
+        assert left(hub) == ["a1", "a2", "b1", "b2"] and refused(hub) == {"a1": "42501", "a2": "42501"}
 
 
 def test_a_policy_that_hides_what_is_marked(hub, client, table):

@@ -10,6 +10,7 @@ use crate::arrays::{unnest, Array};
 use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::guards::{subtransaction, AsOwner};
+use crate::hidden;
 use crate::sql::{self, ident, Cells, Param};
 use crate::work::{Item, TableWork};
 use fieldsync_core::clocks::{RowClocks, Stamp};
@@ -128,7 +129,39 @@ fn columns_to_read(work: &TableWork, wanted: &[usize]) -> Vec<usize> {
 
 /// Locks rows in the keys' order, and gives them by the places of their keys.
 fn lock(table: &Table, keys: &[Key], columns: &[usize], take: &mut dyn FnMut(usize, Found)) -> Result<(), SqlError> {
-    let keys: Vec<&Key> = keys.iter().collect();
+    let mut there = vec![false; keys.len()];
+    let all: Vec<usize> = (0..keys.len()).collect();
+    let outcome = rows_of(table, keys, &all, columns, true, &mut |place, found| {
+        if let Some(slot) = there.get_mut(place) {
+            *slot = true;
+        }
+        take(place, found);
+    });
+    match outcome {
+        // A login that may insert and read but not update has no right to lock; nothing but inserts can succeed then, and deletions.
+        Err(error) if error.sqlstate == "42501" => rows_of(table, keys, &all, columns, false, take),
+        Err(error) => Err(error),
+        Ok(()) => {
+            // Policies for UPDATE hide from a lock what the login may see, and may perhaps delete.
+            let unseen: Vec<usize> = all.into_iter().filter(|at| !there[*at]).collect();
+            if unseen.is_empty() || !hidden::has_policies(table)? {
+                return Ok(());
+            }
+            rows_of(table, keys, &unseen, columns, false, take)
+        }
+    }
+}
+
+/// Gives rows by the places of their keys, in the keys' order; of these places only.
+fn rows_of(
+    table: &Table,
+    keys: &[Key],
+    places: &[usize],
+    columns: &[usize],
+    locked: bool,
+    take: &mut dyn FnMut(usize, Found),
+) -> Result<(), SqlError> {
+    let keys: Vec<&Key> = places.iter().map(|at| &keys[*at]).collect();
     let arrays = key_arrays(table, &keys)?;
     let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     let join = key_join(table, 1);
@@ -141,12 +174,15 @@ fn lock(table: &Table, keys: &[Key], columns: &[usize], take: &mut dyn FnMut(usi
         .collect();
     let query = format!(
         "SELECT u.place, t.fieldsync_clocks, t.sync_deleted, t.sync_modified_at{shown}
-         FROM ONLY {} AS t JOIN {} ON {} ORDER BY u.place",
-        table.qualified, join.source, join.condition
+         FROM ONLY {} AS t JOIN {} ON {} ORDER BY u.place{}",
+        table.qualified,
+        join.source,
+        join.condition,
+        if locked { " FOR UPDATE OF t" } else { "" }
     );
-    let mut each = |portion: Vec<Vec<Value>>| {
+    let each = |portion: Vec<Vec<Value>>| {
         for row in portion {
-            let place = usize::try_from(row.int(0) - 1).unwrap_or(usize::MAX);
+            let place = usize::try_from(row.int(0) - 1).ok().and_then(|at| places.get(at)).copied();
             let clocks = table.clocks(row.bytes(1))?;
             let marked = row.truth(2);
             let modified_at = row[3].clone();
@@ -158,15 +194,11 @@ fn lock(table: &Table, keys: &[Key], columns: &[usize], take: &mut dyn FnMut(usi
             let deletion = clocks.field(table.deleted_number);
             let row = HubRow { values, clocks };
             let state = if marked { HubState::Deleted { row, deletion } } else { HubState::Live(row) };
-            take(place, Found { state, modified_at, marked });
+            take(place.unwrap_or(usize::MAX), Found { state, modified_at, marked });
         }
         Ok(())
     };
-    // A login that may insert and read but not update has no right to lock; nothing but inserts can succeed then.
-    match subtransaction(|| sql::lock_portions(&format!("{query} FOR UPDATE OF t"), &params, &mut each)) {
-        Err(error) if error.sqlstate == "42501" => subtransaction(|| sql::lock_portions(&query, &params, each)),
-        other => other,
-    }
+    subtransaction(|| sql::lock_portions(&query, &params, each))
 }
 
 /// Whether any row of a table was ever deleted for good.

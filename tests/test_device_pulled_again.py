@@ -43,3 +43,15 @@ def test_it_is_answered_once(programme, team, sync):
     programme.sync(lost)
     assert sync(north, programme)["applied"] == 3
     assert sync(north, programme)["applied"] == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["DROP TABLE t; CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT)", "DELETE FROM t WHERE id = 'b'"])
+@pytest.mark.parametrize("existing", ["capture", "ignore"])
+def test_what_went_while_the_table_was_not_tracked_comes_back(hub, client, sync, existing, meanwhile):
+    hub.script("CREATE TABLE t (id text PRIMARY KEY, v text); INSERT INTO t VALUES ('a', '1'), ('b', '2')"), hub.enable("t")
+    one = client("one", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT)", "t")
+    sync(one, hub)
+    one.sql("SELECT fs_untrack('t')"), one.shell(meanwhile)
+    one.track("t", {"existing": existing})
+    sync(one, hub)
+    assert one.sql("SELECT * FROM t ORDER BY 1") == hub.sql("SELECT id, v FROM t ORDER BY 1") == [("a", "1"), ("b", "2")]

@@ -62,10 +62,10 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             if options["existing"] != "ignore" {
                 let seen = kept::seen_before(db, &table.name, None)?;
                 captured = unseen(db, seen, || capture_existing(db, &table, table_no, known.is_some()))?;
-                if known.is_some() {
-                    // What was deleted meanwhile nobody has seen: it comes back, so that hub and device hold the same.
-                    state::pull_again(db)?;
-                }
+            }
+            if known.is_some() {
+                // What was deleted meanwhile, or went with the table, nobody has seen: it comes back, so that hub and device hold the same.
+                state::pull_again(db)?;
             }
             views::refresh(db)?;
             apply::deliver_kept(db, &table, &[])?;

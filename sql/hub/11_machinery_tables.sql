@@ -138,7 +138,7 @@ CREATE TABLE fieldsync.tombstone (
     clock    bigint NOT NULL,
     origin   integer NOT NULL,
     "foreign" bigint NOT NULL,                   -- version of the latest change by another origin than `origin`
-    row      jsonb NOT NULL,                     -- as to_jsonb gave it, without the sync columns
+    row      jsonb NOT NULL,                     -- the whole row by column, without the sync columns; see fieldsync_core/src/jsonb.rs
     clocks   bytea NOT NULL,
     deleted_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (table_id, row_id)

@@ -10,6 +10,9 @@ use crate::sql::{self, Param};
 use fieldsync_core::clocks::{RowClocks, Stamp};
 use fieldsync_core::jsonb;
 
+/// SQL for joining tombstones (alias `d`) of a table with row ids in `u(row_id)`, by their index.
+pub const FOUND: &str = "fieldsync.indexed(d.row_id) = fieldsync.indexed(u.row_id) AND d.row_id = u.row_id";
+
 /// Writes (or renews) one tombstone; `row` is the row as JSON text. Kept is what jsonb can hold: of a value of type json that it cannot, what
 /// conflicts hold of it ([`jsonb::fitting`]).
 pub fn write(table_id: i32, row_id: &str, stamp: Stamp, row: &str, clocks: &RowClocks) -> Result<(), SqlError> {
@@ -19,7 +22,7 @@ pub fn write(table_id: i32, row_id: &str, stamp: Stamp, row: &str, clocks: &RowC
     sql::run(
         "INSERT INTO fieldsync.tombstone (table_id, row_id, version, clock, origin, \"foreign\", \"row\", clocks)
          VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb - $9::text[], $8)
-         ON CONFLICT (table_id, row_id) DO UPDATE SET version = EXCLUDED.version, clock = EXCLUDED.clock,
+         ON CONFLICT (table_id, fieldsync.indexed(row_id)) DO UPDATE SET version = EXCLUDED.version, clock = EXCLUDED.clock,
              origin = EXCLUDED.origin, \"foreign\" = EXCLUDED.\"foreign\", \"row\" = EXCLUDED.\"row\",
              clocks = EXCLUDED.clocks, deleted_at = EXCLUDED.deleted_at",
         &[

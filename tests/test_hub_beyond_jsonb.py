@@ -61,3 +61,13 @@ def test_it_collides_like_any_other(case, sync, winner):
     sync(one, hub)
     [entry] = hub.conflicts() + hub.conflicts("resolved")
     assert entry["client"]["v"] and one.one("SELECT v FROM t WHERE id = 'b'") == "[]"
+
+
+def test_a_database_without_an_encoding_deletes_a_row_with_escapes(server, make_hub):
+    """It takes none for what is beyond ASCII."""
+    hub = make_hub(extension=False)
+    server.psql(f"DROP DATABASE {hub.database}")
+    server.psql(f"CREATE DATABASE {hub.database} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    hub.psql("CREATE EXTENSION pg_fieldsync; CREATE TABLE t (id text PRIMARY KEY, v json); SELECT sync_control.enable('t')")
+    hub.psql(r"""INSERT INTO t VALUES ('é', '["\u00e9", "\ud83d\ude00", "\u0000"]'); DELETE FROM t""")
+    assert hub.psql("""SELECT row_id, "row" -> 'v' FROM fieldsync.tombstone""") == 'é|["é", "😀", "\ufffd"]\n'

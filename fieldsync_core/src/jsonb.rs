@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 
 /// Valid JSON text, with U+FFFD where it says NUL or half of a surrogate pair, and as texts numbers that are beyond `numeric`. The six
-/// characters of an escape, written out in a text, are none.
+/// characters of an escape, written out in a text, are none. Characters beyond ASCII stand for themselves: a database without an encoding
+/// (SQL_ASCII) takes no escapes of them.
 pub fn fitting(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut fitted = String::new();
@@ -22,14 +23,11 @@ pub fn fitting(json: &str) -> Cow<'_, str> {
             b'"' => in_text = !in_text,
             // Each backslash goes with what it escapes, so that an escaped backslash before "u0000" is not taken for an escape of it.
             b'\\' if in_text => {
-                let length = escape_length(&json[at..]);
-                match length {
-                    Ok(length) => at += length,
-                    Err(length) => {
-                        replace(at, at + length, &["\u{fffd}"]);
-                        at += length;
-                    }
+                let (length, character) = escape(&json[at..]);
+                if let Some(character) = character {
+                    replace(at, at + length, &[character.encode_utf8(&mut [0; 4])]);
                 }
+                at += length;
                 continue;
             }
             b'-' | b'0'..=b'9' if !in_text => {
@@ -54,17 +52,18 @@ pub fn fitting(json: &str) -> Cow<'_, str> {
     Cow::Owned(fitted)
 }
 
-/// The length of the escape that a text begins with; as an error where jsonb does not know what it stands for.
-fn escape_length(text: &str) -> Result<usize, usize> {
+/// The length of the escape that a text begins with, and the character to put in its place.
+fn escape(text: &str) -> (usize, Option<char>) {
     let unit = |text: &str| u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok();
-    match unit(text) {
-        None => Ok(2),
-        Some(0 | 0xdc00..=0xdfff) => Err(6),
-        Some(0xd800..=0xdbff) => match text.get(6..).and_then(unit) {
-            Some(0xdc00..=0xdfff) => Ok(12),
-            _ => Err(6),
-        },
-        Some(_) => Ok(6),
+    let Some(first) = unit(text) else { return (2, None) };
+    let second = text.get(6..).and_then(unit);
+    match (first, second) {
+        (0, _) => (6, Some(char::REPLACEMENT_CHARACTER)),
+        (1..=0x7f, _) => (6, None),
+        (0xd800..=0xdbff, Some(0xdc00..=0xdfff)) => {
+            (12, char::decode_utf16([first, second.unwrap_or(0)]).next().and_then(Result::ok))
+        }
+        _ => (6, Some(char::from_u32(u32::from(first)).unwrap_or(char::REPLACEMENT_CHARACTER))),
     }
 }
 
@@ -89,8 +88,9 @@ mod tests {
             (r#""\\u0000 \\\u0000 \u0001""#, "\"\\\\u0000 \\\\\u{fffd} \\u0001\""),
             (
                 r#""\ud83d\ude00 \ud83d \ude00 \ud83d\u0041 \ud83d\ud83d\ude00""#,
-                "\"\\ud83d\\ude00 \u{fffd} \u{fffd} \u{fffd}\\u0041 \u{fffd}\\ud83d\\ude00\"",
+                "\"\u{1f600} \u{fffd} \u{fffd} \u{fffd}\\u0041 \u{fffd}\u{1f600}\"",
             ),
+            (r#""\u00e9\u007f \\u00e9""#, "\"é\\u007f \\\\u00e9\""),
             ("[1e131071, 1e131072, -1E+99999999999]", r#"[1e131071, "1e131072", "-1E+99999999999"]"#),
             ("[1e-16383, 1e-16384, 0.5e-16382, 0.5e-16383]", r#"[1e-16383, "1e-16384", 0.5e-16382, "0.5e-16383"]"#),
         ] {

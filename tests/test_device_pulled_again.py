@@ -45,8 +45,9 @@ def test_it_is_answered_once(programme, team, sync):
     assert sync(north, programme)["applied"] == 0
 
 
-@pytest.mark.parametrize("meanwhile", ["DROP TABLE t; CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT)", "DELETE FROM t WHERE id = 'b'"])
-@pytest.mark.parametrize("existing", ["capture", "ignore"])
+@pytest.mark.parametrize("existing, meanwhile", [
+    ("capture", "DROP TABLE t; CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT)"), ("capture", "DELETE FROM t WHERE id = 'b'"),
+    ("ignore", "DROP TABLE t; CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT)"), ("ignore", "DELETE FROM t")])
 def test_what_went_while_the_table_was_not_tracked_comes_back(hub, client, sync, existing, meanwhile):
     hub.script("CREATE TABLE t (id text PRIMARY KEY, v text); INSERT INTO t VALUES ('a', '1'), ('b', '2')"), hub.enable("t")
     one = client("one", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT)", "t")
@@ -55,3 +56,14 @@ def test_what_went_while_the_table_was_not_tracked_comes_back(hub, client, sync,
     one.track("t", {"existing": existing})
     sync(one, hub)
     assert one.sql("SELECT * FROM t ORDER BY 1") == hub.sql("SELECT id, v FROM t ORDER BY 1") == [("a", "1"), ("b", "2")]
+
+
+def test_what_is_ignored_is_not_overwritten(hub, client, sync):
+    """It is nowhere else."""
+    hub.script("CREATE TABLE t (id text PRIMARY KEY, v text); INSERT INTO t VALUES ('a', '1'), ('b', '2')"), hub.enable("t")
+    one = client("one", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT)", "t")
+    sync(one, hub)
+    one.sql("SELECT fs_untrack('t')"), one.shell("UPDATE t SET v = 'written unseen' WHERE id = 'a'")
+    one.track("t", {"existing": "ignore"})
+    sync(one, hub)
+    assert one.sql("SELECT v FROM t WHERE id = 'a'") == [("written unseen",)]

@@ -63,8 +63,9 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
                 let seen = kept::seen_before(db, &table.name, None)?;
                 captured = unseen(db, seen, || capture_existing(db, &table, table_no, known.is_some()))?;
             }
-            if known.is_some() {
-                // What was deleted meanwhile, or went with the table, nobody has seen: it comes back, so that hub and device hold the same.
+            // What was deleted meanwhile, or went with the table, nobody has seen: it comes back, so that hub and device hold the same. Rows
+            // that are to be ignored stay as they are: the hub's would go over what was written there, and that is nowhere else.
+            if known.is_some() && (options["existing"] != "ignore" || is_empty(db, &table)?) {
                 state::pull_again(db)?;
             }
             views::refresh(db)?;
@@ -78,6 +79,10 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
         }
         Ok(Value::Text(report.to_string()))
     })
+}
+
+fn is_empty(db: &Connection, table: &Table) -> Result<bool> {
+    Ok(db.query_row(&format!("SELECT NOT EXISTS (SELECT 1 FROM {})", table.qualified(db)?), [], |row| row.get(0))?)
 }
 
 fn fs_untrack(db: &Connection, arguments: &[Value]) -> Result<Value> {

@@ -20,6 +20,7 @@ pub mod coalesce;
 pub mod delta;
 pub mod enrolment;
 pub mod inspect;
+pub mod jsonb;
 pub mod key;
 pub mod limits;
 pub mod merge;

@@ -39,7 +39,7 @@ pub unsafe fn bury(
     }
 }
 
-/// The row as JSON text, without fieldsync's own columns; the same whatever the session's settings are.
+/// The row as JSON text; the same whatever the session's settings are.
 ///
 /// # Safety
 /// The tuple is of the relation.
@@ -56,13 +56,10 @@ unsafe fn row_json(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> Stri
     }
 }
 
-/// SQL for a row as JSON text without fieldsync's own columns. Qualified, because it runs under a caller's search_path.
+/// SQL for a row as JSON text. Qualified, because it runs under a caller's search_path. Not by way of jsonb: that takes no NUL in a value
+/// of type json, and the row could not be deleted by anybody.
 fn row_as_json(row: &str) -> String {
-    let names: Vec<String> = catalog::SYNC_COLUMNS.iter().map(|name| sql::literal(name)).collect();
-    format!(
-        "(pg_catalog.to_jsonb({row}) OPERATOR(pg_catalog.-) ARRAY[{}]::pg_catalog.text[])::pg_catalog.text",
-        names.join(", ")
-    )
+    format!("pg_catalog.to_json({row})::pg_catalog.text")
 }
 
 /// Turns a DELETE into the marking of its row, as the table's owner (like the actions of foreign keys): DELETE is what was

@@ -10,10 +10,12 @@ use crate::types::uuid_text;
 use crate::verdicts::unknown_column;
 use crate::work::{Homeless, Item, TableWork};
 use fieldsync_core::delta::Op;
+use fieldsync_core::jsonb;
 use fieldsync_core::merge::{HubState, Winner};
 use fieldsync_core::value::{hex, Kind};
 use fieldsync_core::{Key, Value};
 use serde_json::{json, Map, Value as Json};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// A value as people and `resolve` read it.
@@ -28,29 +30,13 @@ pub fn shown(kind: Kind, value: &Value) -> Json {
     }
 }
 
-/// JSON text that jsonb takes: it knows no NUL. The six characters of its escape, written out in a text, are no NUL.
+/// JSON text that jsonb takes.
 pub fn jsonb_text(json: &Json) -> String {
     let written = json.to_string();
-    let mut rest = written.as_str();
-    let mut text = String::with_capacity(rest.len());
-    // Each backslash goes with what it escapes, so that an escaped backslash before "u0000" is not taken for an escape of it.
-    while let Some(at) = rest.find('\\') {
-        let (before, escape) = rest.split_at(at);
-        text.push_str(before);
-        rest = match escape.strip_prefix("\\u0000") {
-            Some(rest) => {
-                text.push('\u{fffd}');
-                rest
-            }
-            None => {
-                let (escape, rest) = escape.split_at(escape.len().min(2));
-                text.push_str(escape);
-                rest
-            }
-        };
+    match jsonb::fitting(&written) {
+        Cow::Borrowed(_) => written,
+        Cow::Owned(fitting) => fitting,
     }
-    text.push_str(rest);
-    text
 }
 
 /// The key by column.

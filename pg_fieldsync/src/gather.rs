@@ -15,6 +15,7 @@ use crate::pull::Asked;
 use crate::sent::{travels, Row, Sent};
 use crate::sql::{self, ident, Cells, Param};
 use crate::state::{key_arrays, key_join};
+use crate::tombstone;
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::HubState;
 use fieldsync_core::reply::RowChange;
@@ -245,8 +246,11 @@ impl<'a> Gathering<'a> {
         let buried = {
             let _owner = AsOwner::new();
             sql::read_set(
-                "SELECT d.row_id, d.version, d.clock FROM fieldsync.tombstone d
-                 JOIN unnest($2::text[]) AS u(row_id) ON u.row_id = d.row_id WHERE d.table_id = $1",
+                &format!(
+                    "SELECT d.row_id, d.version, d.clock FROM fieldsync.tombstone d
+                     JOIN unnest($2::text[]) AS u(row_id) ON {} WHERE d.table_id = $1",
+                    tombstone::FOUND
+                ),
                 &[Param::Int(i64::from(table.table_id)), Param::Texts(&ids)],
             )?
         };

@@ -11,6 +11,7 @@ use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::guards::{subtransaction, AsOwner};
 use crate::sql::{self, ident, Cells, Param};
+use crate::tombstone;
 use crate::work::{Item, TableWork};
 use fieldsync_core::clocks::{RowClocks, Stamp};
 use fieldsync_core::delta::Op;
@@ -188,9 +189,11 @@ pub fn tombstones<'a>(table: &Table, keys: impl Iterator<Item = &'a Key>) -> Res
     let buried = {
         let _owner = AsOwner::new();
         sql::run_set(
-            "SELECT d.row_id, d.version, d.clock, d.origin, d.\"foreign\", d.\"row\"::text, d.clocks
-             FROM fieldsync.tombstone d JOIN unnest($2::text[]) AS u(row_id) ON u.row_id = d.row_id
-             WHERE d.table_id = $1",
+            &format!(
+                "SELECT d.row_id, d.version, d.clock, d.origin, d.\"foreign\", d.\"row\"::text, d.clocks
+                 FROM fieldsync.tombstone d JOIN unnest($2::text[]) AS u(row_id) ON {} WHERE d.table_id = $1",
+                tombstone::FOUND
+            ),
             &[table_id, Param::Texts(&ids)],
         )?
     };

@@ -3,19 +3,26 @@
 //! Invariant: a tombstone is written in the (sub)transaction of its deletion and goes with it if that is rolled back. A
 //! tombstone says something only while its row is absent; a row that came back makes it void.
 
+use crate::catalog;
 use crate::catch::SqlError;
 use crate::guards::AsOwner;
 use crate::sql::{self, Param};
 use fieldsync_core::clocks::{RowClocks, Stamp};
+use fieldsync_core::jsonb;
 
-/// Writes (or renews) one tombstone.
+/// SQL for joining tombstones (alias `d`) of a table with row ids in `u(row_id)`, by their index.
+pub const FOUND: &str = "fieldsync.indexed(d.row_id) = fieldsync.indexed(u.row_id) AND d.row_id = u.row_id";
+
+/// Writes (or renews) one tombstone; `row` is the row as JSON text. Kept is what jsonb can hold: of a value of type json that it cannot, what
+/// conflicts hold of it ([`jsonb::fitting`]).
 pub fn write(table_id: i32, row_id: &str, stamp: Stamp, row: &str, clocks: &RowClocks) -> Result<(), SqlError> {
     let _owner = AsOwner::new();
     let bytes = clocks.to_bytes();
+    let row = jsonb::fitting(row);
     sql::run(
         "INSERT INTO fieldsync.tombstone (table_id, row_id, version, clock, origin, \"foreign\", \"row\", clocks)
-         VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8)
-         ON CONFLICT (table_id, row_id) DO UPDATE SET version = EXCLUDED.version, clock = EXCLUDED.clock,
+         VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb - $9::text[], $8)
+         ON CONFLICT (table_id, fieldsync.indexed(row_id)) DO UPDATE SET version = EXCLUDED.version, clock = EXCLUDED.clock,
              origin = EXCLUDED.origin, \"foreign\" = EXCLUDED.\"foreign\", \"row\" = EXCLUDED.\"row\",
              clocks = EXCLUDED.clocks, deleted_at = EXCLUDED.deleted_at",
         &[
@@ -25,8 +32,9 @@ pub fn write(table_id: i32, row_id: &str, stamp: Stamp, row: &str, clocks: &RowC
             Param::Int(stamp.clock.as_i64()),
             Param::Int(i64::from(stamp.origin)),
             Param::Int(stamp.foreign as i64),
-            Param::Text(row),
+            Param::Text(&row),
             Param::Bytes(&bytes),
+            Param::Texts(&catalog::SYNC_COLUMNS.map(Some)),
         ],
     )
     // The one thing that a tombstone refers to is its table, which a transaction with an older snapshot cannot do.

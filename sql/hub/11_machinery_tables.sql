@@ -130,6 +130,14 @@ CREATE TABLE fieldsync.withheld (
     PRIMARY KEY (client_no, table_id)
 );
 
+-- A row id as an index has it, whose entries take no more than 2.7 kB: long ones by their hash, made longer than short ones are, so that none
+-- is taken for another. Text goes to bytes in a way that Postgres calls immutable. Simple enough to be inlined, also into the index.
+CREATE FUNCTION fieldsync.indexed(row_id text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN pg_catalog.octet_length(row_id) <= 1000 THEN row_id
+                ELSE pg_catalog.rpad(pg_catalog.encode(pg_catalog.sha256(
+                         pg_catalog.replace(row_id, E'\\', E'\\\\')::pg_catalog.bytea), 'hex'), 1001) END
+$$;
+
 -- Hard-deleted rows, kept whole: a device may still have an edit of one.
 CREATE TABLE fieldsync.tombstone (
     table_id integer NOT NULL REFERENCES fieldsync.tracked_table ON DELETE CASCADE,
@@ -138,11 +146,11 @@ CREATE TABLE fieldsync.tombstone (
     clock    bigint NOT NULL,
     origin   integer NOT NULL,
     "foreign" bigint NOT NULL,                   -- version of the latest change by another origin than `origin`
-    row      jsonb NOT NULL,                     -- as to_jsonb gave it, without the sync columns
+    row      jsonb NOT NULL,                     -- the whole row by column, without the sync columns; see fieldsync_core/src/jsonb.rs
     clocks   bytea NOT NULL,
-    deleted_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (table_id, row_id)
+    deleted_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE UNIQUE INDEX ON fieldsync.tombstone (table_id, fieldsync.indexed(row_id));
 
 -- Conflicts and rejections, open and settled.
 CREATE TABLE fieldsync.conflict (

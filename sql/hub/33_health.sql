@@ -134,7 +134,8 @@ WHERE o.status = 'open'
 UNION ALL
 SELECT c.client_id, t.display_name, w.row_id,
        CASE WHEN w.row_id IS NULL THEN 'load'
-            WHEN EXISTS (SELECT FROM fieldsync.tombstone AS d WHERE d.table_id = w.table_id AND d.row_id = w.row_id) THEN 'delete'
+            WHEN EXISTS (SELECT FROM fieldsync.tombstone AS d WHERE d.table_id = w.table_id
+                             AND fieldsync.indexed(d.row_id) = fieldsync.indexed(w.row_id) AND d.row_id = w.row_id) THEN 'delete'
             ELSE 'upsert' END,
        'waiting', NULL, NULL, NULL, NULL
 FROM fieldsync.waiting_down AS w JOIN fieldsync.client AS c USING (client_no) JOIN fieldsync.tracked AS t USING (table_id)

@@ -53,7 +53,8 @@ BEGIN
                     ELSE (SELECT jsonb_object_agg(columns[part.ordinality], part.value)
                           FROM jsonb_array_elements(entry.row_id::jsonb) WITH ORDINALITY AS part(value, ordinality)) END;
     END IF;
-    SELECT d."row" INTO tombstone FROM fieldsync.tombstone AS d WHERE d.table_id = entry.table_id AND d.row_id = entry.row_id;
+    SELECT d."row" INTO tombstone FROM fieldsync.tombstone AS d
+    WHERE d.table_id = entry.table_id AND fieldsync.indexed(d.row_id) = fieldsync.indexed(entry.row_id) AND d.row_id = entry.row_id;
 END
 $$;
 

@@ -53,7 +53,7 @@ GRANT EXECUTE ON FUNCTION sync_control.register(text, text, name), sync_control.
     TO fieldsync_operator;
 -- A view reads tables as its owner but calls functions as its reader. These give counts and keys, as the views show them.
 GRANT EXECUTE ON FUNCTION fieldsync.live_rows(integer), fieldsync.count_waiting_down(),
-    fieldsync.feed_row_ids(integer, bytea) TO fieldsync_operator;
+    fieldsync.feed_row_ids(integer, bytea), fieldsync.indexed(text) TO fieldsync_operator;
 -- resolve() writes the application's row as its caller, so that its caller needs the pieces too. They settle nothing that
 -- resolve() would not, and conflict_to_settle shows what sync_control.conflicts shows.
 GRANT EXECUTE ON FUNCTION fieldsync.conflict_to_settle(bigint), fieldsync.conflict_settle(bigint, text, text, jsonb),

@@ -158,3 +158,21 @@ def test_a_check_that_was_too_strict(hub, one, sync):
     hub.sql("SELECT sync_control.resolve(conflict_id, 'client') FROM sync_control.conflicts WHERE status = 'open' AND rule = '23514 visit_fee_check'")
     sync(one, hub)
     assert held(hub, "visit") == ["v1", "v2"] and reasons(one) == reasons(hub) == {}
+
+
+def test_a_parent_table_without_a_primary_key(hub, client, sync):
+    """SQLite lets foreign keys refer to any unique column. Nobody can say which of that table's rows wait: they have no identity."""
+    hub.script("CREATE TABLE house (id text PRIMARY KEY, people int CHECK (people > 0));"
+               "CREATE TABLE flag (id text PRIMARY KEY, colour text, house text REFERENCES house)")
+    hub.enable("house"), hub.enable("flag")
+    one = client("one", """
+        CREATE TABLE colour (name TEXT UNIQUE);
+        CREATE TABLE house (id TEXT PRIMARY KEY NOT NULL, people INTEGER);
+        CREATE TABLE flag (id TEXT PRIMARY KEY NOT NULL, colour TEXT REFERENCES colour (name), house TEXT REFERENCES house);
+        """, "house", "flag")
+    one.shell("INSERT INTO colour VALUES ('red'); INSERT INTO house VALUES ('h', 0); INSERT INTO flag VALUES ('f', 'red', 'h')")
+    sync(one, hub)
+    assert reasons(one) == {"h": "23514", "f": "23503"}
+    one.sql("UPDATE house SET people = 2")
+    assert sync(one, hub)["more"] is False
+    assert held(hub, "flag") == ["f"] and reasons(one) == reasons(hub) == {}

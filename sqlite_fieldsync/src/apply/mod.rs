@@ -213,6 +213,7 @@ impl<'a> Apply<'a> {
         let kept = self.kept_rows()?;
         let source = Source::new(kept, blob, stream)?;
         let only_confirms = body.only_confirms(self.standing.cursor.as_ref());
+        let without_parent = if only_confirms { HashSet::new() } else { self.without_parent(answered)? };
         if only_confirms {
             self.ask_again(answered)?;
             state::set_told(self.db, state::told(self.db, &self.standing)?)?;
@@ -244,7 +245,7 @@ impl<'a> Apply<'a> {
             }
             made_anew::news_have_come(self.db)?;
         }
-        self.offer_again(&rejected, &body.notices, &pending)?;
+        self.offer_again(&rejected, &without_parent, &body.notices, &pending)?;
         Ok(report)
     }
 

@@ -85,7 +85,8 @@ impl Apply<'_> {
         Ok(given_away)
     }
 
-    fn ends_of_exports(&self) -> Result<Vec<i64>> {
+    /// The places at which exports ended, ascending.
+    pub(super) fn ends_of_exports(&self) -> Result<Vec<i64>> {
         let mut statement = self.db.prepare_cached("SELECT DISTINCT high_place FROM main.fs_batch ORDER BY 1")?;
         let places = statement.query_map([], |row| row.get(0))?;
         Ok(places.collect::<rusqlite::Result<_>>()?)

@@ -127,10 +127,13 @@ impl<'a> References<'a> {
         Ok(found)
     }
 
-    /// The key of the row that a row refers to; none where it refers to nothing, or to nothing that is here.
+    /// The key of the row that a row refers to; none where it refers to nothing, or to nothing that is here, or to what has no key.
     pub fn parent_of(&self, at: usize, child: &Table, key: &Key) -> Result<Option<Key>> {
         let foreign = &self.keys[at];
-        let Some(parent) = Table::read_plain(self.db, &foreign.parent)? else { return Ok(None) };
+        let Some(parent) = Table::read_plain(self.db, &foreign.parent)?.filter(|parent| !parent.key().is_empty())
+        else {
+            return Ok(None);
+        };
         let list = |names: &mut dyn Iterator<Item = &String>| -> Result<String> {
             Ok(names.map(|name| quote(self.db, name)).collect::<Result<Vec<_>>>()?.join(", "))
         };
@@ -148,6 +151,21 @@ impl<'a> References<'a> {
         let Some(row) = rows.next()? else { return Ok(None) };
         let parts = (0..parent.key().len()).map(|at| sql::column(row, at)).collect::<Result<Vec<_>>>()?;
         Ok(Some(Key(parts)))
+    }
+
+    /// The values that a row refers by; none if it is not there.
+    pub fn values_in(&self, at: usize, child: &Table, key: &Key) -> Result<Option<Vec<Value>>> {
+        let names = self.keys[at].from.iter().map(|name| quote(self.db, name)).collect::<Result<Vec<_>>>()?;
+        let mut statement = self.db.prepare_cached(&format!(
+            "SELECT {} FROM {} WHERE {}",
+            names.join(", "),
+            child.qualified(self.db)?,
+            child.key_condition(self.db)?
+        ))?;
+        bind(&mut statement, 1, &key.0)?;
+        let mut rows = statement.raw_query();
+        let Some(row) = rows.next()? else { return Ok(None) };
+        Ok(Some((0..names.len()).map(|place| sql::column(row, place)).collect::<Result<Vec<_>>>()?))
     }
 
     /// Forgets which parents were seen: after a rollback they may be gone.

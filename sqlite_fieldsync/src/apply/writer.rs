@@ -461,6 +461,10 @@ fn outcome(db: &Connection, done: rusqlite::Result<usize>) -> Result<Written> {
         Ok(_) => Ok(Written::Yes),
         Err(error) if is_refusal(&error) => {
             let code = sql::extended_code(db);
+            if sql::taken_back(db) {
+                // A constraint ON CONFLICT ROLLBACK in what a trigger writes: no transaction is open any more, and no trigger muted.
+                return Err(error.into());
+            }
             let in_the_way = matches!(
                 code,
                 rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE

@@ -41,8 +41,7 @@ class Wider(Script):
         kind = r.random()
         if kind < 0.08:
             table = r.choice(["strict_one", "self_replacing"])
-            # (BEFORE triggers see -1 for a key to come, so a row -1 would be in the way of an explicit OR ABORT.)
-            return f"INSERT{self.mode()} INTO {table}(id, {'n' if table == 'strict_one' else 'u'}) VALUES (0, NULL), (NULL, NULL)"
+            return f"INSERT{self.mode()} INTO {table}(id, {'n' if table == 'strict_one' else 'u'}) VALUES (-1, NULL), (NULL, NULL)"
         if kind < 0.14:
             return f"INSERT{self.mode()} INTO plain(id, a, code) SELECT upper(id), a, code FROM plain WHERE {self.condition('plain')}"
         if kind < 0.2:

@@ -6,6 +6,9 @@
 //! only if it is gone, and every other way to go removes its note. Under an explicit OR ABORT, OR FAIL or OR ROLLBACK the probe
 //! fails where the statement itself would have failed; the probe's index is named for the message that a person reads then.
 //!
+//! A key that SQLite is still to give is -1 in a BEFORE trigger, and so may be a key that the program gives. A row that has this key is in
+//! the way of the latter alone: the probe leaves it out, which would fail for both, and the row is noted in any case.
+//!
 //! Invariant: such a row is logged as deleted exactly if it is gone, and one that was replaced by itself as an update of what differs.
 
 use super::{what, Field, Plan, NOW};
@@ -113,12 +116,21 @@ impl Plan {
                 .iter()
                 .map(|condition| format!("EXISTS (SELECT 1 FROM {} WHERE {condition}{extra})", self.table))
                 .collect();
-            self.trigger(name, &when, &exists.join("\n  OR "), &self.note_body(extra))
+            let certain = match name {
+                "before_insert" if self.key_is_rowid => {
+                    format!(" WHERE NEW.{} <> -1 OR {}", self.key[0].quoted, exists[1..].join(" OR "))
+                        .trim_end_matches(" OR ")
+                        .to_owned()
+                }
+                _ => String::new(),
+            };
+            self.trigger(name, &when, &exists.join("\n  OR "), &self.note_body(extra, &certain))
         })
         .collect()
     }
 
-    fn note_body(&self, extra: &str) -> Vec<String> {
+    /// `certain`: where it is not, a row may be in the way only of a key that this is not.
+    fn note_body(&self, extra: &str, certain: &str) -> Vec<String> {
         let (gone, probe) = (self.gone(), self.probe());
         let any: Vec<String> = self.in_the_way.iter().map(|condition| format!("({condition}{extra})")).collect();
         let any = any.join(" OR ");
@@ -144,11 +156,21 @@ impl Plan {
         } else {
             // Who replaces inherits OR REPLACE: the note replaces an earlier one of the same row. A statement less for each row
             // that is inserted, also where nothing is in the way: SQLite makes the registers of all of them.
-            vec![
-                format!("INSERT OR IGNORE INTO {probe}(one, replacing) VALUES (1, 1);"),
+            let mut body = vec![
+                format!("INSERT OR IGNORE INTO {probe}(one, replacing) SELECT 1, 1{certain};"),
                 note,
                 format!("UPDATE {probe} SET replacing = 0 WHERE replacing;"),
-            ]
+            ];
+            if !certain.is_empty() {
+                body.push(format!("DELETE FROM {gone} WHERE k1 = -1 AND NEW.{keys} = -1;"));
+                body.push(format!(
+                    "INSERT INTO {gone}({}) SELECT {} FROM {} WHERE {keys} = -1 AND NEW.{keys} = -1;",
+                    names.join(", "),
+                    columns.join(", "),
+                    self.table
+                ));
+            }
+            body
         }
     }
 

@@ -169,9 +169,15 @@ impl<'a, 'p> Pass<'a, 'p> {
             if fitted {
                 self.done.respelled.insert((number, row.key.clone()));
             } else if arriving.is_collated {
-                self.done
-                    .respelled
-                    .extend(writer.key_here(&row.key)?.filter(|own| *own != row.key).map(|own| (number, own)));
+                let Some(own) = writer.key_here(&row.key)?.filter(|own| *own != row.key) else { continue };
+                // The hub may know the former spelling as another record, deleted: what is written here from now on is not about that
+                // one. What has been written already is told under the name that it has in the log.
+                let key = in_order(arriving.key_order.as_deref(), &own);
+                let table = &arriving.head.table;
+                if self.unanswered.of(table, &key).is_none() && self.pinned.of(table, &key).is_none() {
+                    writer.respell(&row.key)?;
+                }
+                self.done.respelled.insert((number, own));
             }
         }
         let written = self.done.written.len();

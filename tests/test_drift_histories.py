@@ -191,6 +191,8 @@ class Drift:
             self.steps.append((name, "sync", {word: count for word, count in report.items() if count}))
             if not report["more"]:
                 return
+            if altering and self.random.random() < 0.3:
+                self.write("hub")
         raise AssertionError(f"{name}: a sync that does not end")
 
     def choose(self, name, choices):

@@ -173,6 +173,8 @@ class Related:
             self.steps.append((name, "sync", {word: count for word, count in report.items() if count}))
             if not report["more"]:
                 return
+            if disturbed and pick.random() < 0.3:
+                self.write("hub")
         raise AssertionError(f"{name}: a sync that does not end")
 
     def choose(self, name, on_device, on_hub):

@@ -269,8 +269,36 @@ $$;
 CREATE EVENT TRIGGER fieldsync_table_unfit ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'CREATE FOREIGN TABLE', 'ALTER TABLE')
     EXECUTE FUNCTION fieldsync.table_unfit();
 
+-- enable() names triggers that fire after ours, whose changes of the row nobody would hear of; one made or renamed later is named then.
+CREATE FUNCTION fieldsync.trigger_made() RETURNS event_trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made record;
+BEGIN
+    IF fieldsync.restoring() THEN
+        RETURN;
+    END IF;
+    FOR made IN
+        SELECT g.tgname AS name, t.relid::regclass AS relation FROM pg_event_trigger_ddl_commands() AS d
+        JOIN pg_trigger AS g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+        JOIN fieldsync.tracked_table AS t ON t.relid = g.tgrelid AND t.enabled
+        JOIN pg_trigger AS own ON own.tgrelid = g.tgrelid AND own.tgname = '~fieldsync_row'
+        -- Before each row
+        WHERE g.tgtype & 3 = 3 AND g.tgname > own.tgname
+    LOOP
+        RAISE WARNING 'trigger % of table % fires after fieldsync''s; what it changes is not seen', quote_ident(made.name), made.relation
+            USING HINT = format('Rename it: ALTER TRIGGER %I ON %s RENAME TO …', made.name, made.relation);
+    END LOOP;
+END
+$$;
+CREATE EVENT TRIGGER fieldsync_trigger_made ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'ALTER TRIGGER')
+    EXECUTE FUNCTION fieldsync.trigger_made();
+
 -- Migrations and loads set session_replication_role to replica, and what they do to tables is no less done.
 ALTER EVENT TRIGGER fieldsync_table_dropped ENABLE ALWAYS;
 ALTER EVENT TRIGGER fieldsync_table_rewritten ENABLE ALWAYS;
 ALTER EVENT TRIGGER fieldsync_table_altered ENABLE ALWAYS;
 ALTER EVENT TRIGGER fieldsync_table_unfit ENABLE ALWAYS;
+ALTER EVENT TRIGGER fieldsync_trigger_made ENABLE ALWAYS;

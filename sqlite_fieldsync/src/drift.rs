@@ -2,6 +2,7 @@
 
 use crate::conflicts;
 use crate::error::Result;
+use crate::made_anew;
 use crate::schema::{tokens, unquoted, Table};
 use crate::sql;
 use crate::state;
@@ -132,6 +133,7 @@ fn name(db: &Connection, table_no: i64, to: &str, rebuilt: bool) -> Result<()> {
          WHERE table_name = (SELECT name FROM main.fs_table WHERE table_no = ?1)",
     )?
     .execute((table_no, to))?;
+    made_anew::start_again(db, table_no)?;
     db.prepare_cached("UPDATE main.fs_table SET name = ?2, rebuilt = max(rebuilt, ?3) WHERE table_no = ?1")?
         .execute((table_no, to, rebuilt))?;
     Ok(())

@@ -3,12 +3,16 @@
 //!
 //! Invariant: an old value never passes for an edit of this device's, and none that may be one goes without a record. So what the hub
 //! has changed comes first, and what it replaces goes on record ([`crate::conflicts`]); whatever differs from then on is this device's.
+//! Between that answer and the one with all rows the hub may have changed more. So the cursor stays where it is when all rows have come,
+//! and whatever the next answer brings was changed meanwhile: it comes first, too, and is struck from what differs. That is offered then.
 //!
-//! `fs_table.rebuilt` says how far it has come: [`NEWS`], [`TO_ASK`], [`COMPARING`], [`BUT_KEPT`], or 0.
+//! `fs_table.rebuilt` says how far it has come: [`NEWS`], [`TO_ASK`], [`COMPARING`], [`LAST_NEWS`], [`BUT_KEPT`], or 0.
 
 use crate::error::Result;
+use crate::log::Position;
 use crate::sql;
 use crate::state;
+use fieldsync_core::Hlc;
 use rusqlite::Connection;
 use std::collections::HashSet;
 
@@ -18,13 +22,15 @@ const NEWS: i64 = 1;
 const TO_ASK: i64 = 2;
 /// They are asked for, and compared as they come.
 const COMPARING: i64 = 3;
+/// They have come. What the hub has changed since the news came is to come once more; then what differs is offered.
+const LAST_NEWS: i64 = 5;
 /// They are compared, but for values that are kept for want of their column. It may have another name here.
 const BUT_KEPT: i64 = 4;
 
 /// A table was made anew, or may have lost rows by way of what no trigger knew; `why` in words.
 pub fn begin(db: &Connection, table_no: i64, name: &str, why: &str) -> Result<()> {
     state::note(db, &format!("table '{name}' {why} is found when the hub's rows have come"))?;
-    db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE table_no = ?1", [table_no, NEWS])?;
+    start(db, table_no)?;
     if state::integer(db, "repull_sequence")? > 0 {
         // All rows are under way. None of them would be news, and each would go over what was written unseen: asked for once more.
         state::set_integer(db, "repull_sequence", 0)?;
@@ -33,17 +39,65 @@ pub fn begin(db: &Connection, table_no: i64, name: &str, why: &str) -> Result<()
     Ok(())
 }
 
-/// Whether what arrives for a table may go over what was written there unseen.
-pub fn waits_for_news(db: &Connection, table: &str) -> Result<bool> {
-    Ok(db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE name = ?1 AND rebuilt = ?2)")?
-        .query_row((table, NEWS), |row| row.get(0))?)
+fn start(db: &Connection, table_no: i64) -> Result<()> {
+    db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE table_no = ?1", [table_no, NEWS])?;
+    db.execute(
+        "DELETE FROM main.fs_arrived WHERE table_name = (SELECT name COLLATE NOCASE FROM main.fs_table WHERE table_no = ?1)",
+        [table_no],
+    )?;
+    Ok(())
 }
 
-/// Whether any table does.
+/// A table has another schema or name, so that what differed is no more told by columns: it is compared once more.
+pub fn start_again(db: &Connection, table_no: i64) -> Result<()> {
+    let compared: bool = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE table_no = ?1 AND rebuilt = ?2)")?
+        .query_row([table_no, LAST_NEWS], |row| row.get(0))?;
+    if compared {
+        start(db, table_no)?;
+    }
+    Ok(())
+}
+
+/// Whether what arrives for a table goes over what may have been written there unseen.
+pub fn is_unseen(db: &Connection, table: &str, reconciling: bool) -> Result<bool> {
+    Ok(db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE name = ?1 AND (rebuilt IN (?2, ?3) OR rebuilt IN (?4, ?5) AND NOT ?6))",
+        )?
+        .query_row((table, NEWS, LAST_NEWS, TO_ASK, COMPARING, reconciling), |row| row.get(0))?)
+}
+
+/// Whether any table waits for what the hub has changed.
 pub fn any_waits_for_news(db: &Connection) -> Result<bool> {
-    let mut any = db.prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE rebuilt = ?1)")?;
-    Ok(any.query_row([NEWS], |row| row.get(0))?)
+    let mut any = db.prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE rebuilt IN (?1, ?2))")?;
+    Ok(any.query_row([NEWS, LAST_NEWS], |row| row.get(0))?)
+}
+
+/// Tables (lower case) whose rows have all come, and which wait for what the hub has changed since.
+pub fn with_last_news_to_come(db: &Connection) -> Result<HashSet<String>> {
+    let mut names = db.prepare_cached("SELECT name FROM main.fs_table WHERE state = 'tracked' AND rebuilt = ?1")?;
+    let names = names.query_map([LAST_NEWS], |row| sql::folded(row, 0))?;
+    Ok(names.collect::<rusqlite::Result<_>>()?)
+}
+
+/// All rows have come, up to a cursor that this database does not take over. `answered`: what is logged from there on is none of what
+/// no trigger saw.
+pub fn all_rows_have_come(db: &Connection, answered: Position) -> Result<()> {
+    db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE rebuilt = ?1", [COMPARING, LAST_NEWS])?;
+    state::set_integer(db, "compared_clock", answered.clock.as_i64())?;
+    state::set_integer(db, "compared_place", answered.place)?;
+    // In answer to exports made until now all rows would come again, and pass for news.
+    state::set_integer(db, "unheard_until", state::integer(db, "sequence")?)
+}
+
+/// Where the log begins that [`all_rows_have_come`] names, as long as it is needed.
+pub fn compared_from(db: &Connection) -> Result<Option<Position>> {
+    if with_last_news_to_come(db)?.is_empty() {
+        return Ok(None);
+    }
+    let clock = Hlc::from_i64(state::integer(db, "compared_clock")?);
+    Ok(Some(Position { place: state::integer(db, "compared_place")?, clock }))
 }
 
 /// What the hub had changed has come: all of its rows are to be asked for.
@@ -71,7 +125,7 @@ pub fn comparing(db: &Connection, repulled: bool, all: bool) -> Result<HashSet<S
 
 /// All rows of these tables, or of `all`, have been compared.
 pub fn compared(db: &Connection, all: bool) -> Result<()> {
-    done(db, "rebuilt = ?2 OR ?1", (all, COMPARING))
+    done(db, "rebuilt IN (?2, ?3) OR ?1", (all, COMPARING, LAST_NEWS))
 }
 
 /// Writes values of a table that were kept. What they replace goes on record if they were kept when all was compared.

@@ -7,7 +7,7 @@ use crate::call::{self, Function};
 use crate::error::{Error, Result};
 use crate::sql::{atomically, now_ms};
 use crate::state::{self, Standing};
-use crate::{conflicts, track};
+use crate::{conflicts, made_anew, track};
 use fieldsync_core::{Hlc, Value};
 use rusqlite::Connection;
 
@@ -41,6 +41,10 @@ pub fn purge(db: &Connection, until: Hlc) -> Result<i64> {
     let mut most = until.as_i64();
     if let Some(parked) = parked {
         most = most.min(parked);
+    }
+    // Nor does what was logged since a table that was made anew was compared: what differs for it is not offered.
+    if let Some(from) = made_anew::compared_from(db)? {
+        most = most.min(from.clock.as_i64());
     }
     // At a mark clocks and places are alike: everything before it is older than it.
     let begin: i64 =

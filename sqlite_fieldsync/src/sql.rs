@@ -161,11 +161,16 @@ impl Drop for Within {
 /// of a pragma that is read like a table, the reading statement ends as if there were nothing more: whatever was written from
 /// there on would stay, piece by piece. So whoever reads such a pragma asks here before going on.
 pub fn still_whole(db: &Connection) -> Result<()> {
-    if WITHIN.get() && db.is_autocommit() {
+    if taken_back(db) {
         let code = ffi::Error::new(ffi::SQLITE_NOMEM);
         return Err(rusqlite::Error::SqliteFailure(code, Some("out of memory; nothing was changed".into())).into());
     }
     Ok(())
+}
+
+/// Whether the transaction of the call is no more.
+pub fn taken_back(db: &Connection) -> bool {
+    WITHIN.get() && db.is_autocommit()
 }
 
 /// Undoes the transaction when an error or a panic leaves it unfinished.

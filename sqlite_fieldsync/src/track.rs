@@ -463,6 +463,7 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<
             new_columns.push(name);
         }
     }
+    made_anew::start_again(db, table_no)?;
     if let Some(why) = differs {
         made_anew::begin(db, table_no, &table.name, why)?;
     }

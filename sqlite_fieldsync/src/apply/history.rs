@@ -16,7 +16,7 @@ use fieldsync_core::coalesce::LoggedField;
 use fieldsync_core::overlay::Offer;
 use fieldsync_core::reply::{Notice, Reply, RowChange, TableRows};
 use fieldsync_core::{Hlc, Key, Value};
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use std::collections::{HashMap, HashSet};
 
 /// The turning point in a reply, if it announces one.
@@ -91,6 +91,29 @@ pub(super) fn arrived(db: &Connection, table: &TableRows, row: &RowChange, diffe
     db.prepare_cached("INSERT OR REPLACE INTO main.fs_arrived(table_name, row_key, differing) VALUES (?1, ?2, ?3)")?
         .execute((&table.table, key_to_bytes(&row.key)?, differing))?;
     Ok(())
+}
+
+/// Notes that the hub has changed a row after all rows were compared: what comes of it is written, and differs no more.
+pub(super) fn overtaken(db: &Connection, table: &TableRows, row: &RowChange) -> Result<()> {
+    let key = key_to_bytes(&row.key)?;
+    let noted: Option<Option<Vec<u8>>> = db
+        .prepare_cached("SELECT differing FROM main.fs_arrived WHERE table_name = ?1 AND row_key = ?2")?
+        .query_row((&table.table, &key), |row| row.get(0))
+        .optional()?;
+    let Some(Some(content)) = noted else {
+        return arrived(db, table, row, false); // the hub has it, now if not before
+    };
+    let mut before: TableRows = postcard::from_bytes(&content).map_err(|error| Error::OwnData(error.to_string()))?;
+    let name = |table: &TableRows, at: u16| table.columns.get(usize::from(at)).map(|name| name.to_ascii_lowercase());
+    let written: HashSet<Option<String>> = row.fields.iter().map(|(at, _)| name(table, *at)).collect();
+    let head = kept::head(&before);
+    for compared in &mut before.rows {
+        compared.fields.retain(|(at, _)| !written.contains(&name(&head, *at)));
+    }
+    match before.rows.pop() {
+        Some(compared) => arrived(db, &head, &compared, true),
+        None => Ok(()),
+    }
 }
 
 /// Tables (lower case) whose rows are compared with the hub's as they come, not overwritten. None until a full pull has

@@ -35,7 +35,7 @@ use arriving::{Blob, Source};
 use fieldsync_core::delta::Op;
 use fieldsync_core::reply::{Notice, Reply, TableRows};
 use fieldsync_core::wire::{ReplyStream, WireError};
-use fieldsync_core::{Hlc, Value};
+use fieldsync_core::{Hlc, Snapshot, Value};
 use rows::Applied;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
@@ -163,7 +163,7 @@ impl Report {
             "acknowledged": self.acknowledged,
             "conflicts": self.conflicts,
             "rejected": self.rejected,
-            "more": self.more || pending || to_tell || state::integer(db, "repull")? != 0,
+            "more": self.more || pending || to_tell || state::integer(db, "repull")? != 0 || made_anew::any_waits_for_news(db)?,
             "kept_for_later": self.applied.kept,
             "stepped_aside": self.applied.stepped_aside,
             "warnings": self.warnings,
@@ -222,15 +222,27 @@ impl<'a> Apply<'a> {
             self.db.execute("DELETE FROM main.fs_want WHERE asked <= ?1", [self.sequence])?;
         }
         let reconciling = history::reconciling(self.db, self.answers_repull()?)?;
+        let last_news = made_anew::with_last_news_to_come(self.db)?;
+        let compared_from = made_anew::compared_from(self.db)?;
         report.applied = rows::write(self.db, source, &unanswered, &pinned, &reconciling)?;
         shapes::answered(self.db, self.sequence)?;
-        self.advance(&body.cursor, body.batch, answered, body.clock)?;
+        // Where tables were made anew what is newer than their news comes with the next answer, and goes before what differs.
+        let lost_history = state::integer(self.db, "reconciling")? != 0;
+        let stays = !reconciling.is_empty() && !lost_history && self.standing.cursor.is_some();
+        self.advance((!stays).then_some((&body.cursor, body.batch)), answered, body.clock)?;
         state::set_integer(self.db, "history", i64::from(reply.history))?;
         self.succeed(reply.hub_now_ms, body.cursor.xmax)?;
         if !reconciling.is_empty() && !body.more {
-            history::offer_what_differs(self.db, &self.tables, &unanswered, &reconciling)?;
+            match stays {
+                true => made_anew::all_rows_have_come(self.db, answered)?,
+                false => history::offer_what_differs(self.db, &self.tables, &unanswered, &reconciling)?,
+            }
         }
         if !only_confirms && !body.more {
+            if let Some(from) = compared_from {
+                let logged_since = self.unanswered(&log::read(self.db, &self.tables, from)?);
+                history::offer_what_differs(self.db, &self.tables, &logged_since, &last_news)?;
+            }
             made_anew::news_have_come(self.db)?;
         }
         self.offer_again(&rejected, &without_parent, &body.notices, &pending)?;
@@ -305,8 +317,9 @@ impl<'a> Apply<'a> {
         Ok(asked > 0 && self.sequence >= asked)
     }
 
-    /// Cursor, watermark, chain and clock after an answer.
-    fn advance(&self, cursor: &fieldsync_core::Snapshot, batch: u64, answered: Position, clock: Hlc) -> Result<()> {
+    /// Cursor and chain (`to`: the answer's cursor and batch), watermark and clock after an answer. Without `to` cursor and chain stay, as
+    /// if the answer had been lost: a cursor goes with the batch whose answer it came with.
+    fn advance(&self, to: Option<(&Snapshot, u64)>, answered: Position, clock: Hlc) -> Result<()> {
         let db = self.db;
         // What comes later is later than everything that the hub has shown, and than everything that is pending now.
         let shown = if clock.0 <= CLOCK_MAX { clock } else { Hlc::default() };
@@ -314,7 +327,8 @@ impl<'a> Apply<'a> {
         let pending = last.place > answered.place;
         let last = log::mark(db, last, shown)?;
         let parked = conflicts::first_parked(db)?;
-        if Some(cursor) != self.standing.cursor.as_ref() && (pending || parked.is_some()) {
+        let moves = to.is_some_and(|(cursor, _)| Some(cursor) != self.standing.cursor.as_ref());
+        if moves && (pending || parked.is_some()) {
             // What is pending or parked was written without this answer.
             db.prepare_cached("INSERT OR IGNORE INTO main.fs_base(until, snapshot) VALUES (?1, ?2)")?
                 .execute((last, self.standing.cursor.as_ref().map(ToString::to_string)))?;
@@ -322,10 +336,12 @@ impl<'a> Apply<'a> {
         let watermark = answered.clock.as_i64();
         db.prepare_cached("DELETE FROM main.fs_base WHERE until <= ?1")?
             .execute([parked.map_or(watermark, |first| watermark.min(first - 1))])?;
-        state::set(db, "cursor", &Value::Text(cursor.to_string()))?;
         state::set_watermark(db, answered.clock, answered.place)?;
-        state::set_integer(db, "parent", batch as i64)?;
-        state::set_integer(db, "parent_sequence", self.sequence)?;
+        if let Some((cursor, batch)) = to {
+            state::set(db, "cursor", &Value::Text(cursor.to_string()))?;
+            state::set_integer(db, "parent", batch as i64)?;
+            state::set_integer(db, "parent_sequence", self.sequence)?;
+        }
         if self.answers_repull()? {
             state::set_integer(db, "repull", 0)?;
             state::set_integer(db, "repull_sequence", 0)?;

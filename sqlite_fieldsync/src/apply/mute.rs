@@ -4,6 +4,9 @@
 //! local data must stay right: triggers that write only untracked tables (a full-text index) do. Triggers that write nothing
 //! (they can only refuse) do not: the hub has already accepted the row. Capture never sees these writes.
 //!
+//! A trigger that fires and refuses by `RAISE(ROLLBACK, …)` says ABORT meanwhile: it may keep its row away, and not take the whole reply
+//! back.
+//!
 //! What a trigger writes is read from its text. The grammar allows that exactly: the statements of a trigger's body begin
 //! with INSERT, REPLACE, UPDATE, DELETE or SELECT, and name their table without a schema. (An authorizer would tell the same, but
 //! the host's own could not be put back.)
@@ -32,7 +35,17 @@ struct Trigger {
     schema: &'static str,
     name: String,
     sql: String,
+    /// It is on a table that is written to, and fires.
     fires: bool,
+    meanwhile: Meanwhile,
+}
+
+/// What stands of a trigger while rows are written.
+#[derive(Debug, Clone)]
+enum Meanwhile {
+    Nothing,
+    Itself,
+    Another(String),
 }
 
 impl<'a> Muted<'a> {
@@ -63,15 +76,21 @@ impl<'a> Muted<'a> {
         muted.by_force = Some(db.prepare(TAKE_BACK)?);
         if some_fire {
             for trigger in triggers {
-                if !trigger.fires {
-                    muted.drop_trigger(&trigger)?;
+                match &trigger.meanwhile {
+                    Meanwhile::Nothing => muted.drop_trigger(&trigger)?,
+                    Meanwhile::Itself => {}
+                    Meanwhile::Another(sql) => {
+                        muted.drop_trigger(&trigger)?;
+                        db.execute_batch(sql)?;
+                    }
                 }
                 muted.taken.push(trigger);
             }
         } else {
             // Since SQLite 3.35 the switch leaves those of the connection's own schema on.
-            for trigger in triggers.into_iter().filter(|trigger| trigger.schema == "temp") {
+            for mut trigger in triggers.into_iter().filter(|trigger| trigger.schema == "temp") {
                 muted.drop_trigger(&trigger)?;
+                trigger.meanwhile = Meanwhile::Nothing;
                 muted.taken.push(trigger);
             }
             db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
@@ -88,7 +107,7 @@ impl<'a> Muted<'a> {
     /// Puts back what was taken away.
     pub fn restore(mut self) -> Result<bool> {
         let taken = std::mem::take(&mut self.taken);
-        for trigger in taken.iter().filter(|trigger| trigger.fires) {
+        for trigger in taken.iter().filter(|trigger| !matches!(trigger.meanwhile, Meanwhile::Nothing)) {
             self.drop_trigger(trigger)?; // so that all are made again in the order they had
         }
         for trigger in &taken {
@@ -140,12 +159,19 @@ fn triggers(db: &Connection, written: &HashSet<String>, tracked: &HashSet<String
         let to_tracked = writes.iter().any(|target| tracked.contains(target));
         let on_written = written.contains(&table);
         let fires = !ours && !writes.is_empty() && !to_tracked;
-        if on_written || (!fires && (ours || to_tracked)) {
-            let sql = match schema {
+        let silent = if on_written { !fires } else { !fires && (ours || to_tracked) };
+        let softer = if silent { None } else { without_rollback(&sql) };
+        if on_written || silent || softer.is_some() {
+            let here = |sql: String| match schema {
                 "temp" => sql.replacen("CREATE TRIGGER", "CREATE TEMP TRIGGER", 1),
                 _ => sql,
             };
-            found.push(Trigger { schema, name, sql, fires: fires && on_written });
+            let meanwhile = match (silent, softer) {
+                (true, _) => Meanwhile::Nothing,
+                (false, None) => Meanwhile::Itself,
+                (false, Some(softer)) => Meanwhile::Another(here(softer)),
+            };
+            found.push(Trigger { schema, name, sql: here(sql), fires: fires && on_written, meanwhile });
         }
     }
     Ok(found)
@@ -195,6 +221,27 @@ pub fn some_trigger_has_a_clause(db: &Connection) -> Result<bool> {
     Ok(false)
 }
 
+/// The trigger with ABORT in the place of every ROLLBACK of its own, if it has any.
+fn without_rollback(sql: &str) -> Option<String> {
+    let words = tokens(sql);
+    let is = |word: &str, wanted: &str| word.eq_ignore_ascii_case(wanted);
+    let begins = |word: &str| ["insert", "update"].iter().any(|wanted| is(word, wanted));
+    let mut softer = String::new();
+    let mut rest = 0;
+    for window in words.windows(3) {
+        let [first, second, word] = window else { continue };
+        // RAISE(ROLLBACK, …), INSERT OR ROLLBACK, UPDATE OR ROLLBACK
+        let by_clause = begins(first) && is(second, "or");
+        if is(word, "rollback") && (by_clause || (is(first, "raise") && *second == "(")) {
+            let at = word.as_ptr() as usize - sql.as_ptr() as usize; // words are parts of the text
+            softer += &sql[rest..at];
+            softer += "ABORT";
+            rest = at + word.len();
+        }
+    }
+    (rest > 0).then(|| softer + &sql[rest..])
+}
+
 /// The tables that a trigger's statements write, lower case.
 fn targets(sql: &str) -> HashSet<String> {
     let words = tokens(sql);
@@ -239,6 +286,18 @@ mod tests {
         assert_eq!(found, ["a\"b", "c d", "e", "f"]);
         assert!(targets("CREATE TRIGGER x AFTER UPDATE OF begin ON t WHEN new.begin > 1 BEGIN DELETE FROM g; END")
             .contains("g"));
+        assert_eq!(
+            without_rollback(
+                "CREATE TRIGGER r AFTER UPDATE ON t BEGIN INSERT OR ROLLBACK INTO g SELECT rollback OR rollback, 'OR ROLLBACK';
+                 SELECT raise ( RollBack , 'ROLLBACK'); END"
+            )
+            .as_deref(),
+            Some(
+                "CREATE TRIGGER r AFTER UPDATE ON t BEGIN INSERT OR ABORT INTO g SELECT rollback OR rollback, 'OR ROLLBACK';
+                 SELECT raise ( ABORT , 'ROLLBACK'); END"
+            )
+        );
+        assert!(without_rollback("CREATE TRIGGER rollback AFTER INSERT ON t BEGIN DELETE FROM g; END").is_none());
         assert!(is_ours("fs_12_insert") && !is_ours("fs_insert") && !is_ours("fs_1x"));
     }
 }

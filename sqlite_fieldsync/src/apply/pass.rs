@@ -32,6 +32,8 @@ pub struct Pass<'a, 'p> {
     /// Tables (lower case) in which what this device holds is not overwritten but offered: the hub has lost history, or a
     /// program has rebuilt the table unseen.
     reconciling: &'p HashSet<String>,
+    /// Tables (lower case) of which what comes now was changed after all of their rows were compared.
+    last_news: HashSet<String>,
     /// What is compared is what the hub's lost history left behind.
     lost_history: bool,
     tracked: &'p HashSet<String>,
@@ -59,6 +61,8 @@ pub struct Arriving<'a> {
     reconciling: bool,
     /// Whether a program made it anew, unseen: what goes under the hub's values may be nowhere else.
     made_anew: bool,
+    /// Whether what arrives was changed after all of its rows were compared.
+    last_news: bool,
     /// Whether its key may be found under another spelling (COLLATE NOCASE).
     is_collated: bool,
     /// Whether its rows refer to others.
@@ -121,6 +125,7 @@ impl<'a, 'p> Pass<'a, 'p> {
             unanswered,
             pinned,
             reconciling,
+            last_news: made_anew::with_last_news_to_come(db)?,
             lost_history: state::integer(db, "reconciling")? != 0,
             tracked,
             tables: Vec::new(),
@@ -164,9 +169,15 @@ impl<'a, 'p> Pass<'a, 'p> {
             if fitted {
                 self.done.respelled.insert((number, row.key.clone()));
             } else if arriving.is_collated {
-                self.done
-                    .respelled
-                    .extend(writer.key_here(&row.key)?.filter(|own| *own != row.key).map(|own| (number, own)));
+                let Some(own) = writer.key_here(&row.key)?.filter(|own| *own != row.key) else { continue };
+                // The hub may know the former spelling as another record, deleted: what is written here from now on is not about that
+                // one. What has been written already is told under the name that it has in the log.
+                let key = in_order(arriving.key_order.as_deref(), &own);
+                let table = &arriving.head.table;
+                if self.unanswered.of(table, &key).is_none() && self.pinned.of(table, &key).is_none() {
+                    writer.respell(&row.key)?;
+                }
+                self.done.respelled.insert((number, own));
             }
         }
         let written = self.done.written.len();
@@ -194,14 +205,16 @@ impl<'a, 'p> Pass<'a, 'p> {
             Some(found) => Writer::new(self.db, found, table)?,
             None => None,
         };
+        let reconciling = self.reconciling.contains(&table.table.to_ascii_lowercase());
         Ok(Arriving {
             key_order: writer.as_ref().and_then(key_order),
             all_known: writer
                 .as_ref()
                 .is_some_and(|writer| (0..table.columns.len() as u16).all(|column| writer.knows(column))),
-            reconciling: self.reconciling.contains(&table.table.to_ascii_lowercase()),
+            reconciling,
             is_collated: writer.as_ref().is_some_and(Writer::is_collated),
-            made_anew: writer.is_some() && made_anew::waits_for_news(self.db, &table.table)?,
+            made_anew: writer.is_some() && made_anew::is_unseen(self.db, &table.table, reconciling)?,
+            last_news: self.last_news.contains(&table.table.to_ascii_lowercase()),
             watched: !self.references.of_child(&table.table).is_empty(),
             referred_to_by: self.referred_to_by(table),
             head: kept::head(table),
@@ -222,6 +235,9 @@ impl<'a, 'p> Pass<'a, 'p> {
 
     fn row(&mut self, place: Place, row: &RowChange) -> Result<()> {
         let table = &self.tables[place.0];
+        if table.last_news && row.op != Op::Delete {
+            history::overtaken(self.db, &table.head, row)?;
+        }
         if self.excluded.contains(&place) {
             self.done.held.insert(place, Rc::new(row.clone()));
         } else if self.quiet && table.all_known && !table.made_anew && row.op != Op::Delete {

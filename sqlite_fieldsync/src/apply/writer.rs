@@ -297,6 +297,17 @@ impl<'a> Writer<'a> {
         Ok(Some(Key((0..self.key_len).map(|at| sql::column(row, at)).collect::<Result<_>>()?)))
     }
 
+    /// Spells the row's key as this one is spelled. A row that may not be spelled so stays as it is.
+    pub fn respell(&self, key: &Key) -> Result<()> {
+        let sets: Vec<String> =
+            (0..self.key_len as u16).map(|at| format!("{} = ?{}", self.quoted(at), at + 1)).collect();
+        let sql = format!("UPDATE{} {} SET {} WHERE {}", self.or_abort, self.name, sets.join(", "), self.key_condition);
+        let mut statement = self.db.prepare_cached(&sql)?;
+        bind(&mut statement, 1, &key.0)?;
+        outcome(self.db, statement.raw_execute())?;
+        Ok(())
+    }
+
     /// Whether a column of it may have a collation of its own.
     pub fn is_collated(&self) -> bool {
         self.table.signature.to_ascii_lowercase().contains("collate")
@@ -450,6 +461,10 @@ fn outcome(db: &Connection, done: rusqlite::Result<usize>) -> Result<Written> {
         Ok(_) => Ok(Written::Yes),
         Err(error) if is_refusal(&error) => {
             let code = sql::extended_code(db);
+            if sql::taken_back(db) {
+                // A constraint ON CONFLICT ROLLBACK in what a trigger writes: no transaction is open any more, and no trigger muted.
+                return Err(error.into());
+            }
             let in_the_way = matches!(
                 code,
                 rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE

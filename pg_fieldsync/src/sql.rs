@@ -318,6 +318,18 @@ fn plan(sql: &str, types: &mut [pg_sys::Oid], mode: Plan) -> Result<pg_sys::SPIP
     Ok(plan)
 }
 
+/// Forgets kept plans, so that what follows is planned by what the login may see now: Postgres notices other policies by itself, but not
+/// before version 14 that a role has come to stand above them.
+pub fn forget_plans() {
+    if DEPTH.get() > 0 {
+        return;
+    }
+    for (_, plan) in PLANS.take() {
+        // SAFETY: no statement of ours is running.
+        unsafe { pg_sys::SPI_freeplan(plan) };
+    }
+}
+
 /// Runs a statement and gives its rows as wire values.
 pub fn run(sql: &str, params: &[Param<'_>]) -> Result<Rows, SqlError> {
     run_as(sql, params, Plan::Auto, false)

@@ -76,6 +76,9 @@ pub fn given(
                     news(table.table_id, sees)
                 }
                 _ => {
+                    if before.partly {
+                        sql::forget_plans();
+                    }
                     note(client, table.table_id, Some(own), partly)?;
                     Given::Everything
                 }

@@ -142,3 +142,30 @@ def test_how_many_syncs_it_takes(pair):
     one.shell(ANEW)
     assert to_the_end(one, hub) == 3
     assert one.sql("SELECT count(*) FROM fs_arrived") == [(0,)]
+
+
+@pytest.mark.parametrize("gone", ["SELECT fs_untrack('t')", "DROP TABLE t"])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_table_that_goes_while_it_is_compared(pair, client, gone, at):
+    """Nothing waits for it, and what is asked for next comes."""
+    hub, one, two = pair
+    hub.sql("CREATE TABLE other (id text PRIMARY KEY, v text)")
+    hub.enable("other")
+    one.sql("CREATE TABLE other (id TEXT NOT NULL PRIMARY KEY, v TEXT)")
+    one.track("other")
+    one.shell(ANEW + "UPDATE t SET v = 'unseen' WHERE id = 'a'")
+    for exchanges in range(at):
+        exchange(one, hub)
+    (one.sql if "untrack" in gone else one.shell)(gone)
+    to_the_end(one, hub)
+    hub.sql("INSERT INTO other VALUES ('x', 'y')")
+    to_the_end(one, hub)
+    one.sql("UPDATE sync_state SET last_synced_version = 0 WHERE table_name = 'other'")
+    assert to_the_end(one, hub) == 1 and one.sql("SELECT * FROM other") == [("x", "y")]
+    if "untrack" in gone:
+        one.track("t", {"existing": "ignore"})
+        hub.sql("UPDATE t SET n = n + 5 WHERE id = 'b'")
+        assert_equal(hub, one, two)
+        assert hub.sql("SELECT n FROM t WHERE id < 'c' ORDER BY id") == [(0,), (5,)]
+        # All rows had been asked for meanwhile, and were kept: what they replace is on record.
+        assert [entry["mine"] for entry in one.conflicts("resolved") if entry["row_id"] == "a"] == [{"v": "unseen"}]

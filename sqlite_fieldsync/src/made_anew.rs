@@ -48,7 +48,8 @@ fn start(db: &Connection, table_no: i64) -> Result<()> {
     Ok(())
 }
 
-/// A table has another schema or name, so that what differed is no more told by columns: it is compared once more.
+/// A table has another schema or name, so that what differed is no more told by columns, or was not tracked for a while: it is compared
+/// once more.
 pub fn start_again(db: &Connection, table_no: i64) -> Result<()> {
     let compared: bool = db
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE table_no = ?1 AND rebuilt = ?2)")?
@@ -68,9 +69,11 @@ pub fn is_unseen(db: &Connection, table: &str, reconciling: bool) -> Result<bool
         .query_row((table, NEWS, LAST_NEWS, TO_ASK, COMPARING, reconciling), |row| row.get(0))?)
 }
 
-/// Whether any table waits for what the hub has changed.
+/// Whether any table waits for what the hub has changed; for one that is tracked no more it does not come.
 pub fn any_waits_for_news(db: &Connection) -> Result<bool> {
-    let mut any = db.prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE rebuilt IN (?1, ?2))")?;
+    let mut any = db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM main.fs_table WHERE state = 'tracked' AND rebuilt IN (?1, ?2))",
+    )?;
     Ok(any.query_row([NEWS, LAST_NEWS], |row| row.get(0))?)
 }
 

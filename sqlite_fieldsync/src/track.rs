@@ -59,6 +59,7 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             .execute([&table.name, &options.to_string()])?;
             let table_no = number(db, &table.name)?;
             settle_in(db, &table, table_no)?;
+            made_anew::start_again(db, table_no)?;
             if options["existing"] != "ignore" {
                 let seen = kept::seen_before(db, &table.name, None)?;
                 captured = unseen(db, seen, || capture_existing(db, &table, table_no, known.is_some()))?;

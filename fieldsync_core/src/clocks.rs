@@ -10,7 +10,6 @@
 
 use crate::clock::Hlc;
 use crate::number::{read_varint, write_varint};
-use crate::snapshot::Snapshot;
 
 /// An origin: 0 is the hub, others are `client_no`.
 pub type Origin = u32;
@@ -50,12 +49,6 @@ impl Stamp {
         } else {
             self.version
         }
-    }
-
-    /// Whether somebody other than `origin` changed this without `base` having seen it. No base: nothing was seen.
-    pub fn is_concurrent(&self, origin: Origin, base: Option<&Snapshot>) -> bool {
-        let version = self.latest_foreign_to(origin);
-        version != 0 && base.is_none_or(|base| !base.visible(version))
     }
 }
 
@@ -112,20 +105,6 @@ impl RowClocks {
                 last
             }
         })
-    }
-
-    /// The latest change by somebody other than `origin` that `base` has not seen: the other side of a conflict over the row.
-    pub fn latest_unseen(&self, origin: Origin, base: Option<&Snapshot>) -> Option<Stamp> {
-        std::iter::once(self.insert)
-            .chain(self.fields.iter().map(|(_, stamp)| *stamp))
-            .filter(|stamp| stamp.origin != origin && stamp.is_concurrent(origin, base))
-            .max_by_key(|stamp| (stamp.clock, stamp.version))
-    }
-
-    /// Whether somebody other than `origin` changed any field without `base` having seen it.
-    pub fn is_concurrent(&self, origin: Origin, base: Option<&Snapshot>) -> bool {
-        self.insert.is_concurrent(origin, base)
-            || self.fields.iter().any(|(_, stamp)| stamp.is_concurrent(origin, base))
     }
 
     /// Fields with a stamp of their own.
@@ -197,6 +176,8 @@ fn read_stamp(rest: &mut &[u8]) -> Result<Stamp, DamagedClocks> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seen::Seen;
+    use crate::snapshot::Snapshot;
     use proptest::prelude::*;
 
     fn stamps() -> impl Strategy<Value = Stamp> {
@@ -237,7 +218,7 @@ mod tests {
             }
             let base = Snapshot { xmin: 10 + seen as u64, xmax: 10 + seen as u64, xip: vec![] };
             let truth = writers.iter().enumerate().any(|(at, writer)| at >= seen && *writer != asker);
-            prop_assert_eq!(stamp.is_concurrent(asker, Some(&base)), truth);
+            prop_assert_eq!(Seen::from(Some(&base)).misses(asker, stamp), truth);
         }
     }
 }

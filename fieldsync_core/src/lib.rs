@@ -29,6 +29,7 @@ pub mod order;
 pub mod overlay;
 pub mod reply;
 pub mod rules;
+pub mod seen;
 pub mod snapshot;
 pub mod travel;
 pub mod value;

@@ -50,6 +50,15 @@ impl Snapshot {
         beyond_is_unseen && self.xip.iter().all(|xid| !other.visible(*xid))
     }
 
+    /// What both have seen.
+    pub fn and(&self, other: &Snapshot) -> Snapshot {
+        let xmax = self.xmax.min(other.xmax);
+        let mut xip: Vec<u64> = self.xip.iter().chain(&other.xip).copied().filter(|xid| *xid < xmax).collect();
+        xip.sort_unstable();
+        xip.dedup();
+        Snapshot { xmin: xip.first().copied().unwrap_or(xmax), xmax, xip }
+    }
+
     /// As Postgres reads it; none of a cursor that has seen nothing, as a device has that heard only a confirmation: Postgres has no
     /// such snapshot.
     pub fn for_postgres(&self) -> Option<String> {
@@ -135,6 +144,15 @@ mod tests {
                 if xid != own {
                     prop_assert_eq!(with.visible(xid), snapshot.visible(xid), "{}", xid);
                 }
+            }
+        }
+
+        #[test]
+        fn both_have_seen_what_each_has(a in snapshots(), b in snapshots()) {
+            let both = a.and(&b);
+            prop_assert!(both.is_well_formed());
+            for xid in 0..120 {
+                prop_assert_eq!(both.visible(xid), a.visible(xid) && b.visible(xid), "{}", xid);
             }
         }
 

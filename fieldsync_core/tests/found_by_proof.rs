@@ -24,7 +24,7 @@ fn row(value: Value, version: u64, clock: u64, origin: u32) -> HubRow {
 fn run(op: Op, clock: u64, integer: bool, fields: &[IncomingField], hub: &HubState, rules: &TableRules) -> Decision {
     let base = Some(Snapshot { xmin: 10, xmax: 10, xip: vec![] });
     let change =
-        Incoming { op, origin: DEVICE, clock: Hlc(clock), base: base.as_ref(), fields, key_is_integer: integer };
+        Incoming { op, origin: DEVICE, clock: Hlc(clock), seen: base.as_ref().into(), fields, key_is_integer: integer };
     let context = Context { version: 100, client_id: &|origin| origin.to_string(), priority: None };
     decide(&change, hub, rules, &context)
 }

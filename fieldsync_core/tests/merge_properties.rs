@@ -8,6 +8,7 @@ use fieldsync_core::clocks::{Origin, RowClocks, Stamp};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{decide, Context, Decision, HubRow, HubState, Incoming, IncomingField, Outcome, Write};
 use fieldsync_core::rules::{Detection, FieldStrategy, OnDelete, OnReject, OnSameKey, Strategy as Rule, TableRules};
+use fieldsync_core::seen::Seen;
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Hlc, Snapshot, Value};
 use proptest::prelude::*;
@@ -110,7 +111,7 @@ fn run(case: &Case, hub: &HubState, rules: &TableRules) -> Decision {
         op: case.op,
         origin: DEVICE,
         clock: Hlc(case.clock),
-        base: case.base.as_ref(),
+        seen: case.base.as_ref().into(),
         fields: &case.fields,
         key_is_integer: case.integer,
     };
@@ -177,14 +178,14 @@ proptest! {
         match &decision.write {
             Write::Update { fields, .. } => {
                 for (number, value) in fields {
-                    let unseen = before.clocks.field(*number).is_concurrent(DEVICE, case.base.as_ref());
+                    let unseen = Seen::from(case.base.as_ref()).misses_field(DEVICE, &before.clocks, *number);
                     let changed = before.value(*number) != *value;
                     let recorded = decision.collisions.iter().any(|collision| collision.number == Some(*number));
                     prop_assert!(!unseen || !changed || recorded || joins(&rules, *number), "{decision:?}");
                 }
             }
             Write::Delete { .. } => {
-                let unseen = before.clocks.is_concurrent(DEVICE, case.base.as_ref());
+                let unseen = Seen::from(case.base.as_ref()).misses_any(DEVICE, &before.clocks);
                 prop_assert!(!unseen || !decision.collisions.is_empty(), "{decision:?}");
             }
             _ => {}

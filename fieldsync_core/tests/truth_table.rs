@@ -38,7 +38,8 @@ fn row(values: [i64; 2], changed: Option<u16>) -> HubRow {
 
 fn change(op: Op, clock: u64, fields: &[IncomingField], hub: &HubState, rules: &TableRules) -> Decision {
     let base = base();
-    let incoming = Incoming { op, origin: DEVICE, clock: Hlc(clock), base: Some(&base), fields, key_is_integer: false };
+    let incoming =
+        Incoming { op, origin: DEVICE, clock: Hlc(clock), seen: Some(&base).into(), fields, key_is_integer: false };
     let context = Context { version: 200, client_id: &|origin| format!("client {origin}"), priority: None };
     decide(&incoming, hub, rules, &context)
 }
@@ -146,7 +147,7 @@ fn table() -> String {
             op: Op::Insert,
             origin: DEVICE,
             clock: Hlc(900),
-            base: Some(&base),
+            seen: Some(&base).into(),
             fields: &fields,
             key_is_integer: integer,
         };

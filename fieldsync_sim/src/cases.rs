@@ -54,7 +54,7 @@ pub fn case(seed: u64) -> Json {
     let key_is_integer = rng.bool();
     let numbers = [Value::Null, Value::Int(1), Value::Int(2), Value::Int(3)];
     let priority = rng.bool().then(|| (pick(&mut rng, &numbers).clone(), pick(&mut rng, &numbers).clone()));
-    let incoming = Incoming { op, origin: DEVICE, clock, base: base.as_ref(), fields: &fields, key_is_integer };
+    let incoming = Incoming { op, origin: DEVICE, clock, seen: base.as_ref().into(), fields: &fields, key_is_integer };
     let context = Context { version: 1_000, client_id: &client_id, priority: priority.clone() };
     let decision = decide(&incoming, &hub, &rules, &context);
     json!({

@@ -122,7 +122,10 @@ pub fn split(original: &Client, sender_now_ms: u64, batch: BatchId, body: &Delta
                        WHERE l.client_no = $2 AND l.batch_id = $3),
               withheld AS (INSERT INTO fieldsync.withheld (client_no, table_id, given_since, partly)
                            SELECT copy.client_no, w.table_id, w.given_since, w.partly FROM copy, fieldsync.withheld w
-                           WHERE w.client_no = $2)
+                           WHERE w.client_no = $2),
+              unseen AS (INSERT INTO fieldsync.unseen (client_no, table_id, cursor, given_since)
+                         SELECT copy.client_no, u.table_id, u.cursor, u.given_since FROM copy, fieldsync.unseen u
+                         WHERE u.client_no = $2)
          INSERT INTO sync_control.table_sync_state (client_id, table_name, sync_priority, sync_direction, sync_filter)
          SELECT $1, s.table_name, s.sync_priority, s.sync_direction, s.sync_filter
          FROM sync_control.table_sync_state s WHERE s.client_id = $4",

@@ -5,13 +5,16 @@ use crate::catch::SqlError;
 use crate::instants::instant_text;
 use crate::separate::Separate;
 use crate::state;
+use crate::unseen::{self, Unseen};
 use crate::work::{Item, Merged, TableWork};
 use fieldsync_core::clocks::{Origin, RowClocks, Stamp};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{
     decide, Answer, Collision, Context, HubRow, HubState, Incoming, Outcome, Rejection, Winner, Write,
 };
-use fieldsync_core::{Hlc, Snapshot, Value};
+use fieldsync_core::rules::OnDelete;
+use fieldsync_core::seen::Seen;
+use fieldsync_core::{Hlc, Key, Snapshot, Value};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -28,6 +31,8 @@ pub struct Deciding<'a> {
     pub names: &'a HashMap<Origin, String>,
     /// Records of the client's own that wait since an earlier delta.
     pub separate: &'a Separate,
+    /// What the client has not seen of tables that were withheld from it.
+    pub unseen: &'a Unseen,
 }
 
 /// Locks, reads and decides the given items (all of them: `None`).
@@ -53,12 +58,22 @@ pub fn table(work: &mut TableWork, only: Option<&[usize]>, deciding: &Deciding<'
             item.merged.rejected.is_none() && item.changes.iter().any(|change| change.op != Op::Cancelled)
         })
         .collect();
+    let mut heard = {
+        let keys: Vec<&Key> = wanted.iter().map(|at| &work.items[*at].key).collect();
+        deciding.unseen.told(&work.table, &keys)?
+    };
+    if !heard.is_empty() {
+        for at in &wanted {
+            let item = &mut work.items[*at];
+            item.heard = heard.remove(&work.table.row_id(&item.key)).unwrap_or_default();
+        }
+    }
     let key_is_integer = work.key_is_integer();
     let (described, rules, priority_field) =
         (Rc::clone(&work.table), Rc::clone(&work.rules), work.priority_field.clone());
     let read = state::read(work, &wanted, &mut |item, found| {
         let priority = Priority::of(&described, priority_field.as_deref(), &found.modified_at);
-        row(item, found.state, &rules, &priority, key_is_integer, deciding);
+        row(item, found.state, (described.table_id, &rules), &priority, key_is_integer, deciding);
         item.merged.marked = found.marked;
     });
     match read {
@@ -105,7 +120,7 @@ impl Priority {
     fn pair(
         &self,
         change: &crate::work::Prepared,
-        base: Option<&Snapshot>,
+        seen: &Seen<'_>,
         origin: Origin,
         hub: &HubState,
     ) -> Option<(Value, Value)> {
@@ -119,7 +134,7 @@ impl Priority {
                 Some(match change.fields.iter().find(|field| field.number == *number) {
                     Some(device) => (device.new.clone(), row.value(*number)),
                     // The device left it as it was. What somebody else has set since is later; else both sides have the same.
-                    None if row.clocks.field(*number).is_concurrent(origin, base) => (Value::Int(0), Value::Int(1)),
+                    None if seen.misses_field(origin, &row.clocks, *number) => (Value::Int(0), Value::Int(1)),
                     None => (row.value(*number), row.value(*number)),
                 })
             }
@@ -135,7 +150,7 @@ pub fn microseconds(clock: Hlc) -> i64 {
 fn row(
     item: &mut Item,
     before: HubState,
-    rules: &fieldsync_core::rules::TableRules,
+    (table_id, rules): (i32, &fieldsync_core::rules::TableRules),
     priority: &Priority,
     key_is_integer: bool,
     deciding: &Deciding<'_>,
@@ -177,8 +192,12 @@ fn row(
             continue;
         }
         // Fields of a row that the hub does not have, and that the device gives whole later in this delta.
-        if change.op == Op::Update && matches!(*current, HubState::Absent) && is_told_later(&item.changes[place + 1..])
-        {
+        let is_none = match &*current {
+            HubState::Absent => true,
+            HubState::Deleted { .. } => rules.on_delete != OnDelete::UpdateWins,
+            HubState::Live(_) => false,
+        };
+        if change.op == Op::Update && is_none && is_told_later(&item.changes[place + 1..]) {
             merged.outcomes.push(Outcome::Applied);
             continue;
         }
@@ -187,15 +206,17 @@ fn row(
         let all_seen = Snapshot { xmin: u64::MAX, xmax: u64::MAX, xip: Vec::new() };
         let as_it_was =
             deciding.lost_history && change.base.is_none() && !change.recovered && starts_from(change, &current);
+        let base = change.base.as_deref();
+        let withheld = deciding.unseen.shown(table_id, base).map(|shown| unseen::withheld(shown, &item.heard, base));
         let incoming = Incoming {
             op: change.op,
             origin: deciding.origin,
             clock: change.clock,
-            base: if as_it_was { Some(&all_seen) } else { change.base.as_deref() },
+            seen: if as_it_was { Some(&all_seen).into() } else { Seen { base, withheld: withheld.as_ref() } },
             fields: &change.fields,
             key_is_integer,
         };
-        let priority = priority.pair(change, incoming.base, deciding.origin, &current);
+        let priority = priority.pair(change, &incoming.seen, deciding.origin, &current);
         let context = Context { version: deciding.version, client_id: &name, priority };
         let decision = decide(&incoming, &current, rules, &context);
         if let Some(why) = &decision.rejection {

@@ -9,6 +9,7 @@ use crate::keys::from_hex;
 use crate::types::uuid_text;
 use crate::verdicts::unknown_column;
 use crate::work::{Homeless, Item, TableWork};
+use fieldsync_core::clocks::RowClocks;
 use fieldsync_core::delta::Op;
 use fieldsync_core::jsonb;
 use fieldsync_core::merge::{HubState, Winner};
@@ -96,6 +97,8 @@ pub struct Entry {
     pub is_open: bool,
     /// The change as `resolve` can apply it.
     pub change: Json,
+    /// The clocks of what this shows the client of the hub's side; a rejection shows nothing that it is to answer.
+    pub hub_clocks: Option<RowClocks>,
 }
 
 /// In an entry's change: the key of a record that the hub does not have, as its device spells it (in the order of the hub's columns), where the
@@ -187,6 +190,7 @@ pub fn of_homeless(homeless: &Homeless, table_id: i32) -> Entry {
         change: json!({
             "op": operation(homeless.op), "key": object(&homeless.key_fields), "fields": object(&homeless.fields), "hub": "none",
         }),
+        hub_clocks: None,
     }
 }
 
@@ -284,6 +288,7 @@ pub fn rejection(table: &TableWork, item: &Item, made_already: bool, row_id: Str
         detail: Some(error.to_string()),
         is_open: true,
         change,
+        hub_clocks: None,
     }
 }
 
@@ -341,6 +346,7 @@ pub fn collisions(table: &TableWork, item: &Item, row_id: &str, entries: &mut Ve
                     }
                 }
             }
+            let hub_clocks = clocks_of(item, server.keys().copied());
             let hub = server_row(item);
             let server = match hub {
                 Some(row) if operation_of(item) == "delete" => field_json(&table.table, row.values.clone()),
@@ -370,10 +376,25 @@ pub fn collisions(table: &TableWork, item: &Item, row_id: &str, entries: &mut Ve
                 detail: (!details.is_empty()).then(|| details.join("; ")),
                 is_open: winner == Winner::Person && !recovered,
                 change,
+                hub_clocks,
             });
         }
     }
     recovered(table, item, row_id, entries);
+}
+
+/// The clocks of what an entry shows of the hub's side ([`fieldsync_core::seen::Told`]), given the fields of a live row that it shows.
+fn clocks_of(item: &Item, fields: impl Iterator<Item = u16>) -> Option<RowClocks> {
+    match item.merged.before.as_ref()? {
+        HubState::Live(row) if operation_of(item) == "delete" => Some(row.clocks.clone()),
+        HubState::Live(row) => {
+            let mut clocks = RowClocks::new(row.clocks.insert);
+            fields.for_each(|number| clocks.set(number, row.clocks.field(number)));
+            Some(clocks)
+        }
+        HubState::Deleted { deletion, .. } => Some(RowClocks::new(*deletion)),
+        HubState::Absent => None,
+    }
 }
 
 /// A change that only a device still held is listed, whatever became of it.

@@ -13,11 +13,13 @@ use crate::guards::{AsUser, LatestSnapshot};
 use crate::parents;
 use crate::referring::Referring;
 use crate::sql::{self, ident, Cells};
+use crate::unseen;
 use crate::work::{Item, TableWork, Work};
 use crate::write::{self, Action};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{Collision, HubState, Outcome, Winner};
 use fieldsync_core::rules::OnDelete;
+use fieldsync_core::seen::Seen;
 use fieldsync_core::{Key, Snapshot, Value};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -148,7 +150,9 @@ fn users(
         let stays = own.is_some_and(|own| own.changes.last().is_some_and(|change| change.op == Op::Delete))
             || (parent.table.soft_delete && deletion_refused(work, child, &user));
         let clocks = child.clocks(row.bytes(1))?;
-        let unseen = clocks.is_concurrent(deciding.origin, base_of(&parent.items[at]));
+        let base = base_of(&parent.items[at]);
+        let withheld = deciding.unseen.shown(child.table_id, base).map(|shown| unseen::withheld(shown, &[], base));
+        let unseen = Seen { base, withheld: withheld.as_ref() }.misses_any(deciding.origin, &clocks);
         // By now (new rows that nothing stands in the way of come first), or about to be.
         let written = clocks.latest().version == deciding.version
             || own.is_some_and(|own| write::action(child, own).is_some_and(|action| action != Action::Delete));

@@ -60,6 +60,7 @@ mod tombstone;
 mod trigger;
 mod tuple;
 mod types;
+mod unseen;
 mod upload;
 mod verdicts;
 mod withheld;

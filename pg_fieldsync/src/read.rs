@@ -277,6 +277,7 @@ fn read_table(
         fields.sort_unstable_by_key(|field| field.number);
         let at = *places.entry(key.clone()).or_insert_with(|| {
             items.push(Item {
+                heard: Vec::new(),
                 key: key.clone(),
                 changes: Vec::new(),
                 echo_from: 0,

@@ -18,6 +18,7 @@ use crate::words::Words;
 use crate::work::{Homeless, Item, Work};
 use fieldsync_core::delta::Op;
 use fieldsync_core::reply::Outcomes;
+use fieldsync_core::value::hex;
 use fieldsync_core::Snapshot;
 use serde_json::{json, Value as Json};
 use std::collections::{HashMap, HashSet};
@@ -316,6 +317,7 @@ fn insert(entries: &[Entry], client: &Client, version: u64, batch: &[u8; 16]) ->
                 "server_clock": entry.server_clock, "server_origin": entry.server_origin, "rule": entry.rule,
                 "outcome": entry.outcome, "detail": entry.detail,
                 "status": if entry.is_open { "open" } else { "resolved" }, "change": entry.change,
+                "hub_clocks": entry.hub_clocks.as_ref().map(|clocks| hex(&clocks.to_bytes())),
             })
         })
         .collect();
@@ -323,13 +325,14 @@ fn insert(entries: &[Entry], client: &Client, version: u64, batch: &[u8; 16]) ->
     let batch = uuid_text(batch);
     sql::run(
         "INSERT INTO fieldsync.conflict (client_no, table_id, row_id, operation, base, client, server, client_clock,
-                server_clock, server_origin, rule, outcome, detail, status, raised_by, change, told, raised_version, resolved_at)
+                server_clock, server_origin, rule, outcome, detail, status, raised_by, change, hub_clocks, told,
+                raised_version, resolved_at)
          SELECT $2, e.table_id, e.row_id, e.operation, e.base, e.client, e.server, e.client_clock, e.server_clock,
-                e.server_origin, e.rule, e.outcome, e.detail, e.status, $3::text::uuid, e.change, $4, $4,
+                e.server_origin, e.rule, e.outcome, e.detail, e.status, $3::text::uuid, e.change, decode(e.hub_clocks, 'hex'), $4, $4,
                 CASE WHEN e.status = 'resolved' THEN clock_timestamp() END
          FROM jsonb_to_recordset($1::text::jsonb) AS e(table_id integer, row_id text, operation text, base jsonb,
                 client jsonb, server jsonb, client_clock bigint, server_clock bigint, server_origin integer, rule text,
-                outcome text, detail text, status text, change jsonb)",
+                outcome text, detail text, status text, change jsonb, hub_clocks text)",
         &[
             Param::Text(&text),
             Param::Int(i64::from(client.number)),

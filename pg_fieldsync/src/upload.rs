@@ -21,6 +21,7 @@ use crate::record;
 use crate::schema::Schema;
 use crate::separate::{self, Separate};
 use crate::trigger::now_ms;
+use crate::unseen::Unseen;
 use crate::verdicts::Verdicts;
 use crate::work::{AlreadyMade, Sender, Work};
 use crate::{catalog::Table, client};
@@ -82,6 +83,7 @@ fn merge_by(
         correction: SkewCorrection::new(received.delta.device_now_ms, now_ms()),
         lost_history: received.delta.history != 0 && received.delta.body.cursor.is_none(),
         names: client::names()?,
+        unseen: Unseen::of(client.number)?,
         client,
         schema,
         version,
@@ -105,6 +107,7 @@ struct Upload<'a> {
     not_taken: HashSet<(i32, String)>,
     lost_history: bool,
     names: HashMap<u32, String>,
+    unseen: Unseen,
     applied_named_max: usize,
 }
 
@@ -220,6 +223,7 @@ impl Upload<'_> {
             lost_history: self.lost_history,
             names: &self.names,
             separate: &self.separate,
+            unseen: &self.unseen,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::catalog::{oid_param, Table};
 use crate::catch::SqlError;
 use crate::guards::AsOwner;
 use crate::sql::{self, Cells, Param};
+use crate::unseen;
 use fieldsync_core::rules::TableRules;
 use fieldsync_core::{Snapshot, Value};
 use std::collections::HashMap;
@@ -60,6 +61,7 @@ pub fn given(
             if before.is_none_or(|before| before.since.is_some()) {
                 note(client, table.table_id, None, false)?;
             }
+            unseen::begin(client, table.table_id, cursor)?;
             Given::Nothing
         } else {
             let partly = sees == Sees::SomeRows;
@@ -80,6 +82,7 @@ pub fn given(
                         sql::forget_plans();
                     }
                     note(client, table.table_id, Some(own), partly)?;
+                    unseen::end(client, table.table_id, own)?;
                     Given::Everything
                 }
             }

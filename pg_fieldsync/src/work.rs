@@ -10,6 +10,7 @@ use crate::catalog::Table;
 use crate::catch::SqlError;
 use crate::field_values::FieldValues;
 use crate::separate::Separate;
+use crate::unseen::Heard;
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{Collision, HubState, IncomingField, Outcome};
 use fieldsync_core::rules::TableRules;
@@ -67,6 +68,8 @@ pub struct Item {
     pub is_taken_back: bool,
     /// Why the row's changes cannot even be tried.
     pub refused: Option<Box<SqlError>>,
+    /// What conflicts have told the client of the row, if its table was ever withheld from it.
+    pub heard: Vec<Heard>,
     /// What the merge found and decided.
     pub merged: Merged,
 }

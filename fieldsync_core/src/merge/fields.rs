@@ -48,7 +48,7 @@ pub(super) fn update(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, co
             fields.push((field.number, value));
         }
     }
-    let concurrent = row.clocks.is_concurrent(change.origin, change.base);
+    let concurrent = change.seen.misses_any(change.origin, &row.clocks);
     let outcome = match () {
         () if collisions.iter().any(|collision| !collision.quiet) => Outcome::Conflict,
         () if concurrent => Outcome::Merged,
@@ -60,7 +60,7 @@ pub(super) fn update(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, co
 
 /// Whether the table's detection calls the whole row a conflict. `field_compare` asks per field instead.
 fn row_in_conflict(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, context: &Context<'_>) -> bool {
-    let concurrent = row.clocks.is_concurrent(change.origin, change.base);
+    let concurrent = change.seen.misses_any(change.origin, &row.clocks);
     match rules.detection {
         Detection::FieldCompare => false,
         Detection::VersionCompare => concurrent,
@@ -69,9 +69,9 @@ fn row_in_conflict(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, cont
             concurrent
                 && match &context.priority {
                     Some((device, hub)) => values::compare(device, hub) == Some(Ordering::Less),
-                    None => row
-                        .clocks
-                        .latest_unseen(change.origin, change.base)
+                    None => change
+                        .seen
+                        .latest_missed(change.origin, &row.clocks)
                         .is_some_and(|theirs| change.clock < theirs.clock),
                 }
         }
@@ -94,7 +94,7 @@ impl Judge<'_> {
         collisions: &mut Vec<Collision>,
     ) -> Result<Verdict, Rejection> {
         let stamp = self.row.clocks.field(field.number);
-        let concurrent = stamp.is_concurrent(self.change.origin, self.change.base);
+        let concurrent = self.change.seen.misses_field(self.change.origin, &self.row.clocks, field.number);
         let rule = self.rules.fields.get(&field.number).copied();
         // A value that went there and back: nothing was said.
         if field.old.as_ref().is_some_and(|old| values::same(field.kind, old, &field.new)) {
@@ -181,7 +181,7 @@ impl Judge<'_> {
                 Strategy::ServerWins | Strategy::FieldMerge => (Verdict::Keep, Winner::Server),
                 Strategy::ClientWins => (Verdict::Take, Winner::Client),
                 Strategy::Manual => (Verdict::Keep, Winner::Person),
-                Strategy::LastWriteWins => match self.row.clocks.latest_unseen(self.change.origin, self.change.base) {
+                Strategy::LastWriteWins => match self.change.seen.latest_missed(self.change.origin, &self.row.clocks) {
                     Some(theirs) => self.later(theirs),
                     None => (Verdict::Take, Winner::Client),
                 },
@@ -224,7 +224,7 @@ impl Judge<'_> {
     ) -> Result<Verdict, Rejection> {
         // An insert offered again (a refilled hub) has no difference of its own.
         let offered_again =
-            self.change.op == Op::Insert && !self.row.clocks.insert.is_concurrent(self.change.origin, self.change.base);
+            self.change.op == Op::Insert && !self.change.seen.misses_making(self.change.origin, &self.row.clocks);
         if field.new.is_null() || offered_again {
             if values::same(field.kind, &field.new, server) {
                 return Ok(Verdict::Keep);

@@ -14,7 +14,7 @@ use crate::clock::Hlc;
 use crate::clocks::{Origin, RowClocks, Stamp};
 use crate::delta::Op;
 use crate::rules::{OnDelete, OnSameKey, TableRules};
-use crate::snapshot::Snapshot;
+use crate::seen::Seen;
 use crate::value::{Kind, Value};
 use std::collections::HashMap;
 
@@ -56,7 +56,7 @@ pub struct Incoming<'a> {
     /// The device's clock, corrected for skew.
     pub clock: Hlc,
     /// What the device had seen when it made it.
-    pub base: Option<&'a Snapshot>,
+    pub seen: Seen<'a>,
     /// The changed fields by ascending field number, canonical in the hub's types.
     pub fields: &'a [IncomingField],
     /// Whether the key is made of integers only.
@@ -257,7 +257,7 @@ pub fn decide(change: &Incoming<'_>, hub: &HubState, rules: &TableRules, context
         (Op::Insert, HubState::Live(row)) => insert_on_live(change, row, rules, context),
         (Op::Insert, HubState::Deleted { row, deletion }) => {
             // Its own deletion a device knows, whatever others had done to the row before.
-            let unseen = deletion.origin != change.origin && deletion.is_concurrent(change.origin, change.base);
+            let unseen = deletion.origin != change.origin && change.seen.misses_deletion(change.origin, *deletion);
             match rules.on_delete {
                 // A new record under a key that used to be somebody's: nobody's edit is overwritten.
                 _ if !unseen || !same_record(change, rules) => insert(change, Some((row, *deletion)), context),
@@ -299,7 +299,7 @@ fn same_record(change: &Incoming<'_>, rules: &TableRules) -> bool {
 
 /// The key is taken: the same record, or another one?
 fn insert_on_live(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, context: &Context<'_>) -> Decision {
-    let made_twice = row.clocks.insert.is_concurrent(change.origin, change.base);
+    let made_twice = change.seen.misses_making(change.origin, &row.clocks);
     if !made_twice || same_record(change, rules) {
         return fields::update(change, row, rules, context);
     }
@@ -368,7 +368,7 @@ fn stays_deleted(change: &Incoming<'_>, row: &HubRow, deletion: Stamp, rule: OnD
 fn delete(change: &Incoming<'_>, row: &HubRow, rules: &TableRules, context: &Context<'_>) -> Decision {
     let last = row.clocks.latest();
     let deletion = |clock: Hlc| last.followed_by(context.version, clock.max(last.clock), change.origin);
-    if !row.clocks.is_concurrent(change.origin, change.base) {
+    if !change.seen.misses_any(change.origin, &row.clocks) {
         let write = Write::Delete { deletion: deletion(change.clock) };
         return Decision { write, ..Decision::nothing(Outcome::Applied) };
     }

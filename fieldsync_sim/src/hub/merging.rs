@@ -162,7 +162,7 @@ impl Hub {
                 Some(recovery) => recovery.as_of.min(self.clock),
                 None => work.clocks.get(&change.clock).copied().unwrap_or_default(),
             },
-            base,
+            seen: base.into(),
             fields: &fields,
             key_is_integer: name.1.is_integer(),
         };

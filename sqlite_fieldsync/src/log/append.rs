@@ -44,13 +44,29 @@ pub fn append_update(db: &Connection, table: &LogTable, clock: i64, key: &Key, f
 
 /// Logs an insert as a trigger would, at a given clock from [`next_clock`] on.
 pub fn append_insert(db: &Connection, table: &LogTable, clock: i64, key: &Key) -> Result<()> {
+    append_whole(db, table, what::INSERT, clock, key, &[])
+}
+
+/// Logs a deletion as a trigger would, with what is known of the row, at a given clock from [`next_clock`] on.
+pub fn append_delete(db: &Connection, table: &LogTable, clock: i64, key: &Key, fields: &[LoggedField]) -> Result<()> {
+    append_whole(db, table, what::DELETE, clock, key, fields)
+}
+
+fn append_whole(
+    db: &Connection,
+    table: &LogTable,
+    operation: i64,
+    clock: i64,
+    key: &Key,
+    fields: &[LoggedField],
+) -> Result<()> {
     let none = Value::Null;
     let mut statement = db.prepare_cached("INSERT INTO main.fs_log(clock, what, key) VALUES (?1, ?2, ?3)")?;
-    let (clock, what) = (Value::Int(clock), Value::Int(table.table_no * 8 + what::INSERT));
+    let (clock, what) = (Value::Int(clock), Value::Int(table.table_no * 8 + operation));
     let part = if table.composite() { &none } else { key.0.first().unwrap_or(&none) };
     bind(&mut statement, 1, [&clock, &what, part])?;
     statement.raw_execute()?;
-    append_side(db, table, &clock, key, &[])
+    append_side(db, table, &clock, key, fields)
 }
 
 fn append_side(db: &Connection, table: &LogTable, clock: &Value, key: &Key, fields: &[LoggedField]) -> Result<()> {

@@ -1,9 +1,10 @@
 //! `fs_resolve`: settles a conflict by a fresh change.
 //!
-//! Invariant: a choice is an ordinary logged change of the row, or none where the row shows the chosen values already; the hub
-//! learns of both.
+//! Invariant: a choice is an ordinary logged change of the row. Where the row shows the chosen values already and the hub has others, it is
+//! logged all the same, as what was put in place of the hub's; else the hub would hear of a choice that comes to nothing.
 
 mod row;
+mod said;
 
 use crate::call::{self, Function};
 use crate::conflicts;
@@ -50,6 +51,16 @@ impl Conflict {
     /// Whether it is a refused change of which nobody, or only this end, knows what is to become.
     fn waits(&self) -> bool {
         self.was_refused() && !self.heard
+    }
+
+    /// Whether it has been settled here since the hub last heard of it.
+    fn is_yet_to_be_told(&self) -> bool {
+        self.status != "open" && !self.heard
+    }
+
+    /// Whether both sides have their own until a person decides.
+    fn waits_for_a_person(&self) -> bool {
+        self.outcome == "manual" && self.status == "open"
     }
 
     /// Whether the hub had no such row.
@@ -177,7 +188,11 @@ fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
         return bring_back(db, conflict, kept, &Map::new());
     }
     if conflict.operation == "delete" {
-        return delete_row(db, conflict).and_then(|deleted| if deleted { Ok(true) } else { touch(db, conflict) });
+        return match delete_row(db, conflict)? {
+            true => Ok(true),
+            false if conflict.was_refused() => touch(db, conflict),
+            false => said::deletion(db, conflict),
+        };
     }
     if conflict.waits() && conflict.kept.is_none() && shows_it_still(db, conflict)? {
         return touch(db, conflict);
@@ -191,10 +206,19 @@ fn settle_mine(db: &Connection, conflict: &Conflict) -> Result<bool> {
         )));
     }
     let changed = write_fields(db, conflict, &fields)?;
-    if !changed && conflict.outcome == "rejected" {
-        return touch(db, conflict); // the row shows it already: offer it again
+    said_anyway(db, conflict, changed, &fields)
+}
+
+/// A row that shows what was chosen already: a refused change is offered again, another one is said once more. A row that the hub has
+/// deleted comes back to it whole.
+fn said_anyway(db: &Connection, conflict: &Conflict, changed: bool, fields: &Map<String, Json>) -> Result<bool> {
+    match conflict.outcome.as_str() {
+        "server" | "manual" if conflict.theirs_is_none() => Ok(said::whole(db, conflict)? || changed),
+        _ if changed => Ok(true),
+        "rejected" => touch(db, conflict),
+        "in_the_way" | "refused_here" => Ok(false),
+        _ => said::instead_of_theirs(db, conflict, fields),
     }
-    Ok(changed)
 }
 
 /// Whether the row is as its rejected change left it: it need not be written again. The hub's spelling of it would tear it from a parent
@@ -230,10 +254,7 @@ fn settle_edited(db: &Connection, conflict: &Conflict, fields: Map<String, Json>
     not_anothers(db, conflict)?;
     let fields = with_the_rest(db, conflict, fields)?;
     let changed = write_fields(db, conflict, &fields)?;
-    if !changed && conflict.outcome == "rejected" {
-        return touch(db, conflict);
-    }
-    Ok(changed)
+    said_anyway(db, conflict, changed, &fields)
 }
 
 /// An error if a record that was dropped is wanted after all, and its key has been given to another one.
@@ -355,6 +376,9 @@ fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
     }
     if conflict.hub_had_none() {
         return delete_row(db, conflict);
+    }
+    if conflict.waits_for_a_person() && conflict.theirs_is_none() && conflict.operation != "delete" {
+        return delete_row(db, conflict); // the hub has deleted it, and this device was not given that
     }
     let (fields, _) = still_here(db, conflict, &conflict.theirs)?;
     if fields.is_empty() || (conflict.operation == "update" && !row(db, conflict)?.is_there(db)?) {

@@ -212,3 +212,86 @@ def test_a_deletion_meets_what_was_not_seen(site):
     give(hub)
     carry(one, hub)
     assert one.sql("SELECT id, n FROM p") == [("a", 100)]
+
+
+@pytest.mark.parametrize("strategy, mine, hubs, expected, recorded", [
+    ("max", 5, 100, 100, False), ("max", 200, 100, 200, False), ("min", 5, 100, 5, False), ("server_wins", 5, 100, 100, True)])
+def test_every_field_rule_meets_what_was_not_seen(site, strategy, mine, hubs, expected, recorded):
+    hub, one = site
+    hub.field_rule("p", "n", strategy)
+    withhold(hub)
+    write(hub, hubs)
+    carry(one, hub)
+    edit(one, hub, mine)
+    assert value(hub) == expected and bool(entries(hub)) == recorded
+    give(hub)
+    carry(one, hub)
+    assert value(one) == expected
+
+
+def test_a_set_keeps_what_both_have_put_into_it(hub, client):
+    hub.script("CREATE TABLE p (id text PRIMARY KEY, v jsonb)")
+    hub.enable("p")
+    hub.field_rule("p", "v", "union")
+    hub.sql("INSERT INTO p VALUES ('a', '[1]')")
+    one = client("one", "CREATE TABLE p (id TEXT NOT NULL PRIMARY KEY, v TEXT)", "p")
+    carry(one, hub)
+    withhold(hub)
+    hub.sql("UPDATE p SET v = '[1, 2]'")
+    carry(one, hub)
+    one.sql("UPDATE p SET v = '[1, 3]'")
+    carry(one, hub)
+    assert sorted(hub.one("SELECT v FROM p")) == [1, 2, 3] and entries(hub) == []
+
+
+@pytest.mark.parametrize("restored", ["while it was withheld", "after it was given again"])
+def test_a_hub_that_was_restored(site, restored):
+    """What the device had seen of a lost history tells nothing of the new one; nothing is in its way for that."""
+    hub, one = site
+    hub.rule("p", "field_compare", "server_wins")
+    withhold(hub)
+    write(hub, 100)
+    carry(one, hub)
+    if restored.startswith("after"):
+        give(hub)
+        carry(one, hub)
+    hub.sql("UPDATE fieldsync.hub SET system_identifier = system_identifier + 1")
+    carry(one, hub), carry(one, hub)
+    assert value(hub) == 100
+    if restored.startswith("while"):
+        assert ({"n": 1}, {"n": 100}) in entries(hub), "what the device still has is held against what is there"
+        edit(one, hub, 7)
+        assert value(hub) == 7, "it has been told"
+        write(hub, 101)
+        carry(one, hub)
+        edit(one, hub, 6)
+        assert value(hub) == 101 and ({"n": 6}, {"n": 101}) in entries(hub)
+        give(hub)
+    carry(one, hub), carry(one, hub)
+    assert one.sql("SELECT id, n FROM p ORDER BY id") == hub.sql("SELECT id, n FROM p ORDER BY id")
+    edit(one, hub, 8)
+    assert value(hub) == 8
+
+
+def test_only_the_children_are_withheld(hub, client):
+    """A parent whose children it was not shown does not go with them."""
+    hub.script("CREATE TABLE g (id text PRIMARY KEY); CREATE TABLE p (id text PRIMARY KEY, g text REFERENCES g ON DELETE CASCADE, n integer)")
+    hub.enable("g"), hub.enable("p")
+    hub.sql("INSERT INTO g VALUES ('g1'), ('g2'), ('g3')")
+    hub.sql("INSERT INTO p VALUES ('a', 'g1', 1), ('b', 'g2', 1)")
+    one = client("one", """CREATE TABLE g (id TEXT NOT NULL PRIMARY KEY);
+        CREATE TABLE p (id TEXT NOT NULL PRIMARY KEY, g TEXT REFERENCES g ON DELETE CASCADE, n INTEGER)""", "g", "p")
+    carry(one, hub)
+    withhold(hub)
+    carry(one, hub)
+    write(hub, 100)
+    hub.sql("INSERT INTO p VALUES ('c', 'g3', 1)")
+    carry(one, hub)
+    one.sql("PRAGMA foreign_keys = ON")
+    one.sql("DELETE FROM g")
+    carry(one, hub)
+    assert hub.sql("SELECT id, n FROM p ORDER BY id") == [("a", 100), ("c", 1)], "what it had not seen stays, what it had goes"
+    assert hub.sql("SELECT id FROM g ORDER BY id") == [("g1",), ("g3",)] == one.sql("SELECT id FROM g ORDER BY id")
+    give(hub)
+    carry(one, hub), carry(one, hub)
+    assert one.sql("SELECT id, n FROM p ORDER BY id") == [("a", 100), ("c", 1)]

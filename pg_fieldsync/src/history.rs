@@ -146,7 +146,7 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
                 renamed_version = least(renamed_version, $1)
          WHERE greatest(baseline_version, remade_version, renamed_version) > $1",
         "UPDATE fieldsync.conflict SET told = $1 WHERE told > $1",
-        "UPDATE fieldsync.unseen SET cursor = NULL, given_since = least(given_since, $1) WHERE cursor IS NOT NULL OR given_since > $1",
+        "UPDATE fieldsync.unseen SET cursor = NULL, given_since = CASE WHEN given_since > $1 THEN $1 ELSE given_since END",
     ] {
         sql::run(statement, &own)?;
     }

@@ -277,7 +277,6 @@ fn read_table(
         fields.sort_unstable_by_key(|field| field.number);
         let at = *places.entry(key.clone()).or_insert_with(|| {
             items.push(Item {
-                heard: Vec::new(),
                 key: key.clone(),
                 changes: Vec::new(),
                 echo_from: 0,
@@ -290,6 +289,7 @@ fn read_table(
                 sent_as: None,
                 is_taken_back: false,
                 refused: None,
+                heard: Vec::new(),
                 merged: Merged::default(),
             });
             items.len() - 1

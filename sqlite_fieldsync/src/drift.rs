@@ -140,7 +140,8 @@ fn name(db: &Connection, table_no: i64, to: &str, rebuilt: bool) -> Result<()> {
 }
 
 /// Follows tables that were renamed; gives whether there are any. Their triggers went with them. A table under a name that another
-/// was known by (that one is gone, or was renamed as well) is made anew, as far as the hub's table of that name goes.
+/// was known by (that one is gone, or was renamed as well, or the table was made under the former name of that one, which an application
+/// keeps) is made anew, as far as the hub's table of that name goes.
 pub fn follow_renames(db: &Connection) -> Result<bool> {
     let mut statement = db.prepare_cached(
         "SELECT t.table_no, t.name, m.tbl_name FROM main.fs_table t JOIN main.sqlite_master m
@@ -164,6 +165,14 @@ pub fn follow_renames(db: &Connection) -> Result<bool> {
         state::note(db, &format!("table '{from}' was renamed to '{to}'; the hub still knows it by its old name"))?;
         name(db, *table_no, to, taken)?;
     }
+    for (table_no, from, _) in &renamed {
+        db.prepare_cached(
+            "INSERT INTO main.fs_table(name, options)
+             SELECT m.name, t.options FROM main.fs_table t JOIN main.sqlite_master m ON m.type = 'table' AND m.name = ?2 COLLATE NOCASE
+             WHERE t.table_no = ?1 AND NOT EXISTS (SELECT 1 FROM main.fs_table WHERE name = ?2)",
+        )?
+        .execute((table_no, from))?;
+    }
     Ok(!renamed.is_empty())
 }
 
@@ -185,6 +194,11 @@ impl Before {
     /// Whether the table did not have the column, by whatever name.
     pub fn lacked(&self, slot: i64) -> bool {
         !self.0.iter().any(|(known, _, present, _)| *known == slot && *present)
+    }
+
+    /// Whether nothing was known of the table.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether a column is gone that the table once had: the hub may have it by another name now.

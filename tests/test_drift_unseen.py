@@ -343,16 +343,21 @@ class TestANameThatAnotherTableBore:
         assert one.one("SELECT n FROM p WHERE id = 1") == 21 and one.pending == 0
 
     @pytest.mark.parametrize("is_kept", [True, False])
-    @pytest.mark.parametrize("call", [None, "fs_status()", "fs_export_delta()"])
+    @pytest.mark.parametrize("call", [None, "fs_status()", "fs_export_delta()", "fs_export_delta() before it is made"])
     def test_a_table_under_the_former_name_of_another_is_tracked_as_that_one_was(self, pair, sync, call, is_kept):
         """It was not, and nothing said so: what was written into it from then on stayed here, and the hub's rows waited."""
         hub, one, two = pair
-        renamed, rest = self.COPY.split("INSERT")
+        renamed, made, copied = (statement + ";" for statement in self.COPY.split(";")[:3])
         one.shell(f"UPDATE p SET v = 'before' WHERE id = 1; {renamed}")
+        call, before, _ = (call or "").partition(" before")
+        if not before:
+            one.shell(made)
         if call:
             one.sql(f"SELECT {call}")
+        if before:
+            one.shell(made)
         one.close()
-        one.shell(f"INSERT {rest} {'' if is_kept else 'DROP TABLE p_old;'} UPDATE p SET n = 77 WHERE id = 2;")
+        one.shell(f"{copied} {'' if is_kept else 'DROP TABLE p_old;'} UPDATE p SET n = 77 WHERE id = 2;")
         sync(one, hub), sync(two, hub)
         one.shell("UPDATE p SET w = 'later' WHERE id = 3; INSERT INTO p VALUES (33, 'later', 3, NULL);")
         hub.sql("UPDATE p SET v = 'hub' WHERE id = 4")

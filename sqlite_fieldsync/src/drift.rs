@@ -166,14 +166,30 @@ pub fn follow_renames(db: &Connection) -> Result<bool> {
         name(db, *table_no, to, taken)?;
     }
     for (table_no, from, _) in &renamed {
-        db.prepare_cached(
-            "INSERT INTO main.fs_table(name, options)
-             SELECT m.name, t.options FROM main.fs_table t JOIN main.sqlite_master m ON m.type = 'table' AND m.name = ?2 COLLATE NOCASE
-             WHERE t.table_no = ?1 AND NOT EXISTS (SELECT 1 FROM main.fs_table WHERE name = ?2)",
-        )?
-        .execute((table_no, from))?;
+        state::set_integer(db, &format!("former {from}"), *table_no)?;
     }
+    track_under_former_names(db)?;
     Ok(!renamed.is_empty())
+}
+
+/// A table that a program makes under the name that a tracked one bore before it was renamed, at once or later, is tracked as that one is.
+fn track_under_former_names(db: &Connection) -> Result<()> {
+    let former = "s.name >= 'former ' AND s.name < 'former!'";
+    db.execute(
+        &format!(
+            "INSERT INTO main.fs_table(name, options)
+             SELECT m.name, t.options FROM main.fs_state s JOIN main.fs_table t ON t.table_no = s.value AND t.state <> 'untracked'
+               JOIN main.sqlite_master m ON m.type = 'table' AND m.name = substr(s.name, 8) COLLATE NOCASE
+             WHERE {former} AND NOT EXISTS (SELECT 1 FROM main.fs_table WHERE name = m.name)"
+        ),
+        [],
+    )?;
+    // Whoever bears the name now is known by it.
+    db.execute(
+        &format!("DELETE FROM main.fs_state AS s WHERE {former} AND EXISTS (SELECT 1 FROM main.fs_table WHERE name = substr(s.name, 8))"),
+        [],
+    )?;
+    Ok(())
 }
 
 /// The columns of a table as they were known: slot, name (lower case), whether the table had it, and the part of the key.

@@ -1,8 +1,10 @@
 """Tables of a device whose constraints say ON CONFLICT REPLACE, IGNORE, FAIL or ROLLBACK: that is for the application's own writes. A row of
-the hub takes no other row away, is not altered, and stops nothing.
+the hub takes no other row away, is not altered, and stops nothing. Nor does what a person chooses about a conflict.
 
 Method: a hub without these constraints, rows that break them, edits of the device that the hub has not seen; all replicas compared.
 """
+
+import sqlite3
 
 import pytest
 
@@ -83,6 +85,69 @@ def test_a_row_that_the_hub_refuses_and_whose_value_it_gives_to_another(hub, one
     one.resolve(number, {"code": "Y", "n": 9})
     settle(hub, one, sync)
     assert rows(one) == rows(hub) and ("mine", "Y", "made here", 9) in rows(hub)
+    assert one.conflicts() == hub.conflicts() == []
+
+
+@pytest.mark.parametrize("choice", ["mine", {"n": 9}, {"n": 9, "id": "3", "code": "Y"}, {"n": 9, "id": "other"}], ids=str)
+def test_a_choice_that_another_record_is_in_the_way_of(hub, one, sync, choice):
+    """REPLACE took that record away, here and on the hub; IGNORE closed the entry, and the record that was aside was nowhere."""
+    hub.sql("ALTER TABLE t ADD CONSTRAINT small CHECK (n < 100)")
+    one.sql("INSERT INTO t VALUES ('mine', 'X', 'made here', 900)")
+    sync(one, hub)
+    hub.sql("INSERT INTO t VALUES ('theirs', 'X', 'made there', 8)")
+    settle(hub, one, sync)
+    (entry,) = one.conflicts()
+    before = rows(one)
+    with pytest.raises(sqlite3.Error, match="^fs_resolve: UNIQUE constraint failed"):
+        one.resolve(entry["conflict_id"], choice)
+    assert rows(one) == before and one.conflicts() == [entry] and one.pending == 0
+    settle(hub, one, sync)
+    assert rows(hub) == rows(one) == before
+    one.resolve(entry["conflict_id"], {"code": "Y", "n": 9})
+    settle(hub, one, sync)
+    assert rows(one) == rows(hub) == sorted([*before, ("mine", "Y", "made here", 9)])
+    assert one.conflicts() == hub.conflicts() == []
+
+
+def test_a_change_dropped_whose_former_value_another_record_has(hub, one, sync):
+    hub.sql("ALTER TABLE t ADD CONSTRAINT small CHECK (n < 100)")
+    one.sql("UPDATE t SET code = 'Z', n = 900 WHERE id = '2'")
+    sync(one, hub)
+    one.sql("INSERT INTO t VALUES ('b', 'B', 'made here', 5)")
+    (entry,) = one.conflicts()
+    one.resolve(entry["conflict_id"], "theirs")
+    assert ("b", "B", "made here", 5) in rows(one)
+    settle(hub, one, sync)
+    # The hub lacks the constraint, and has both; here one of them shows, and the other one waits.
+    assert {("2", "B", "two", 2), ("b", "B", "made here", 5)} <= set(rows(hub))
+    (differing,) = set(rows(hub)) - set(rows(one))
+    assert [entry["row_id"] for entry in one.conflicts()] == [differing[0]]
+
+
+def test_a_choice_that_a_trigger_ignores(hub, client, sync):
+    """It was said to be made, and the record that was aside was nowhere."""
+    hub.script(HUB + "ALTER TABLE t ADD CONSTRAINT small CHECK (n < 100)")
+    one = client("one", "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, code TEXT UNIQUE, v TEXT, n INTEGER)", "t")
+    sync(one, hub)
+    one.sql("INSERT INTO t VALUES ('mine', 'X', 'made here', 900)")
+    one.sql("UPDATE t SET n = 901 WHERE id = '2'")
+    sync(one, hub)
+    hub.sql("INSERT INTO t VALUES ('theirs', 'X', 'made there', 8)")
+    settle(hub, one, sync)
+    entries = one.conflicts()
+    assert [entry["row_id"] for entry in entries] == ["2", "mine"]
+    one.script("""CREATE TRIGGER no_insert BEFORE INSERT ON t WHEN NEW.code = 'X2' BEGIN SELECT RAISE(IGNORE); END;
+        CREATE TRIGGER no_update BEFORE UPDATE ON t WHEN NEW.n = 7 OR NEW.n = OLD.n BEGIN SELECT RAISE(IGNORE); END;""")
+    for entry, choice in zip(entries, [{"n": 7}, {"code": "X2"}]):
+        with pytest.raises(sqlite3.Error, match="^fs_resolve: a rule of this database ignores what is to be written to table 't'"):
+            one.resolve(entry["conflict_id"], choice)
+    assert one.conflicts() == entries
+    # What the row shows already may be ignored: it is offered again as it is.
+    one.resolve(entries[0]["conflict_id"], {"n": 901})
+    hub.sql("ALTER TABLE t DROP CONSTRAINT small")
+    one.resolve(entries[1]["conflict_id"], {"code": "Y"})
+    settle(hub, one, sync)
+    assert rows(one) == rows(hub) and {("2", "B", "two", 901), ("mine", "Y", "made here", 900)} <= set(rows(hub))
     assert one.conflicts() == hub.conflicts() == []
 
 

@@ -44,6 +44,29 @@ def test_both_ways(hub, client, sync, on_hub, on_device):
     assert one.conflicts("open") == [] == hub.conflicts("open")
 
 
+def test_the_badge_of_a_row_is_under_the_devices_own_name(hub, client, sync):
+    """Entries have the hub's spelling, and the row of a conflict, asked for as README has it, was said to be synced."""
+    one, two = sides(hub, client, PLAIN, CAPITALS)
+    one.shell("INSERT INTO FarmVisit VALUES ('a', 'x', 10), ('b', 'x', 10), ('c', 'x', 10);")
+    sync(one, hub)
+
+    def badges(table):
+        rows = one.sql(f"SELECT m.Id, coalesce(s.status, 'synced') FROM FarmVisit m LEFT JOIN fs_row_status s ON s.table_name = '{table}' AND s.row_id = m.Id")
+        assert len(rows) == 3
+        return "".join(status[0] for _, status in sorted(rows))
+
+    hub.sql("ALTER TABLE farmvisit ADD CONSTRAINT small CHECK (size < 50)")
+    one.shell("UPDATE FarmVisit SET SIZE = 99 WHERE Id < 'c';")
+    assert badges("FarmVisit") == "pps"
+    sync(one, hub)
+    one.shell("UPDATE FarmVisit SET FarmerName = 'once more' WHERE Id > 'a';")
+    assert badges("FarmVisit") == badges("farmvisit") == "ccp"
+    assert len(one.sql("SELECT * FROM fs_row_status")) == 3, "one for each"
+    one.shell("UPDATE FarmVisit SET SIZE = 9;")
+    sync(one, hub)
+    assert badges("FarmVisit") == "sss" and one.sql("SELECT * FROM fs_row_status") == []
+
+
 def test_a_copy_of_the_database(hub, client, sync, tmp_path):
     one, two = sides(hub, client, PLAIN, CAPITALS)
     hub.field_rule("farmvisit", "size", "sum")

@@ -342,6 +342,30 @@ class TestANameThatAnotherTableBore:
             assert equal(hub, one, two)[:2] == [(1, version, one.one("SELECT n FROM p WHERE id = 1"), None), (2, "b", one.one("SELECT n FROM p WHERE id = 2"), "later")]
         assert one.one("SELECT n FROM p WHERE id = 1") == 21 and one.pending == 0
 
+    @pytest.mark.parametrize("is_kept", [True, False])
+    @pytest.mark.parametrize("call", [None, "fs_status()", "fs_export_delta()", "fs_export_delta() before it is made"])
+    def test_a_table_under_the_former_name_of_another_is_tracked_as_that_one_was(self, pair, sync, call, is_kept):
+        """It was not, and nothing said so: what was written into it from then on stayed here, and the hub's rows waited."""
+        hub, one, two = pair
+        renamed, made, copied = (statement + ";" for statement in self.COPY.split(";")[:3])
+        one.shell(f"UPDATE p SET v = 'before' WHERE id = 1; {renamed}")
+        call, before, _ = (call or "").partition(" before")
+        if not before:
+            one.shell(made)
+        if call:
+            one.sql(f"SELECT {call}")
+        if before:
+            one.shell(made)
+        one.close()
+        one.shell(f"{copied} {'' if is_kept else 'DROP TABLE p_old;'} UPDATE p SET n = 77 WHERE id = 2;")
+        sync(one, hub), sync(two, hub)
+        one.shell("UPDATE p SET w = 'later' WHERE id = 3; INSERT INTO p VALUES (33, 'later', 3, NULL);")
+        hub.sql("UPDATE p SET v = 'hub' WHERE id = 4")
+        sync(one, hub), sync(two, hub)
+        rows = {row[0]: row[1:] for row in equal(hub, one, two)}
+        assert rows[1][0] == "before" and rows[2][1] == 77 and rows[3][2] == "later" and rows[4][0] == "hub" and 33 in rows
+        assert one.pending == 0 and {entry["table_name"] for entry in one.conflicts("open")} <= {"p_old"}
+
     def test_two_tables_change_names(self, pair, sync):
         hub, one, two = pair
         hub.script("CREATE TABLE q (id bigint PRIMARY KEY, v text, n integer, w text)")

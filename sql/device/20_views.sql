@@ -67,10 +67,12 @@ BEGIN
   UPDATE fs_table SET last_synced_version = 0 WHERE name = OLD.table_name AND ifnull(NEW.last_synced_version, 0) = 0;
 END;
 
--- Status per row, for an app's badge. Rows that are not listed are synced.
+-- Status per row, for an app's badge. Rows that are not listed are synced. Names have no case: entries have the hub's spelling of a
+-- table's, this is the device's own.
 CREATE VIEW main.fs_row_status AS
-SELECT table_name, row_id, CASE max(weight) WHEN 2 THEN 'conflict' ELSE 'pending' END AS status
+SELECT ifnull((SELECT name FROM fs_table t WHERE t.name = s.table_name), s.table_name) COLLATE NOCASE AS table_name, row_id,
+       CASE max(weight) WHEN 2 THEN 'conflict' ELSE 'pending' END AS status
 FROM (SELECT table_name, ifnull(new_row_id, row_id) AS row_id, 1 AS weight FROM fs_changelog WHERE status = 'pending'
       UNION ALL
-      SELECT table_name, row_id, 2 FROM fs_conflict WHERE status = 'open')
-GROUP BY table_name, row_id;
+      SELECT table_name, row_id, 2 FROM fs_conflict WHERE status = 'open') s
+GROUP BY s.table_name COLLATE NOCASE, row_id;

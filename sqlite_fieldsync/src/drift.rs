@@ -140,7 +140,8 @@ fn name(db: &Connection, table_no: i64, to: &str, rebuilt: bool) -> Result<()> {
 }
 
 /// Follows tables that were renamed; gives whether there are any. Their triggers went with them. A table under a name that another
-/// was known by (that one is gone, or was renamed as well) is made anew, as far as the hub's table of that name goes.
+/// was known by (that one is gone, or was renamed as well, or the table was made under the former name of that one, which an application
+/// keeps) is made anew, as far as the hub's table of that name goes.
 pub fn follow_renames(db: &Connection) -> Result<bool> {
     let mut statement = db.prepare_cached(
         "SELECT t.table_no, t.name, m.tbl_name FROM main.fs_table t JOIN main.sqlite_master m
@@ -164,7 +165,31 @@ pub fn follow_renames(db: &Connection) -> Result<bool> {
         state::note(db, &format!("table '{from}' was renamed to '{to}'; the hub still knows it by its old name"))?;
         name(db, *table_no, to, taken)?;
     }
+    for (table_no, from, _) in &renamed {
+        state::set_integer(db, &format!("former {from}"), *table_no)?;
+    }
+    track_under_former_names(db)?;
     Ok(!renamed.is_empty())
+}
+
+/// A table that a program makes under the name that a tracked one bore before it was renamed, at once or later, is tracked as that one is.
+fn track_under_former_names(db: &Connection) -> Result<()> {
+    let former = "s.name >= 'former ' AND s.name < 'former!'";
+    db.execute(
+        &format!(
+            "INSERT INTO main.fs_table(name, options)
+             SELECT m.name, t.options FROM main.fs_state s JOIN main.fs_table t ON t.table_no = s.value AND t.state <> 'untracked'
+               JOIN main.sqlite_master m ON m.type = 'table' AND m.name = substr(s.name, 8) COLLATE NOCASE
+             WHERE {former} AND NOT EXISTS (SELECT 1 FROM main.fs_table WHERE name = m.name)"
+        ),
+        [],
+    )?;
+    // Whoever bears the name now is known by it.
+    db.execute(
+        &format!("DELETE FROM main.fs_state AS s WHERE {former} AND EXISTS (SELECT 1 FROM main.fs_table WHERE name = substr(s.name, 8))"),
+        [],
+    )?;
+    Ok(())
 }
 
 /// The columns of a table as they were known: slot, name (lower case), whether the table had it, and the part of the key.
@@ -185,6 +210,11 @@ impl Before {
     /// Whether the table did not have the column, by whatever name.
     pub fn lacked(&self, slot: i64) -> bool {
         !self.0.iter().any(|(known, _, present, _)| *known == slot && *present)
+    }
+
+    /// Whether nothing was known of the table.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether a column is gone that the table once had: the hub may have it by another name now.

@@ -448,11 +448,12 @@ fn apart_under_another_key(db: &Connection, table_no: i64, table: &Table) -> Res
 /// `differs`: why it may hold what no trigger has seen.
 fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<&str>) -> Result<()> {
     let table_no = apart_under_another_key(db, known.table_no, table)?;
-    let is_another = table_no != known.table_no;
     let (before, columns) = settle_in(db, table, table_no)?;
     let mut new_columns = Vec::new();
     // Of rows that nothing is known of every column is new: they are compared whole.
-    for column in table.columns.iter().filter(|column| column.key_part == 0 && !column.generated && !is_another) {
+    let known_columns =
+        table.columns.iter().filter(|column| column.key_part == 0 && !column.generated && !before.is_empty());
+    for column in known_columns {
         let (name, slot) = (column.name.to_ascii_lowercase(), columns.slot(&column.name));
         let lacked = before.lacked(slot);
         // What the hub has under the column's name was sent to another column, or to one that has gone.

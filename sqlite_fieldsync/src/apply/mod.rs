@@ -21,6 +21,8 @@ mod span;
 mod unanswered;
 mod writer;
 
+pub(crate) use writer::or_abort;
+
 use crate::call::{self, Function};
 use crate::conflicts::{self, Pinned};
 use crate::error::{Error, Result};

@@ -1,8 +1,10 @@
 //! The row of a conflict, read and written as a person's choice wants it.
 //!
-//! Invariant: no choice leaves a reference open, whether the connection enforces foreign keys or not.
+//! Invariants: no choice leaves a reference open, whether the connection enforces foreign keys or not; none takes another record away; and
+//! none that this database ignores passes for made.
 
 use super::{over, still_here, write_back, Conflict};
+use crate::apply::or_abort;
 use crate::apply::references::{values_of, References};
 use crate::conflicts;
 use crate::error::{Error, Result};
@@ -62,22 +64,51 @@ impl Row {
         let sets =
             fields.iter().enumerate().map(|(at, (name, _))| Ok(format!("{} = ?{}", quote(db, name)?, first + at)));
         let sets = sets.collect::<Result<Vec<_>>>()?.join(", ");
-        let mut statement = db.prepare(&format!("UPDATE {} SET {sets} WHERE {}", self.name, self.condition))?;
+        let or_abort = or_abort(db, &self.table)?;
+        let mut statement =
+            db.prepare(&format!("UPDATE{or_abort} {} SET {sets} WHERE {}", self.name, self.condition))?;
         bind(&mut statement, 1, self.key.0.iter().chain(fields.iter().map(|(_, value)| value)))?;
-        if statement.raw_execute()? == 0 && bind_as_text(&mut statement, &self.key)? {
-            statement.raw_execute()?;
+        let mut changed = statement.raw_execute()?;
+        if changed == 0 && bind_as_text(&mut statement, &self.key)? {
+            changed = statement.raw_execute()?;
         }
-        Ok(())
+        match changed == 0 && !self.shows(db, fields)? {
+            true => Err(self.is_ignored()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether it has these values already: then a trigger that ignores what changes nothing is right.
+    fn shows(&self, db: &Connection, fields: &conflicts::KeptRow) -> Result<bool> {
+        let first = self.key.0.len() + 1;
+        let mut sql = format!("SELECT 1 FROM {} WHERE {}", self.name, self.condition);
+        for (at, (name, _)) in fields.iter().enumerate() {
+            sql.push_str(&format!(" AND {} COLLATE BINARY IS ?{}", quote(db, name)?, first + at));
+        }
+        let mut statement = db.prepare(&sql)?;
+        bind(&mut statement, 1, self.key.0.iter().chain(fields.iter().map(|(_, value)| value)))?;
+        let found = statement.raw_query().next()?.is_some();
+        Ok(found || (bind_as_text(&mut statement, &self.key)? && statement.raw_query().next()?.is_some()))
+    }
+
+    fn is_ignored(&self) -> Error {
+        Error::argument(format!(
+            "a rule of this database ignores what is to be written to table '{}' (RAISE(IGNORE), ON CONFLICT IGNORE)",
+            self.table.name
+        ))
     }
 
     /// Makes a row of these columns; a logged insert.
     pub fn insert(&self, db: &Connection, fields: &conflicts::KeptRow) -> Result<()> {
         let names = fields.iter().map(|(name, _)| quote(db, name)).collect::<Result<Vec<_>>>()?.join(", ");
         let marks = (1..=fields.len()).map(|at| format!("?{at}")).collect::<Vec<_>>().join(", ");
-        let mut statement = db.prepare(&format!("INSERT INTO {}({names}) VALUES ({marks})", self.name))?;
+        let or_abort = or_abort(db, &self.table)?;
+        let mut statement = db.prepare(&format!("INSERT{or_abort} INTO {}({names}) VALUES ({marks})", self.name))?;
         bind(&mut statement, 1, fields.iter().map(|(_, value)| value))?;
-        statement.raw_execute()?;
-        Ok(())
+        match statement.raw_execute()? {
+            0 => Err(self.is_ignored()),
+            _ => Ok(()),
+        }
     }
 
     pub fn is_there(&self, db: &Connection) -> Result<bool> {

@@ -87,14 +87,15 @@ class TestATableMadeAnew:
             sync(device, hub)
         rows = [(1, "a", 1), (2, "b", 20), (3, "c", 3), (4, "d", 4)]
         assert [side.sql("SELECT id, title, n FROM p ORDER BY id") for side in (hub, one, two)] == [rows] * 3
-        (entry,) = one.conflicts("resolved")
+        found, entry = one.conflicts("resolved")
+        assert (found["row_id"], found["mine"], found["theirs"], found["outcome"]) == ("2", {"n": 20}, {"n": 2}, "client")
         assert (entry["row_id"], entry["mine"], entry["theirs"], entry["rule"]) == ("2", {"title": "unseen"}, {"title": "b"}, "made anew")
         one.resolve(entry["conflict_id"], "mine")
         sync(one, hub)
         assert hub.sql("SELECT title FROM p WHERE id = 2") == [("unseen",)] and one.conflicts("open") == []
         hub.sql("UPDATE p SET title = 'later' WHERE id = 3")
         sync(one, hub)
-        assert len(one.conflicts("resolved")) == 1 and one.sql("SELECT title FROM p WHERE id = 3") == [("later",)]
+        assert len(one.conflicts("resolved")) == 2 and one.sql("SELECT title FROM p WHERE id = 3") == [("later",)]
 
     def test_what_goes_under_the_hubs_values_is_on_record(self, pair, sync):
         hub, one, two = pair

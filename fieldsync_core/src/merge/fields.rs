@@ -7,7 +7,7 @@ use super::values::{self, Joined};
 use super::{Collision, Context, Decision, HubRow, Incoming, IncomingField, Outcome, Rejection, Winner, Write};
 use crate::clocks::{Stamp, HUB};
 use crate::delta::Op;
-use crate::rules::{Detection, FieldStrategy, Strategy, TableRules};
+use crate::rules::{Detection, FieldStrategy, OnSameKey, Strategy, TableRules};
 use crate::value::Value;
 use std::cmp::Ordering;
 
@@ -138,6 +138,12 @@ impl Judge<'_> {
         }
         let in_conflict = concurrent || self.row_in_conflict;
         if !in_conflict {
+            if self.change.op == Op::Insert && !server.is_null() {
+                // Who makes a record that it has seen may have lost it, and mean another one.
+                let name = format!("on_same_key/{}", OnSameKey::Merge.word());
+                self.collide(field, server, stamp, Winner::Client, name, collisions);
+                collisions.iter_mut().rev().take(1).for_each(|collision| collision.quiet = true);
+            }
             return Ok(Verdict::Take);
         }
         // `timestamp_compare` found no conflict, but something unseen is overwritten: on record all the same.

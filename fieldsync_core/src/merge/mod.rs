@@ -191,7 +191,8 @@ pub struct Collision {
     pub winner: Winner,
     /// The rule, as `conflicts.rule` names it.
     pub rule: String,
-    /// On record, but not called a conflict: `timestamp_compare` let the device overwrite what it had not seen.
+    /// On record, but not called a conflict: `timestamp_compare` let the device overwrite what it had not seen, or it has made anew what
+    /// it had seen.
     pub quiet: bool,
 }
 

@@ -5,7 +5,7 @@
 use super::kept;
 use super::unanswered::Unanswered;
 use super::Report;
-use crate::conflicts::{self, key_from_bytes, key_to_bytes};
+use crate::conflicts::{self, key_from_bytes, key_to_bytes, Unseen};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
 use crate::made_anew;
@@ -131,6 +131,7 @@ pub(super) fn offer_what_differs(
     unanswered: &Unanswered,
     reconciling: &HashSet<String>,
 ) -> Result<()> {
+    let after_lost_history = state::integer(db, "reconciling")? != 0;
     let after = log::mark(db, log::last(db)?, Hlc::default())?;
     let mut clock = log::next_clock(db)?;
     let mut rows = RowReader::new(db, tables);
@@ -152,7 +153,7 @@ pub(super) fn offer_what_differs(
                     continue;
                 }
                 let Some(own) = rows.read(table.table_no, &key)? else { continue };
-                let mut fields = Vec::new();
+                let (mut fields, mut replaced) = (Vec::new(), Vec::new());
                 for (slot, value) in own {
                     let Some(column) = table.columns.iter().find(|column| column.slot == i64::from(slot)) else {
                         continue;
@@ -162,10 +163,16 @@ pub(super) fn offer_what_differs(
                         continue;
                     };
                     if *old != value && !unanswered.has_field(&table.name, &key, &column.name) {
+                        replaced.push((column.name.clone(), value.clone(), Some(old.clone())));
                         fields.push(LoggedField { column: slot, old: old.clone(), new: value });
                     }
                 }
                 if !fields.is_empty() {
+                    // Of what a hub has lost it keeps a record itself.
+                    let is_any_lost = fields.iter().any(|field| !field.old.is_null());
+                    if is_any_lost && !after_lost_history {
+                        conflicts::replaced_unseen(db, &table.name, &key, &replaced, Unseen::MadeAnewHere)?;
+                    }
                     log::append_update(db, table, clock, &key, &fields)?;
                     clock += 1;
                 }
@@ -177,12 +184,12 @@ pub(super) fn offer_what_differs(
         }
     }
     let until = log::mark(db, log::last(db)?, Hlc::default())?;
-    if until > after && state::integer(db, "reconciling")? != 0 {
+    if until > after && after_lost_history {
         state::set_integer(db, "recovery_after", after)?;
         state::set_integer(db, "recovery_until", until)?;
     }
     db.execute("DELETE FROM main.fs_arrived", [])?;
-    made_anew::compared(db, state::integer(db, "reconciling")? != 0)?;
+    made_anew::compared(db, after_lost_history)?;
     state::set_integer(db, "reconciling", 0)
 }
 

@@ -63,44 +63,54 @@ pub fn unnamed_rows(db: &Connection, table: &str) -> Result<()> {
 /// A record that was made here and refused, under a key of which the hub has another one: the table shows that one.
 const IS_BESIDE_THE_HUBS: &str = "(operation = 'insert' AND ifnull(theirs, '{}') NOT IN ('', '{}'))";
 
-/// A field by name, what it held, and what it holds now; none: the row is gone.
+/// A field by name, what this device has or had in it, and what the hub has; none: the row is gone there.
 pub type Replaced = (String, Value, Option<Value>);
 
-/// Why nobody can say whether what the hub's side replaces was written after it.
+/// Why nobody can say whether what one side replaces was written after it.
 #[derive(Debug, Clone, Copy)]
 pub enum Unseen {
-    /// A program had made the table anew.
+    /// A program had made the table anew, and the hub has changed the row.
     MadeAnew,
+    /// A program had made the table anew, and this device's row replaces the hub's.
+    MadeAnewHere,
     /// The hub has lost history, and knows of a deletion before.
     LostHistory,
 }
 
 impl Unseen {
-    fn rule_and_detail(self) -> (&'static str, &'static str) {
+    /// Rule, outcome and detail of the entry.
+    fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
+            Unseen::MadeAnewHere => (
+                "made anew",
+                "client",
+                "a program had made the table anew: what was found in it goes to the hub, be it an edit of the hub's record or another one",
+            ),
             Unseen::MadeAnew => (
                 "made anew",
+                "server",
                 "a program had made the table anew, so that nobody saw whether this was written there or only old",
             ),
             Unseen::LostHistory => (
                 "lost history",
+                "server",
                 "the hub was restored and knows that this row was deleted once, but not whether it was made again since",
             ),
         }
     }
 }
 
-/// Records what the hub's side has replaced, or deleted, though it may be the later one. It is settled, the hub's way; whoever knows better
-/// takes it back.
+/// Records what one side has replaced, or the hub's deleted, though it may be the later one. It is settled; whoever knows better takes it
+/// back.
 pub fn replaced_unseen(db: &Connection, table: &str, key: &Key, fields: &[Replaced], why: Unseen) -> Result<()> {
     let mine = fields_to_json(fields.iter().map(|(name, before, _)| (name.as_str(), before)));
     let theirs = fields_to_json(fields.iter().filter_map(|(name, _, now)| Some((name.as_str(), now.as_ref()?))));
-    let (rule, detail) = why.rule_and_detail();
+    let (rule, outcome, detail) = why.words();
     db.prepare_cached(
         "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, theirs, rule, outcome, status, detail, resolved_at)
-         VALUES (?1, ?2, ?3, 'update', ?4, ?5, ?6, 'server', 'resolved', ?7, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
+         VALUES (?1, ?2, ?3, 'update', ?4, ?5, ?6, ?7, 'resolved', ?8, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
     )?
-    .execute((table, row_id(db, key)?, key_to_bytes(key)?, mine.to_string(), theirs.to_string(), rule, detail))?;
+    .execute((table, row_id(db, key)?, key_to_bytes(key)?, mine.to_string(), theirs.to_string(), rule, outcome, detail))?;
     Ok(())
 }
 

@@ -55,6 +55,18 @@ TRIGGERS = {
     "writes a replaced row": (
         "AFTER INSERT ON items BEGIN UPDATE items SET name = 'no ' || NEW.name WHERE id = NEW.id; END",
         "REPLACE INTO items VALUES ('a', 'x', 0, NULL)"),
+    "writes a new row and deletes it": (
+        "AFTER INSERT ON items BEGIN UPDATE items SET name = 'no', count = count + 7 WHERE id = NEW.id; DELETE FROM items WHERE id = NEW.id; END",
+        "INSERT INTO items VALUES ('c', 'x', 1, NULL)"),
+    "deletes a replaced row": (
+        "AFTER INSERT ON items BEGIN UPDATE items SET name = 'no', count = count + 7 WHERE id = NEW.id; DELETE FROM items WHERE id = NEW.id; END",
+        "REPLACE INTO items VALUES ('a', 'x', 1, 'A')"),
+    "stamps a new row that goes": (
+        "AFTER INSERT ON items BEGIN UPDATE items SET count = count + 100, name = 'stamped' WHERE id = NEW.id; END",
+        "INSERT INTO items VALUES ('c', 'x', 1, NULL); DELETE FROM items WHERE id = 'c'"),
+    "stamps a row under its new key, and it goes": (
+        "AFTER UPDATE OF id ON items BEGIN UPDATE items SET count = count + 100, name = 'stamped' WHERE id = NEW.id; END",
+        "UPDATE items SET id = 'z' WHERE id = 'a'; DELETE FROM items WHERE id = 'z'"),
     "writes after an upsert": (
         "AFTER UPDATE OF name ON items BEGIN UPDATE items SET name = 'upserted' WHERE id = NEW.id AND name <> 'upserted'; END",
         "INSERT INTO items VALUES ('a', 'x', 0, NULL) ON CONFLICT (id) DO UPDATE SET name = excluded.name"),

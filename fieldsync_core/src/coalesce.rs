@@ -66,6 +66,9 @@ struct Entry {
     open: bool,
     /// It begins with a change that the hub rejected before and that is offered again.
     parked: bool,
+    /// An insert of a row of which an update was logged, and no deletion: a cascade, or a trigger of the application, fired before the
+    /// trigger that logs the row's making. Or the row went unlogged, and is on the hub.
+    after_update: bool,
 }
 
 /// Folds logged changes, which must come in the order of their clocks. `boundaries` are the last clocks of
@@ -85,13 +88,25 @@ pub fn coalesce<E>(
         let segment = boundaries.partition_point(|end| *end < logged.clock);
         let history = latest.entry((logged.table, logged.key.clone())).or_default();
         let at = history.last().copied().filter(|at| entries[*at].segment == segment);
+        let early = at.is_some_and(|at| entries[at].after_update && logged.op == Op::Delete);
         let unfolded = match at {
             Some(at) => fold(&mut entries[at], logged),
             None => Some(logged),
         };
-        if let Some(logged) = unfolded {
-            history.push(entries.len());
-            entries.push(Entry::new(logged, segment));
+        match (unfolded, at) {
+            (Some(mut logged), at) => {
+                if logged.op == Op::Delete {
+                    continue_values(&mut logged, &entries, history);
+                }
+                let mut entry = Entry::new(logged, segment);
+                entry.after_update = entry.change.op == Op::Insert
+                    && !entry.existed
+                    && at.is_some_and(|at| entries[at].change.op == Op::Update);
+                history.push(entries.len());
+                entries.push(entry);
+            }
+            (None, _) if early => take_back_updates(&mut entries, history, segment),
+            (None, _) => {}
         }
     }
     for history in latest.into_values() {
@@ -115,6 +130,7 @@ impl Entry {
             existed: logged.op != Op::Insert || logged.again,
             open,
             parked: logged.count == 0 && logged.op != Op::Delete,
+            after_update: false,
             change: Change {
                 op: logged.op,
                 key: logged.key,
@@ -140,6 +156,34 @@ impl FieldChange {
 impl From<LoggedField> for FieldChange {
     fn from(field: LoggedField) -> FieldChange {
         FieldChange { column: field.column, old: Some(field.old), new: field.new }
+    }
+}
+
+/// A deleted row held what was written to it last. Its delete trigger may have been told what it held before: a BEFORE DELETE trigger of
+/// the application writes to the row in between.
+fn continue_values(logged: &mut Logged, entries: &[Entry], history: &[usize]) {
+    let is_told = |entry: &Entry| entry.change.op == Op::Update && !entry.open;
+    let updates = history.iter().rev().take_while(|at| is_told(&entries[**at])).count();
+    for &at in &history[history.len() - updates..] {
+        for field in &entries[at].change.fields {
+            if let Some(deleted) = logged.fields.iter_mut().find(|deleted| deleted.column == field.column) {
+                deleted.old = field.new.clone();
+            }
+        }
+    }
+}
+
+/// What was logged of a row before it was made, and the row is gone: the hub could do it to nothing.
+fn take_back_updates(entries: &mut [Entry], history: &[usize], segment: usize) {
+    let Some((_, before)) = history.split_last() else { return };
+    for &at in before.iter().rev() {
+        let entry = &mut entries[at];
+        if entry.segment != segment || entry.change.op != Op::Update {
+            break;
+        }
+        entry.change.op = Op::Cancelled;
+        entry.change.fields.clear();
+        entry.open = false;
     }
 }
 
@@ -185,7 +229,7 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
                 });
             }
         }
-        (Op::Insert, Op::Delete) if !entry.existed => {
+        (Op::Insert, Op::Delete) if !entry.existed && !entry.after_update => {
             entry.change.op = Op::Cancelled;
             entry.change.fields.clear();
             entry.open = false;
@@ -218,7 +262,7 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
         }
         // A refused deletion is offered once more.
         (Op::Delete, Op::Update) if logged.fields.is_empty() => {}
-        (Op::Cancelled, Op::Insert) => {
+        (before, Op::Insert) if before == Op::Cancelled || before == Op::Delete && entry.after_update => {
             entry.change.op = Op::Insert;
             entry.open = logged.fields.is_empty();
             entry.change.fields =

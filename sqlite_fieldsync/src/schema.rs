@@ -108,6 +108,22 @@ impl Column {
             Affinity::Numeric
         }
     }
+
+    /// Its default as an expression that means the same anywhere. After DEFAULT a bare or quoted name is a text; elsewhere SQLite
+    /// looks for a column of that name.
+    pub fn default_value(&self) -> Option<String> {
+        let default = self.default.as_deref()?;
+        let known = |word: &str| {
+            ["null", "true", "false", "current_time", "current_date", "current_timestamp"]
+                .iter()
+                .any(|known| word.eq_ignore_ascii_case(known))
+        };
+        let is_name = |word: &str| word.starts_with(|first: char| !first.is_ascii_digit() && first != '\'');
+        Some(match tokens(default)[..] {
+            [word] if is_name(word) && !known(word) => format!("'{}'", unquoted(word).replace('\'', "''")),
+            _ => format!("({default}\n)"), // the line ends a comment that the default may end in
+        })
+    }
 }
 
 impl Column {

@@ -354,9 +354,9 @@ fn capture_new_column(db: &Connection, table: &Table, table_no: i64, column: &st
     let key = table.key().iter().map(|column| quote(db, &column.name)).collect::<Result<Vec<_>>>()?;
     let names: Vec<String> = (1..=key.len()).map(|part| format!("k{part}")).collect();
     let quoted = quote(db, column)?;
-    let default = found.default.clone().unwrap_or_else(|| "NULL".into());
-    let values = [slot.to_string(), format!("({default})"), quoted.clone()];
-    let condition = format!("{quoted} COLLATE BINARY IS NOT ({default})");
+    let default = found.default_value().unwrap_or_else(|| "NULL".into());
+    let condition = format!("{quoted} COLLATE BINARY IS NOT {default}");
+    let values = [slot.to_string(), default, quoted.clone()];
     unseen(db, kept::seen_before(db, &table.name, Some(column))?, || {
         log_rows(db, table, table_no, what::UPDATE, &["field", "old", "new"], &values, &key, &names, &condition)
     })?;

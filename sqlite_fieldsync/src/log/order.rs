@@ -71,7 +71,7 @@ fn in_order(entries: &mut [Candidate], mut rows: Rows<'_>) -> Result<Vec<usize>>
     for last in (0..entries.len()).rev() {
         while !entries[last].settled {
             let mut next = last;
-            if !rows.may_be_last(&entries[last])? {
+            if !rows.is_last(&entries[last])? {
                 let mut others: Vec<usize> = Vec::new();
                 for operation in &entries[last].operations {
                     let of_row = by_row.get(&(entries[last].table_no, operation.key.clone())).into_iter().flatten();
@@ -113,22 +113,12 @@ impl Rows<'_> {
         Ok(self.known.entry(place).or_default())
     }
 
-    /// Nothing speaks against the entry being the last of its row. A row that was made and is not there went by way of another
-    /// entry, wherever that stands: what is folded knows.
-    fn may_be_last(&mut self, entry: &Candidate) -> Result<bool> {
-        self.fits(entry, true)
-    }
-
     /// The row is what the entry made of it.
     fn is_last(&mut self, entry: &Candidate) -> Result<bool> {
-        self.fits(entry, false)
-    }
-
-    fn fits(&mut self, entry: &Candidate, whatever_is_new: bool) -> Result<bool> {
         for operation in &entry.operations {
             let row = self.row(entry.table_no, &operation.key)?;
             let fits = match operation.op {
-                Op::Insert => whatever_is_new || row.is_some(),
+                Op::Insert => row.is_some(),
                 Op::Update => row.as_ref().is_some_and(|row| {
                     operation.fields.iter().all(|field| row.get(&field.column).is_none_or(|now| *now == field.new))
                 }),

@@ -25,6 +25,7 @@ use crate::error::Result;
 use crate::schema::{Affinity, Column, Table};
 use crate::sql::quote;
 use rusqlite::Connection;
+use std::collections::{HashMap, HashSet};
 
 /// Operations in `fs_log.what`, below the table's number.
 pub mod what {
@@ -109,7 +110,17 @@ impl Plan {
     }
 
     fn find_unique_things(&mut self, db: &Connection, table: &Table) -> Result<()> {
-        let found = table.in_the_way(db, |column| format!("NEW.{column}"))?;
+        // OR REPLACE puts a NOT NULL column's default in the place of a NULL, after the BEFORE triggers.
+        let mut defaults = HashMap::new();
+        for column in table.columns.iter().filter(|column| column.not_null) {
+            if let Some(default) = column.default_value() {
+                defaults.insert(quote(db, &column.name)?, default);
+            }
+        }
+        let found = table.in_the_way(db, |column| match defaults.get(column) {
+            Some(default) => format!("ifnull(NEW.{column}, {default})"),
+            None => format!("NEW.{column}"),
+        })?;
         self.in_the_way = found.iter().map(|way| way.condition.clone()).collect();
         let mut columns = Vec::new();
         for way in &found {
@@ -122,7 +133,7 @@ impl Plan {
             // The rowid has three more names, by which SET changes the key without naming the key's column.
             columns.extend(["rowid", "oid", "_rowid_"].map(str::to_owned));
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         columns.retain(|column| seen.insert(column.clone()));
         self.unique_columns = Some(columns);
         Ok(())

@@ -432,8 +432,8 @@ impl<'a> Writer<'a> {
 }
 
 /// What a constraint's own ON CONFLICT says is for the application's writes: here it refuses. REPLACE would take a row away that nobody has
-/// deleted, IGNORE write nothing without a word, and ROLLBACK undo the whole reply. A statement's clause goes for those of the triggers that it sets off as well, so that it is left
-/// out where one of them has another.
+/// deleted, IGNORE write nothing without a word, and ROLLBACK undo the whole reply. A statement's clause goes for those of the triggers
+/// that it sets off as well, so that it is left out where one of them has another.
 pub(crate) fn or_abort(db: &Connection, table: &Table) -> Result<&'static str> {
     let words = tokens(&table.signature);
     let is = |word: &str, wanted: &str| word.eq_ignore_ascii_case(wanted);

@@ -16,11 +16,11 @@ use crate::catch::SqlError;
 use crate::decide::Deciding;
 use crate::guards::subtransaction;
 use crate::in_use;
-use crate::merge::{probe, write_group};
+use crate::merge::{not_taken, not_written, probe, write_group};
 use crate::parents;
 use crate::shuffle;
 use crate::work::Work;
-use crate::write::{Action, Group};
+use crate::write::{self, Action, Group};
 use fieldsync_core::merge::HubState;
 use fieldsync_core::order::circles;
 use fieldsync_core::{Key, Value};
@@ -188,16 +188,54 @@ impl Blame<'_> {
         SqlError { table: Some(table.name.clone()), ..SqlError::new("23503", what) }
     }
 
-    /// Writes rows, in the order of their groups.
-    fn write(&self, work: &mut Work, rows: impl Iterator<Item = Row>) -> Result<(), SqlError> {
+    /// Some rows, by the groups that they are of.
+    fn by_group(rows: impl Iterator<Item = Row>) -> BTreeMap<usize, Vec<usize>> {
         let mut by_group: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for row in rows {
             by_group.entry(row.group).or_default().push(row.item);
         }
-        for (group, mut items) in by_group {
-            items.sort_unstable();
+        by_group.values_mut().for_each(|items| items.sort_unstable());
+        by_group
+    }
+
+    /// Writes rows, in the order of their groups.
+    fn write(&self, work: &mut Work, rows: impl Iterator<Item = Row>) -> Result<(), SqlError> {
+        for (group, items) in Self::by_group(rows) {
             let Group { table, action, .. } = &self.groups[group];
             write_group(work, &Group { table: *table, action: action.clone(), items }, self.deciding)?;
+        }
+        if self.checked {
+            probe()?;
+        }
+        Ok(())
+    }
+
+    /// Writes rows that stand or fall together: where foreign keys cannot wait for the commit, and no order of groups is right, by one
+    /// statement.
+    fn write_unit(&self, work: &mut Work, rows: &[Row]) -> Result<(), SqlError> {
+        match subtransaction(|| self.write(work, rows.iter().copied())) {
+            Err(error) if rows.len() > 1 && error.sqlstate == "23503" => {
+                match subtransaction(|| self.write_at_once(work, rows)) {
+                    Err(other) if !other.is_transient() => Err(error),
+                    written => written,
+                }
+            }
+            written => written,
+        }
+    }
+
+    fn write_at_once(&self, work: &Work, rows: &[Row]) -> Result<(), SqlError> {
+        let by_group = Self::by_group(rows.iter().copied());
+        let parts: Vec<(usize, &Action, &[usize])> = by_group
+            .iter()
+            .map(|(group, items)| (self.groups[*group].table, &self.groups[*group].action, items.as_slice()))
+            .collect();
+        write::at_once(work, &parts)?;
+        for (table, action, items) in parts {
+            if let Some(at) = not_written(work, table, action, items, self.deciding)?.first() {
+                let table = &work.tables[table];
+                return Err(not_taken(&table.table, &table.table.row_id(&table.items[*at].key)));
+            }
         }
         if self.checked {
             probe()?;
@@ -210,7 +248,11 @@ impl Blame<'_> {
         if units.is_empty() {
             return Ok(());
         }
-        match subtransaction(|| self.write(work, units.iter().flatten().copied())) {
+        let written = match units {
+            [unit] => self.write_unit(work, unit),
+            _ => subtransaction(|| self.write(work, units.iter().flatten().copied())),
+        };
+        match written {
             Ok(()) => return Ok(()),
             Err(error) if error.is_transient() => return Err(error),
             Err(error) if units.len() == 1 => {
@@ -234,7 +276,7 @@ impl Blame<'_> {
                 still.push(failure);
                 continue;
             }
-            match subtransaction(|| self.write(work, failure.rows.iter().copied())) {
+            match self.write_unit(work, &failure.rows) {
                 Ok(()) => {}
                 Err(error) if error.is_transient() => return Err(error),
                 Err(error) => still.push(Failure { error, ..failure }),

@@ -228,7 +228,7 @@ pub fn not_taken(table: &Table, row_id: &str) -> SqlError {
 
 /// Items of a group whose rows do not bear this transaction's mark, or no other clocks than before: this transaction may have written
 /// them earlier.
-fn not_written(
+pub fn not_written(
     work: &Work,
     table: usize,
     action: &Action,

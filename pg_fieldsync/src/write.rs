@@ -164,7 +164,83 @@ fn clocks(work: &TableWork, items: &[usize]) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// A statement, and what its parameters are.
+struct Statement<'a> {
+    sql: String,
+    arrays: Vec<Array<'a>>,
+    /// The last parameter; none where rows go.
+    clocks: Vec<Vec<u8>>,
+}
+
+impl Statement<'_> {
+    fn params(&self) -> usize {
+        self.arrays.len() + usize::from(!self.clocks.is_empty())
+    }
+
+    fn run(&self) -> Result<u64, SqlError> {
+        Ok(run(&self.sql, std::slice::from_ref(self))?.processed)
+    }
+}
+
+/// Runs SQL that is made of these statements.
+fn run(sql: &str, statements: &[Statement<'_>]) -> Result<sql::Rows, SqlError> {
+    let clocks: Vec<Vec<Option<&[u8]>>> = statements
+        .iter()
+        .map(|statement| statement.clocks.iter().map(|bytes| Some(bytes.as_slice())).collect())
+        .collect();
+    let mut params: Vec<Param<'_>> = Vec::new();
+    for (statement, clocks) in statements.iter().zip(&clocks) {
+        params.extend(statement.arrays.iter().map(Array::param));
+        if !clocks.is_empty() {
+            params.push(Param::Blobs(clocks));
+        }
+    }
+    sql::run_set(sql, &params)
+}
+
+/// Writes rows of several tables by one statement. Postgres checks foreign keys that cannot wait for the commit at its end, so that rows may
+/// come, and go, that refer to each other in a circle. Whether they were all written is for the caller to see.
+pub fn at_once(work: &Work, parts: &[(usize, &Action, &[usize])]) -> Result<(), SqlError> {
+    let _engine = Engine::writes();
+    let mut statements = Vec::with_capacity(parts.len());
+    let mut first = 1;
+    for (table, action, items) in parts {
+        let work = &work.tables[*table];
+        let statement = match action {
+            Action::Insert(numbers) => insert_statement(work, numbers, &hidden::without_hidden(work, items)?, first)?,
+            Action::Update(numbers) => update_statement(work, numbers, None, items, first)?,
+            Action::Mark(false, numbers) => update_statement(work, numbers, Some(false), items, first)?,
+            Action::Delete => {
+                announce(work, items);
+                delete_statement(work, items, first)?
+            }
+            // No foreign key is in its way.
+            Action::Mark(true, _) => {
+                mark(work, items)?;
+                continue;
+            }
+        };
+        first += statement.params();
+        statements.push(statement);
+    }
+    let parts: Vec<String> =
+        statements.iter().enumerate().map(|(at, statement)| format!("w{at} AS ({})", statement.sql)).collect();
+    if !parts.is_empty() {
+        run(&format!("WITH {} SELECT 1", parts.join(", ")), &statements)?;
+    }
+    Ok(())
+}
+
 fn insert(work: &TableWork, numbers: &[u16], items: &[usize]) -> Result<u64, SqlError> {
+    insert_statement(work, numbers, items, 1)?.run()
+}
+
+fn insert_statement<'a>(
+    work: &'a TableWork,
+    numbers: &[u16],
+    items: &[usize],
+    first: usize,
+) -> Result<Statement<'a>, SqlError> {
     let table = &work.table;
     let keys: Vec<&Key> = items.iter().map(|at| &work.items[*at].key).collect();
     let mut parameters = Parameters {
@@ -173,8 +249,6 @@ fn insert(work: &TableWork, numbers: &[u16], items: &[usize]) -> Result<u64, Sql
         names: (0..table.key.len()).map(|at| format!("k{at}")).collect(),
     };
     let columns = field_parameters(work, numbers, items, &mut parameters)?;
-    let clocks = clocks(work, items);
-    let clocks: Vec<Option<&[u8]>> = clocks.iter().map(|bytes| Some(bytes.as_slice())).collect();
     parameters.types.push("pg_catalog.bytea");
     parameters.names.push("clocks".to_owned());
     let mut names = Vec::new();
@@ -188,21 +262,29 @@ fn insert(work: &TableWork, numbers: &[u16], items: &[usize]) -> Result<u64, Sql
         names.push(ident(&column.name));
         sources.push(column.column_type.param_to_sql(&format!("u.c{}", column.number)));
     }
-    let statement = format!(
+    let sql = format!(
         "INSERT INTO {} ({}, fieldsync_clocks, sync_deleted) OVERRIDING SYSTEM VALUE
          SELECT {}, u.clocks, false FROM {} ORDER BY u.place{}",
         table.qualified,
         names.join(", "),
         sources.join(", "),
-        unnest(&parameters.types, &parameters.names, 1),
+        unnest(&parameters.types, &parameters.names, first),
         table.passes_over_taken_keys()
     );
-    let mut params: Vec<Param<'_>> = parameters.arrays.iter().map(Array::param).collect();
-    params.push(Param::Blobs(&clocks));
-    Ok(sql::run_set(&statement, &params)?.processed)
+    Ok(Statement { sql, arrays: parameters.arrays, clocks: clocks(work, items) })
 }
 
 fn update(work: &TableWork, numbers: &[u16], deleted: Option<bool>, items: &[usize]) -> Result<u64, SqlError> {
+    update_statement(work, numbers, deleted, items, 1)?.run()
+}
+
+fn update_statement<'a>(
+    work: &'a TableWork,
+    numbers: &[u16],
+    deleted: Option<bool>,
+    items: &[usize],
+    first: usize,
+) -> Result<Statement<'a>, SqlError> {
     let table = &work.table;
     let keys: Vec<&Key> = items.iter().map(|at| &work.items[*at].key).collect();
     let mut parameters = Parameters {
@@ -211,8 +293,6 @@ fn update(work: &TableWork, numbers: &[u16], deleted: Option<bool>, items: &[usi
         names: (0..table.key.len()).map(|at| format!("k{at}")).collect(),
     };
     let columns = field_parameters(work, numbers, items, &mut parameters)?;
-    let clocks = clocks(work, items);
-    let clocks: Vec<Option<&[u8]>> = clocks.iter().map(|bytes| Some(bytes.as_slice())).collect();
     parameters.types.push("pg_catalog.bytea");
     parameters.names.push("clocks".to_owned());
     let mut assignments: Vec<String> = columns
@@ -226,19 +306,22 @@ fn update(work: &TableWork, numbers: &[u16], deleted: Option<bool>, items: &[usi
     if let Some(deleted) = deleted {
         assignments.push(format!("sync_deleted = {deleted}"));
     }
-    let statement = format!(
+    let sql = format!(
         "UPDATE ONLY {} AS t SET {} FROM {} WHERE {}",
         table.qualified,
         assignments.join(", "),
-        unnest(&parameters.types, &parameters.names, 1),
+        unnest(&parameters.types, &parameters.names, first),
         key_condition(table)
     );
-    let mut params: Vec<Param<'_>> = parameters.arrays.iter().map(Array::param).collect();
-    params.push(Param::Blobs(&clocks));
-    Ok(sql::run_set(&statement, &params)?.processed)
+    Ok(Statement { sql, arrays: parameters.arrays, clocks: clocks(work, items) })
 }
 
 fn delete(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
+    announce(work, items);
+    delete_rows(work, items)
+}
+
+fn announce(work: &TableWork, items: &[usize]) {
     let table = &work.table;
     applying::announce_deletes(items.iter().filter_map(|at| {
         let item = &work.items[*at];
@@ -247,7 +330,6 @@ fn delete(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
         keys::pack(&mut packed, &item.key.0);
         Some(((table.table_id, packed), *deletion))
     }));
-    delete_rows(work, items)
 }
 
 /// What came of the question which rows may go.
@@ -295,13 +377,15 @@ fn mark(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
 }
 
 fn delete_rows(work: &TableWork, items: &[usize]) -> Result<u64, SqlError> {
+    delete_statement(work, items, 1)?.run()
+}
+
+fn delete_statement<'a>(work: &'a TableWork, items: &[usize], first: usize) -> Result<Statement<'a>, SqlError> {
     let table = &work.table;
     let keys: Vec<&Key> = items.iter().map(|at| &work.items[*at].key).collect();
-    let arrays = key_arrays(table, &keys)?;
-    let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
-    let join = key_join(table, 1);
-    let statement = format!("DELETE FROM ONLY {} AS t USING {} WHERE {}", table.qualified, join.source, join.condition);
-    Ok(sql::run_set(&statement, &params)?.processed)
+    let join = key_join(table, first);
+    let sql = format!("DELETE FROM ONLY {} AS t USING {} WHERE {}", table.qualified, join.source, join.condition);
+    Ok(Statement { sql, arrays: key_arrays(table, &keys)?, clocks: Vec::new() })
 }
 
 /// Fires deferred checks now, as the commit would.

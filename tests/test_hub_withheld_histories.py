@@ -42,6 +42,7 @@ class History:
         hub.rule("p", self.detection, strategy, on_delete=on_delete)
         self.devices = {name: client(name, SCHEMA, "p") for name in ("one", "two")}
         self.known = {name: {} for name in self.devices}  # by row and field: values that it has seen
+        self.chosen = {}  # by device, row and field: what it had seen when a person made a choice
         self.knew = {}  # the same as of an edit, by the value that it wrote; of a deletion, by device and row
         for key in "xyz":
             hub.sql("INSERT INTO p VALUES (%s, %s, %s)", key, self.value("hub"), self.value("hub"))
@@ -131,8 +132,7 @@ class History:
     def choose(self, name, entry, key, choice):
         """A choice says once more what it names, in knowledge of what its device has seen."""
         for field in FIELDS:
-            for value in self.known[name].get((key, field), ()):
-                self.knew.setdefault((name, value), set()).update(self.known[name][key, field])
+            self.chosen.setdefault((name, key, field), set()).update(self.known[name].get((key, field), ()))
         self.knew[name, key] = {field: set(self.known[name].get((key, field), ())) for field in FIELDS}
         try:
             self.devices[name].resolve(entry, choice)
@@ -163,20 +163,25 @@ class History:
         assert self.hub.conflicts("open") == []
         entries = self.hub.conflicts("resolved")
         recorded = json.dumps([[entry["server"], entry["client"]] for entry in entries])
+        rewritten = set()  # by a choice, so that to have seen it once is not to have seen it now
         for no, who, op, key, was, now in self.hub.sql("SELECT no, who, op, id, was, now FROM lost ORDER BY no"):
             if who == "hub":
                 continue
             for field in FIELDS:
                 value, by = was[field], now[field] if now else None
+                if by and by != value and not by.startswith(who):
+                    rewritten.add(by)
                 if value is None or value == by or value.startswith(who) or f'"{value}"' in recorded:
                     continue
-                knew = (self.knew.get(by, set()) | self.knew.get((who, by), set())) if now else self.knew[who, key][field]
+                knew = (self.knew.get(by, set()) | self.chosen.get((who, key, field), set())) if now else self.knew[who, key][field]
                 assert value in knew, f"{value} of {key}.{field} went unseen: {op} by {who}, {by}"
         if self.detection == "field_compare":
             for entry in entries:
                 for field, value in entry["client"].items():
                     told = entry["server"].get(field)
-                    if told and "on_delete" not in entry["rule"]:
+                    # A choice on the hub may have written the device's value; who makes a row knows no field of it.
+                    said = value.startswith(entry["client_id"]) and field in entry["base"]
+                    if said and told and told not in rewritten and not told.startswith(entry["client_id"]) and "on_delete" not in entry["rule"]:
                         assert told not in self.knew.get(value, ()), f"{value} was written in knowledge of {told}: {entry}"
 
 

@@ -216,6 +216,8 @@ def decide_fields(case):
             pass
         elif not others and (rule == "sum" or not whole_row):
             row.values[field] = new
+            if change["op"] == "insert" and hub is not None:
+                row.quiet.add(field)  # the maker of a record that it knew may have lost that, and mean another one
         elif others and rule in ("sum", "max", "min", "union"):
             join(case, row, field, rule, others)
         elif rules["detection"] == "timestamp_compare" and not whole_row and rule is None:

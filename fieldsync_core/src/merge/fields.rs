@@ -138,12 +138,7 @@ impl Judge<'_> {
         }
         let in_conflict = concurrent || self.row_in_conflict;
         if !in_conflict {
-            if self.change.op == Op::Insert && !server.is_null() {
-                // Who makes a record that it has seen may have lost it, and mean another one.
-                let name = format!("on_same_key/{}", OnSameKey::Merge.word());
-                self.collide(field, server, stamp, Winner::Client, name, collisions);
-                collisions.iter_mut().rev().take(1).for_each(|collision| collision.quiet = true);
-            }
+            self.made_anew(field, server, stamp, collisions);
             return Ok(Verdict::Take);
         }
         // `timestamp_compare` found no conflict, but something unseen is overwritten: on record all the same.
@@ -236,6 +231,7 @@ impl Judge<'_> {
                 return Ok(Verdict::Keep);
             }
             if !concurrent || server.is_null() {
+                self.made_anew(field, server, stamp, collisions);
                 return Ok(Verdict::Take);
             }
             let (verdict, winner) = self.later(stamp);
@@ -244,6 +240,15 @@ impl Judge<'_> {
         }
         let before = field.old.clone().unwrap_or_default();
         values::add_difference(field.kind, server, &before, &field.new).map(Verdict::Join)
+    }
+
+    /// Who makes a record that it has seen may have lost that, and mean another one: what it replaces is on record.
+    fn made_anew(&self, field: &IncomingField, server: &Value, stamp: Stamp, collisions: &mut Vec<Collision>) {
+        if self.change.op == Op::Insert && !server.is_null() {
+            let name = format!("on_same_key/{}", OnSameKey::Merge.word());
+            self.collide(field, server, stamp, Winner::Client, name, collisions);
+            collisions.iter_mut().rev().take(1).for_each(|collision| collision.quiet = true);
+        }
     }
 
     fn collide(

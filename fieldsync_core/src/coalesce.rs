@@ -141,6 +141,13 @@ impl Entry {
             },
         }
     }
+
+    /// It came to nothing: only what it counts travels.
+    fn cancel(&mut self) {
+        self.change.op = Op::Cancelled;
+        self.change.fields.clear();
+        self.open = false;
+    }
 }
 
 impl FieldChange {
@@ -181,9 +188,7 @@ fn take_back_updates(entries: &mut [Entry], history: &[usize], segment: usize) {
         if entry.segment != segment || entry.change.op != Op::Update {
             break;
         }
-        entry.change.op = Op::Cancelled;
-        entry.change.fields.clear();
-        entry.open = false;
+        entry.cancel();
     }
 }
 
@@ -230,9 +235,7 @@ fn fold(entry: &mut Entry, logged: Logged) -> Option<Logged> {
             }
         }
         (Op::Insert, Op::Delete) if !entry.existed && !entry.after_update => {
-            entry.change.op = Op::Cancelled;
-            entry.change.fields.clear();
-            entry.open = false;
+            entry.cancel();
         }
         // The row may be on the hub: what is over is more than came and went.
         (Op::Insert, Op::Delete) => {

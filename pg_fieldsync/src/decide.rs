@@ -14,7 +14,7 @@ use fieldsync_core::merge::{
 };
 use fieldsync_core::rules::OnDelete;
 use fieldsync_core::seen::Seen;
-use fieldsync_core::{Hlc, Key, Snapshot, Value};
+use fieldsync_core::{Hlc, Snapshot, Value};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -58,10 +58,7 @@ pub fn table(work: &mut TableWork, only: Option<&[usize]>, deciding: &Deciding<'
             item.merged.rejected.is_none() && item.changes.iter().any(|change| change.op != Op::Cancelled)
         })
         .collect();
-    let mut heard = {
-        let keys: Vec<&Key> = wanted.iter().map(|at| &work.items[*at].key).collect();
-        deciding.unseen.told(&work.table, &keys)?
-    };
+    let mut heard = deciding.unseen.told(&work.table, wanted.iter().map(|at| &work.items[*at].key))?;
     if !heard.is_empty() {
         for at in &wanted {
             let item = &mut work.items[*at];

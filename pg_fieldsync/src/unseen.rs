@@ -60,13 +60,17 @@ impl Unseen {
     }
 
     /// What conflicts have told the client of these rows; nothing, and without asking, of a table that it always had.
-    pub fn told(&self, table: &Table, keys: &[&Key]) -> Result<HashMap<String, Vec<Heard>>, SqlError> {
+    pub fn told<'k>(
+        &self,
+        table: &Table,
+        keys: impl Iterator<Item = &'k Key>,
+    ) -> Result<HashMap<String, Vec<Heard>>, SqlError> {
         let mut told: HashMap<String, Vec<Heard>> = HashMap::new();
         if !self.spans.contains_key(&table.table_id) {
             return Ok(told);
         }
         let _owner = AsOwner::new();
-        let row_ids: Vec<String> = keys.iter().map(|key| table.row_id(key)).collect();
+        let row_ids: Vec<String> = keys.map(|key| table.row_id(key)).collect();
         let row_ids: Vec<Option<&str>> = row_ids.iter().map(|row_id| Some(row_id.as_str())).collect();
         let rows = sql::run_set(
             "SELECT row_id, raised_version, hub_clocks, change ->> 'hub' = 'none', operation = 'delete' FROM fieldsync.conflict

@@ -143,8 +143,7 @@ impl Judge<'_> {
         }
         // `timestamp_compare` found no conflict, but something unseen is overwritten: on record all the same.
         if self.rules.detection == Detection::TimestampCompare && !self.row_in_conflict && rule.is_none() {
-            self.collide(field, server, stamp, Winner::Client, self.rules.name(), collisions);
-            collisions.iter_mut().rev().take(1).for_each(|collision| collision.quiet = true);
+            self.replace_on_record(field, server, stamp, self.rules.name(), collisions);
             return Ok(Verdict::Take);
         }
         let (verdict, winner) = self.strategy(field.number, stamp, concurrent, rule);
@@ -246,8 +245,22 @@ impl Judge<'_> {
     fn made_anew(&self, field: &IncomingField, server: &Value, stamp: Stamp, collisions: &mut Vec<Collision>) {
         if self.change.op == Op::Insert && !server.is_null() {
             let name = format!("on_same_key/{}", OnSameKey::Merge.word());
-            self.collide(field, server, stamp, Winner::Client, name, collisions);
-            collisions.iter_mut().rev().take(1).for_each(|collision| collision.quiet = true);
+            self.replace_on_record(field, server, stamp, name, collisions);
+        }
+    }
+
+    /// What the device's value replaces is on record, and not called a conflict.
+    fn replace_on_record(
+        &self,
+        field: &IncomingField,
+        server: &Value,
+        server_stamp: Stamp,
+        rule: String,
+        collisions: &mut Vec<Collision>,
+    ) {
+        self.collide(field, server, server_stamp, Winner::Client, rule, collisions);
+        if let Some(collision) = collisions.last_mut() {
+            collision.quiet = true;
         }
     }
 

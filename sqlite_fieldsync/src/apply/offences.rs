@@ -105,11 +105,7 @@ impl Pass<'_, '_> {
         if foreign.from.iter().any(is_key) {
             return Ok(false);
         }
-        let tables = LogTable::all(self.db)?;
-        let Some(logged) = tables.values().find(|table| table.live && table.name.eq_ignore_ascii_case(&child.name))
-        else {
-            return Ok(false);
-        };
+        let Some(logged) = LogTable::named(self.db, &child.name)? else { return Ok(false) };
         for key in children {
             let Some(own) = read_row(self.db, &child.name, key)? else { continue };
             let mut fields = Vec::new();
@@ -121,7 +117,7 @@ impl Pass<'_, '_> {
                 fields.push(LoggedField { column: column.slot as u16, old: old.clone(), new: new.clone() });
             }
             fields.sort_by_key(|field| field.column);
-            log::append_update(self.db, logged, log::next_clock(self.db)?, key, &fields)?;
+            log::append_update(self.db, &logged, log::next_clock(self.db)?, key, &fields)?;
             self.references.set(at, child, key, &values)?;
         }
         Ok(true)

@@ -102,6 +102,12 @@ impl LogTable {
         Ok(tables)
     }
 
+    /// The tracked table of a name, however that is spelled.
+    pub fn named(db: &Connection, name: &str) -> Result<Option<LogTable>> {
+        let mut tables = LogTable::all(db)?.into_values();
+        Ok(tables.find(|table| table.live && table.name.eq_ignore_ascii_case(name)))
+    }
+
     /// The columns that are not the key.
     pub fn fields(&self) -> &[LogColumn] {
         &self.columns[self.key_len.min(self.columns.len())..]

@@ -12,7 +12,7 @@ use crate::log::{self, LogTable};
 use crate::schema::{Affinity, Column, Table};
 use crate::sql::{self, bind, bind_as_text, quote};
 use fieldsync_core::{Key, Value};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use serde_json::{Map, Value as Json};
 
 /// A conflict's row.
@@ -318,16 +318,7 @@ pub(super) fn delete_row(db: &Connection, conflict: &Conflict) -> Result<bool> {
 /// A logged change of no field: it takes the parked change along once more.
 pub(super) fn touch(db: &Connection, conflict: &Conflict) -> Result<bool> {
     let Some(key) = &conflict.key else { return Ok(false) };
-    let table_no: Option<i64> = db
-        .query_row(
-            "SELECT table_no FROM main.fs_table WHERE name = ?1 AND state = 'tracked'",
-            [&conflict.table],
-            |row| row.get(0),
-        )
-        .optional()?;
-    let Some(table_no) = table_no else { return Ok(false) };
-    if let Some(table) = LogTable::all(db)?.get(&table_no) {
-        log::append_update(db, table, log::next_clock(db)?, key, &[])?;
-    }
+    let Some(table) = LogTable::named(db, &conflict.table)? else { return Ok(false) };
+    log::append_update(db, &table, log::next_clock(db)?, key, &[])?;
     Ok(true)
 }

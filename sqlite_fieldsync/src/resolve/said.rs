@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is logged here starts from the hub's side as the conflict told of it, so that it is an answer to that.
 
-use super::row::{row, value_of};
+use super::row::{row, value_of, Row};
 use super::Conflict;
 use crate::error::Result;
 use crate::log::{self, LogTable};
@@ -13,9 +13,9 @@ use serde_json::{Map, Value as Json};
 
 /// Logs the row as made. Gives whether it is there.
 pub(super) fn whole(db: &Connection, conflict: &Conflict) -> Result<bool> {
-    let Some((table, logged)) = tables(db, conflict)? else { return Ok(false) };
-    if table.is_there(db)? {
-        log::append_insert(db, &logged, log::next_clock(db)?, &table.key)?;
+    let Some((row, logged)) = row_and_log(db, conflict)? else { return Ok(false) };
+    if row.is_there(db)? {
+        log::append_insert(db, &logged, log::next_clock(db)?, &row.key)?;
         return Ok(true);
     }
     Ok(false)
@@ -23,9 +23,9 @@ pub(super) fn whole(db: &Connection, conflict: &Conflict) -> Result<bool> {
 
 /// Logs the fields as put in place of the hub's values. Gives whether there was anything to say.
 pub(super) fn instead_of_theirs(db: &Connection, conflict: &Conflict, fields: &Map<String, Json>) -> Result<bool> {
-    let Some((table, logged)) = tables(db, conflict)? else { return Ok(false) };
-    let values = table.values(db)?;
-    let theirs = theirs(conflict, &table, &logged);
+    let Some((row, logged)) = row_and_log(db, conflict)? else { return Ok(false) };
+    let values = row.values(db)?;
+    let theirs = theirs(conflict, &row, &logged);
     let is_chosen = |name: &str| fields.keys().any(|field| field.eq_ignore_ascii_case(name));
     let mut said = Vec::new();
     for (name, field) in theirs.into_iter().filter(|(name, _)| is_chosen(name)) {
@@ -36,34 +36,33 @@ pub(super) fn instead_of_theirs(db: &Connection, conflict: &Conflict, fields: &M
     if said.is_empty() {
         return Ok(false);
     }
-    log::append_update(db, &logged, log::next_clock(db)?, &table.key, &said)?;
+    log::append_update(db, &logged, log::next_clock(db)?, &row.key, &said)?;
     Ok(true)
 }
 
 /// Logs the deletion of a row that is gone here and not on the hub.
 pub(super) fn deletion(db: &Connection, conflict: &Conflict) -> Result<bool> {
-    let Some((table, logged)) = tables(db, conflict)? else { return Ok(false) };
-    let fields: Vec<LoggedField> = theirs(conflict, &table, &logged).into_iter().map(|(_, field)| field).collect();
-    log::append_delete(db, &logged, log::next_clock(db)?, &table.key, &fields)?;
+    let Some((row, logged)) = row_and_log(db, conflict)? else { return Ok(false) };
+    let fields: Vec<LoggedField> = theirs(conflict, &row, &logged).into_iter().map(|(_, field)| field).collect();
+    log::append_delete(db, &logged, log::next_clock(db)?, &row.key, &fields)?;
     Ok(true)
 }
 
-/// The conflict's table as it is and as the log knows it; nothing if the hub has this device's side, or is about to hear of the choice.
-fn tables(db: &Connection, conflict: &Conflict) -> Result<Option<(super::row::Row, LogTable)>> {
+/// The conflict's row, and its table as the log knows it; nothing if the hub has this device's side, or is about to hear of the choice.
+fn row_and_log(db: &Connection, conflict: &Conflict) -> Result<Option<(Row, LogTable)>> {
     if conflict.outcome == "client" || conflict.is_yet_to_be_told() {
         return Ok(None);
     }
-    let table = row(db, conflict)?;
-    let mut known = LogTable::all(db)?.into_values();
-    let logged = known.find(|logged| logged.live && logged.name.eq_ignore_ascii_case(&table.table.name));
-    Ok(logged.map(|logged| (table, logged)))
+    let row = row(db, conflict)?;
+    let logged = LogTable::named(db, &row.table.name)?;
+    Ok(logged.map(|logged| (row, logged)))
 }
 
 /// The hub's values by column, in the log's order, as fields that lose them.
-fn theirs(conflict: &Conflict, table: &super::row::Row, logged: &LogTable) -> Vec<(String, LoggedField)> {
+fn theirs(conflict: &Conflict, row: &Row, logged: &LogTable) -> Vec<(String, LoggedField)> {
     let mut fields = Vec::new();
     for (name, value) in conflict.theirs.as_object().into_iter().flatten() {
-        let column = table.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
+        let column = row.table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
         let slot = logged.fields().iter().find(|known| known.present && known.name.eq_ignore_ascii_case(name));
         if let (Some(column), Some(slot)) = (column.filter(|column| !column.generated), slot) {
             let old = value_of(value, column);

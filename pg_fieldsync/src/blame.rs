@@ -85,7 +85,7 @@ pub fn blame(
         for row in failure.rows {
             let table = groups[row.group].table;
             work.tables[table].items[row.item].merged.rejected = Some(Box::new(failure.error.clone()));
-            if failure.error.sqlstate == "23503" {
+            if failure.error.is_foreign_key() {
                 without_parent.push((table, row.item));
             }
         }
@@ -214,7 +214,7 @@ impl Blame<'_> {
     /// statement.
     fn write_unit(&self, work: &mut Work, rows: &[Row]) -> Result<(), SqlError> {
         match subtransaction(|| self.write(work, rows.iter().copied())) {
-            Err(error) if rows.len() > 1 && error.sqlstate == "23503" => {
+            Err(error) if rows.len() > 1 && error.is_foreign_key() => {
                 match subtransaction(|| self.write_at_once(work, rows)) {
                     Err(other) if !other.is_transient() => Err(error),
                     written => written,
@@ -295,7 +295,7 @@ impl Blame<'_> {
             }
             // Without those that are bad by themselves, and without what depends on them.
             let mut bad: Vec<bool> =
-                knot.iter().map(|failure| !matches!(failure.error.sqlstate.as_str(), "23505" | "23503")).collect();
+                knot.iter().map(|failure| !failure.error.is_foreign_key() && failure.error.sqlstate != "23505").collect();
             if bad.contains(&true) {
                 let mut waiting: HashMap<usize, Vec<usize>> = HashMap::new();
                 edges.iter().for_each(|(one, other)| waiting.entry(*other).or_default().push(*one));

@@ -42,6 +42,12 @@ impl SqlError {
             || ["08", "25", "40", "53", "57", "58", "F0", "XX"].iter().any(|class| self.sqlstate.starts_with(class))
     }
 
+    /// Whether a foreign key was violated, by what is missing or by what still refers to a row. Since Postgres 18 ON DELETE RESTRICT says so
+    /// with a code of its own.
+    pub fn is_foreign_key(&self) -> bool {
+        matches!(self.sqlstate.as_str(), "23503" | "23001")
+    }
+
     /// Whether running the same again may succeed by itself in this transaction.
     pub fn is_worth_retrying(&self) -> bool {
         matches!(self.sqlstate.as_str(), "40P01" | "55P03")

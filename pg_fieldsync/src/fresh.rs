@@ -124,7 +124,7 @@ impl<'a> Fresh<'a> {
         match self.write(at, &block, verdicts) {
             Ok(()) => Ok(None),
             Err(error) if error.is_transient() => Err(error),
-            Err(error) if error.sqlstate == "23503" => {
+            Err(error) if error.is_foreign_key() => {
                 self.targets[at].waits = true;
                 self.later.push(block);
                 Ok(None)

@@ -441,3 +441,18 @@ class TestAKeyInAnotherOrder:
         for side in (hub, one, two):
             assert side.sql("SELECT a, b, v, n FROM c ORDER BY a, b") == rows
         assert one.conflicts() == [] == hub.conflicts() and one.pending == 0
+
+
+def test_two_rows_whose_keys_have_the_same_parts(hub, client, sync):
+    """Their order on the device is another one than on the hub: (1, 2) there is not (1, 2) here."""
+    schema = "CREATE TABLE t (a integer NOT NULL, b integer NOT NULL, v text, PRIMARY KEY ({}))"
+    hub.script(schema.format("a, b"))
+    hub.enable("t")
+    hub.sql("INSERT INTO t VALUES (1, 2, 'hub')")
+    one = client("one", schema.format("b, a"), "t")
+    sync(one, hub)
+    one.shell(f"BEGIN; {schema.format('b, a').replace('TABLE t', 'TABLE u')}; INSERT INTO u SELECT * FROM t; INSERT INTO u VALUES (2, 1, 'unseen');"
+              "DROP TABLE t; ALTER TABLE u RENAME TO t; COMMIT;")
+    sync(one, hub)
+    rows = "SELECT a, b, v FROM t ORDER BY a"
+    assert one.sql(rows) == hub.sql(rows) == [(1, 2, "hub"), (2, 1, "unseen")]

@@ -294,8 +294,10 @@ impl Blame<'_> {
                 continue;
             }
             // Without those that are bad by themselves, and without what depends on them.
-            let mut bad: Vec<bool> =
-                knot.iter().map(|failure| !failure.error.is_foreign_key() && failure.error.sqlstate != "23505").collect();
+            let mut bad: Vec<bool> = knot
+                .iter()
+                .map(|failure| !failure.error.is_foreign_key() && failure.error.sqlstate != "23505")
+                .collect();
             if bad.contains(&true) {
                 let mut waiting: HashMap<usize, Vec<usize>> = HashMap::new();
                 edges.iter().for_each(|(one, other)| waiting.entry(*other).or_default().push(*one));

@@ -127,8 +127,8 @@ CREATE TABLE IF NOT EXISTS main.fs_want(
     PRIMARY KEY (table_name, row_key)
 ) WITHOUT ROWID;
 
--- Rows that the hub has sent since it lost history (empty otherwise). differing: as it sent them, where this device has
--- other values.
+-- Rows that the hub has sent since it lost history, or since a table was made anew (empty otherwise): their keys in the order of this
+-- database's. differing: as the hub sent them, where this device has other values.
 CREATE TABLE IF NOT EXISTS main.fs_arrived(
     table_name TEXT NOT NULL COLLATE NOCASE,
     row_key BLOB NOT NULL,

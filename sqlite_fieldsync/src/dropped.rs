@@ -6,7 +6,6 @@
 use crate::error::Result;
 use crate::log::{self, LogTable};
 use crate::state::Standing;
-use crate::triggers::what;
 use fieldsync_core::delta::Op;
 use fieldsync_core::Key;
 use rusqlite::Connection;
@@ -60,12 +59,9 @@ impl<'a> Unheard<'a> {
     /// Takes them out of the log.
     pub fn forget(&self) -> Result<()> {
         let side = format!("main.fs_side_{}", self.table.table_no);
-        let empty = "key = NULL, field = NULL, old = NULL, new = NULL";
         for (place, fields) in &self.goes {
             let Some(fields) = fields else {
-                self.db.execute(&format!("DELETE FROM {side} WHERE clock = ?1"), [*place])?;
-                let sql = format!("UPDATE main.fs_log SET what = {}, {empty} WHERE clock = ?1", what::FORGOTTEN);
-                self.db.execute(&sql, [*place])?;
+                log::take_out(self.db, self.table.table_no, *place)?;
                 continue;
             };
             for slot in fields {

@@ -12,6 +12,7 @@ mod call;
 mod conflicts;
 mod drift;
 mod dropped;
+mod emptied;
 mod entry;
 mod error;
 mod export;

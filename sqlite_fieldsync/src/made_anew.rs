@@ -8,6 +8,7 @@
 //!
 //! `fs_table.rebuilt` says how far it has come: [`NEWS`], [`TO_ASK`], [`COMPARING`], [`LAST_NEWS`], [`BUT_KEPT`], or 0.
 
+use crate::emptied;
 use crate::error::Result;
 use crate::log::Position;
 use crate::sql;
@@ -27,9 +28,17 @@ const LAST_NEWS: i64 = 5;
 /// They are compared, but for values that are kept for want of their column. It may have another name here.
 const BUT_KEPT: i64 = 4;
 
-/// A table was made anew, or may have lost rows by way of what no trigger knew; `why` in words.
-pub fn begin(db: &Connection, table_no: i64, name: &str, why: &str) -> Result<()> {
+/// A table was made anew, or may have lost rows by way of what no trigger knew; `why` in words. `after`: where its log ended before.
+pub fn begin(db: &Connection, table_no: i64, name: &str, why: &str, after: i64) -> Result<()> {
     state::note(db, &format!("table '{name}' {why} is found when the hub's rows have come"))?;
+    if emptied::begin(db, table_no, after)? {
+        state::note(
+            db,
+            &format!(
+                "table '{name}' was emptied by that; records made in it since travel when the hub's rows have come"
+            ),
+        )?;
+    }
     start(db, table_no)?;
     if state::integer(db, "repull_sequence")? > 0 {
         // All rows are under way. None of them would be news, and each would go over what was written unseen: asked for once more.
@@ -41,11 +50,7 @@ pub fn begin(db: &Connection, table_no: i64, name: &str, why: &str) -> Result<()
 
 fn start(db: &Connection, table_no: i64) -> Result<()> {
     db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE table_no = ?1", [table_no, NEWS])?;
-    db.execute(
-        "DELETE FROM main.fs_arrived WHERE table_name = (SELECT name COLLATE NOCASE FROM main.fs_table WHERE table_no = ?1)",
-        [table_no],
-    )?;
-    Ok(())
+    emptied::compare_again(db, table_no)
 }
 
 /// A table has another schema or name, so that what differed is no more told by columns, or was not tracked for a while: it is compared
@@ -152,5 +157,5 @@ fn done(db: &Connection, which: &str, params: impl rusqlite::Params) -> Result<(
         ),
         params,
     )?;
-    Ok(())
+    emptied::end(db)
 }

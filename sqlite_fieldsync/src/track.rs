@@ -447,6 +447,7 @@ fn apart_under_another_key(db: &Connection, table_no: i64, table: &Table) -> Res
 
 /// `differs`: why it may hold what no trigger has seen.
 fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<&str>) -> Result<()> {
+    let end = log::last(db)?.place;
     let table_no = apart_under_another_key(db, known.table_no, table)?;
     let (before, columns) = settle_in(db, table, table_no)?;
     let mut new_columns = Vec::new();
@@ -467,7 +468,7 @@ fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<
     }
     made_anew::start_again(db, table_no)?;
     if let Some(why) = differs {
-        made_anew::begin(db, table_no, &table.name, why)?;
+        made_anew::begin(db, table_no, &table.name, why, end)?;
     }
     apply::deliver_kept(db, table, &new_columns)
 }

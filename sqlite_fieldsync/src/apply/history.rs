@@ -5,7 +5,8 @@
 use super::kept;
 use super::unanswered::Unanswered;
 use super::Report;
-use crate::conflicts::{self, key_from_bytes, key_to_bytes, Unseen};
+use crate::conflicts::{self, key_to_bytes, Unseen};
+use crate::emptied;
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
 use crate::made_anew;
@@ -80,8 +81,8 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
     Ok(Report { more: true, warnings: vec![text], ..Report::default() })
 }
 
-/// Notes that the hub with its new history has a row, and what it has where this device has something else.
-pub(super) fn arrived(db: &Connection, table: &TableRows, row: &RowChange, differs: bool) -> Result<()> {
+/// Notes that the hub has a row, of this key in the order of the device's, and what it has where this device has something else.
+pub(super) fn arrived(db: &Connection, table: &TableRows, key: &Key, row: &RowChange, differs: bool) -> Result<()> {
     let differing = if differs {
         let alone = TableRows { rows: vec![row.clone()], ..kept::head(table) };
         Some(postcard::to_allocvec(&alone).map_err(|error| Error::OwnData(error.to_string()))?)
@@ -89,19 +90,18 @@ pub(super) fn arrived(db: &Connection, table: &TableRows, row: &RowChange, diffe
         None
     };
     db.prepare_cached("INSERT OR REPLACE INTO main.fs_arrived(table_name, row_key, differing) VALUES (?1, ?2, ?3)")?
-        .execute((&table.table, key_to_bytes(&row.key)?, differing))?;
+        .execute((&table.table, key_to_bytes(key)?, differing))?;
     Ok(())
 }
 
 /// Notes that the hub has changed a row after all rows were compared: what comes of it is written, and differs no more.
-pub(super) fn overtaken(db: &Connection, table: &TableRows, row: &RowChange) -> Result<()> {
-    let key = key_to_bytes(&row.key)?;
+pub(super) fn overtaken(db: &Connection, table: &TableRows, key: &Key, row: &RowChange) -> Result<()> {
     let noted: Option<Option<Vec<u8>>> = db
         .prepare_cached("SELECT differing FROM main.fs_arrived WHERE table_name = ?1 AND row_key = ?2")?
-        .query_row((&table.table, &key), |row| row.get(0))
+        .query_row((&table.table, key_to_bytes(key)?), |row| row.get(0))
         .optional()?;
     let Some(Some(content)) = noted else {
-        return arrived(db, table, row, false); // the hub has it, now if not before
+        return arrived(db, table, key, row, false); // the hub has it, now if not before
     };
     let mut before: TableRows = postcard::from_bytes(&content).map_err(|error| Error::OwnData(error.to_string()))?;
     let name = |table: &TableRows, at: u16| table.columns.get(usize::from(at)).map(|name| name.to_ascii_lowercase());
@@ -111,7 +111,7 @@ pub(super) fn overtaken(db: &Connection, table: &TableRows, row: &RowChange) -> 
         compared.fields.retain(|(at, _)| !written.contains(&name(&head, *at)));
     }
     match before.rows.pop() {
-        Some(compared) => arrived(db, &head, &compared, true),
+        Some(compared) => arrived(db, &head, key, &compared, true),
         None => Ok(()),
     }
 }
@@ -204,14 +204,7 @@ pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
 
 /// Keys of rows that are offered whole.
 fn offered_whole(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
-    let mut arrived = std::collections::HashSet::new();
-    let mut statement = db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1")?;
-    let mut rows = statement.query([&table.name])?;
-    while let Some(row) = rows.next()? {
-        let mut key = key_from_bytes(&row.get::<_, Vec<u8>>(0)?)?;
-        key.0.sort_unstable(); // the hub may order the key's columns otherwise
-        arrived.insert(key);
-    }
+    let arrived = emptied::arrived(db, &table.name)?;
     let names = table.columns[..table.key_len]
         .iter()
         .map(|column| quote(db, &column.name))
@@ -222,10 +215,8 @@ fn offered_whole(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> 
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let key = Key((0..table.key_len).map(|at| sql::column(row, at)).collect::<Result<Vec<_>>>()?);
-        let mut sorted = key.clone();
-        sorted.0.sort_unstable();
         let named = !key.0.iter().any(Value::is_null);
-        if named && unanswered.offer(&table.name, &key, arrived.contains(&sorted)) == Offer::Whole {
+        if named && unanswered.offer(&table.name, &key, arrived.contains(&key)) == Offer::Whole {
             found.push(key);
         }
     }

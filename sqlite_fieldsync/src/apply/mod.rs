@@ -8,6 +8,7 @@
 
 mod again;
 mod arriving;
+mod beside;
 mod history;
 pub(crate) mod kept;
 mod mute;
@@ -25,6 +26,7 @@ pub(crate) use writer::or_abort;
 
 use crate::call::{self, Function};
 use crate::conflicts::{self, Pinned};
+use crate::emptied;
 use crate::error::{Error, Result};
 use crate::log::{self, Entry, LogTable, Position, Scan};
 use crate::made_anew;
@@ -68,6 +70,7 @@ fn fs_apply_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
         };
         track::renew(db)?;
         forget_notes(db)?;
+        emptied::strike(db)?;
         let behind = standing.history == reply.history
             && standing.cursor.as_ref().is_some_and(|cursor| !reply.body.cursor.covers(cursor));
         let report =
@@ -248,6 +251,7 @@ impl<'a> Apply<'a> {
             made_anew::news_have_come(self.db)?;
         }
         self.offer_again(&rejected, &without_parent, &body.notices, &pending)?;
+        emptied::remember_witnesses(self.db, &self.tables)?;
         Ok(report)
     }
 

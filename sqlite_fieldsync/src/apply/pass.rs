@@ -6,6 +6,7 @@ use super::references::References;
 use super::unanswered::Unanswered;
 use super::writer::{Writer, Written};
 use crate::conflicts::{self, KeptRow, Pinned, Replaced, Unseen};
+use crate::emptied;
 use crate::error::Result;
 use crate::made_anew;
 use crate::schema::Table;
@@ -58,11 +59,13 @@ pub struct Arriving<'a> {
     key_order: Option<Vec<usize>>,
     /// Whether the device has all of its columns.
     all_known: bool,
-    reconciling: bool,
+    pub(super) reconciling: bool,
     /// Whether a program made it anew, unseen: what goes under the hub's values may be nowhere else.
     made_anew: bool,
     /// Whether what arrives was changed after all of its rows were compared.
-    last_news: bool,
+    pub(super) last_news: bool,
+    /// Whether a program had dropped it and made it again, empty, and its rows have yet to come.
+    pub(super) emptied: bool,
     /// Whether its key may be found under another spelling (COLLATE NOCASE).
     is_collated: bool,
     /// Whether its rows refer to others.
@@ -215,6 +218,7 @@ impl<'a, 'p> Pass<'a, 'p> {
             is_collated: writer.as_ref().is_some_and(Writer::is_collated),
             made_anew: writer.is_some() && made_anew::is_unseen(self.db, &table.table, reconciling)?,
             last_news: self.last_news.contains(&table.table.to_ascii_lowercase()),
+            emptied: writer.is_some() && emptied::is_emptied(self.db, &table.table)?,
             watched: !self.references.of_child(&table.table).is_empty(),
             referred_to_by: self.referred_to_by(table),
             head: kept::head(table),
@@ -234,9 +238,12 @@ impl<'a, 'p> Pass<'a, 'p> {
     }
 
     fn row(&mut self, place: Place, row: &RowChange) -> Result<()> {
+        if self.tables[place.0].emptied && !self.is_to_be_written(place, row)? {
+            return Ok(());
+        }
         let table = &self.tables[place.0];
         if table.last_news && row.op != Op::Delete {
-            history::overtaken(self.db, &table.head, row)?;
+            history::overtaken(self.db, &table.head, &table.own_order(&row.key), row)?;
         }
         if self.excluded.contains(&place) {
             self.done.held.insert(place, Rc::new(row.clone()));
@@ -348,13 +355,14 @@ impl<'a, 'p> Pass<'a, 'p> {
     /// Notes that a row has arrived, and whether this device holds other values of it, which then stay.
     fn holds_another(&mut self, place: Place, row: &RowChange) -> Result<bool> {
         let table = &mut self.tables[place.0];
+        let own_key = table.own_order(&row.key);
         let Some(writer) = &mut table.writer else { return Ok(false) };
         let own = if row.op == Op::Insert { writer.read(&row.key)? } else { None };
         let differs = own.is_some_and(|own| {
             let after = writer.over(Some(own.clone()), &row.key, &row.fields);
             after != own
         });
-        history::arrived(self.db, &table.head, row, differs)?;
+        history::arrived(self.db, &table.head, &own_key, row, differs)?;
         Ok(differs)
     }
 

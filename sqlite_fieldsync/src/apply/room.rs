@@ -126,7 +126,7 @@ impl Pass<'_, '_> {
 
     /// Rows that refer to a row that is about to step aside do so before it, and theirs before them. Rows that the hub has
     /// are asked for again: it has them with another parent.
-    fn dependents_step_aside(
+    pub(super) fn dependents_step_aside(
         &mut self,
         parent: &str,
         row: &[(String, Value)],

@@ -3,11 +3,12 @@
 //! Invariant: such a row is here whole until a person decides, or the hub brings it back. What becomes of another record that got its key
 //! since is an entry of that record's own.
 
-use super::{is_in_its_table, key_from_bytes, key_to_bytes, row_id, IS_BESIDE_THE_HUBS};
+use super::{by_name, is_in_its_table, key_from_bytes, key_to_bytes, row_id, IS_BESIDE_THE_HUBS};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable};
 use crate::sql;
 use fieldsync_core::inspect::fields_to_json;
+use fieldsync_core::reply::{RowChange, TableRows};
 use fieldsync_core::{Key, Value};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{HashMap, HashSet};
@@ -88,6 +89,29 @@ pub fn step_aside(db: &Connection, table: &str, key: &Key, row: &KeptRow, reason
     Ok(())
 }
 
+/// Keeps a record that was made here under a key of which the hub has had another one all along: the table shows that one from now on.
+pub fn beside_the_hubs(db: &Connection, table: &TableRows, key: &Key, row: &KeptRow, hub: &RowChange) -> Result<()> {
+    let is_key =
+        |name: &str| table.columns[..usize::from(table.key_len)].iter().any(|part| part.eq_ignore_ascii_case(name));
+    let mine = fields_to_json(row.iter().map(|(name, value)| (name.as_str(), value)).filter(|(name, _)| !is_key(name)));
+    db.execute(
+        "INSERT INTO main.fs_conflict(table_name, row_id, row_key, operation, mine, theirs, rule, outcome, status, detail, kept, last_clock)
+         VALUES (?1, ?2, ?3, 'insert', ?4, ?5, 'on_same_key/separate', 'in_the_way', 'open',
+                 'a program had dropped the table and made it again, and this record was made under a key that the hub has for another one; give it another key, or choose one of the two',
+                 ?6, ?7)",
+        (
+            &table.table,
+            row_id(db, key)?,
+            key_to_bytes(key)?,
+            mine.to_string(),
+            by_name(table, hub).to_string(),
+            kept_to_bytes(row)?,
+            log::last(db)?.place,
+        ),
+    )?;
+    Ok(())
+}
+
 /// Keeps a row that the hub has deleted against a change of this device: whoever decides for the device gets all of it back.
 pub fn keep_deleted(db: &Connection, table: &str, key: &Key, row: &KeptRow) -> Result<()> {
     let bytes = kept_to_bytes(row)?;
@@ -128,12 +152,14 @@ pub fn key_has_gone_to_another(db: &Connection, table: &str, key: &Key, made: i6
     Ok(number.map(|number| number as u64))
 }
 
+/// A row that made room for one of another key, and of which the hub has said nothing.
+const STEPPED_ASIDE: &str =
+    "status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL AND ifnull(theirs, '{}') IN ('', '{}')";
+
 /// Rows that stepped aside, of which the hub has said nothing and whose key no other record has got: table (lower case) and row id.
 pub fn aside(db: &Connection) -> Result<HashSet<(String, String)>> {
-    let mut statement = db.prepare_cached(
-        "SELECT table_name, row_id, row_key FROM main.fs_conflict
-         WHERE status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL",
-    )?;
+    let mut statement =
+        db.prepare_cached(&format!("SELECT table_name, row_id, row_key FROM main.fs_conflict WHERE {STEPPED_ASIDE}"))?;
     let mut rows = statement.query([])?;
     let mut aside = HashSet::new();
     while let Some(row) = rows.next()? {
@@ -147,11 +173,11 @@ pub fn aside(db: &Connection) -> Result<HashSet<(String, String)>> {
 
 /// Such a row was accepted by the hub after all, and is in its table again. If several had one key, it is the last.
 pub fn came_back(db: &Connection, table: &str, row_id: &str) -> Result<()> {
-    db.prepare_cached(
+    db.prepare_cached(&format!(
         "UPDATE main.fs_conflict SET status = 'resolved', kept = NULL, resolved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-         WHERE conflict_id = (SELECT max(conflict_id) FROM main.fs_conflict
-           WHERE table_name = ?1 AND row_id = ?2 AND status = 'open' AND outcome = 'in_the_way' AND hub_id IS NULL)",
-    )?
+         WHERE conflict_id =
+           (SELECT max(conflict_id) FROM main.fs_conflict WHERE table_name = ?1 AND row_id = ?2 AND {STEPPED_ASIDE})"
+    ))?
     .execute([table, row_id])?;
     Ok(())
 }

@@ -7,7 +7,7 @@ mod aside;
 mod parked;
 
 pub use aside::{
-    aside, came_back, keep_deleted, kept_from_bytes, key_has_gone_to_another, keys_of_made_and_aside,
+    aside, beside_the_hubs, came_back, keep_deleted, kept_from_bytes, key_has_gone_to_another, keys_of_made_and_aside,
     row_that_stepped_aside, step_aside, KeptRow,
 };
 pub use parked::{first_parked, offer_parked_again, parked, Parked, ParkedRow, Pinned};
@@ -260,12 +260,13 @@ pub fn record(db: &Connection, notice: &ConflictNotice, span: Option<(i64, i64)>
     // A row that made room before the hub had judged it, and what was rejected for the original of this copy, has a record of this
     // device's own: the hub's takes it over. Of several under one key the hub speaks of the first; what it has spoken of before is
     // not among them (see `key_has_gone_to_another`).
-    db.prepare_cached(
+    db.prepare_cached(&format!(
         "UPDATE main.fs_conflict SET hub_id = ?1 WHERE conflict_id =
            (SELECT min(conflict_id) FROM main.fs_conflict WHERE hub_id IS NULL AND table_name = ?2 AND row_id = ?3
-            AND status = 'open' AND (outcome = 'in_the_way' OR (outcome = 'rejected' AND kept IS NULL)) AND row_key IS NOT NULL)
+            AND status = 'open' AND (outcome = 'in_the_way' AND NOT {IS_BESIDE_THE_HUBS} OR (outcome = 'rejected' AND kept IS NULL))
+            AND row_key IS NOT NULL)
          AND NOT EXISTS (SELECT 1 FROM main.fs_conflict WHERE hub_id = ?1)",
-    )?
+    ))?
     .execute((notice.conflict_id as i64, &notice.table, &row_id))?;
     db.prepare_cached(
         "INSERT INTO main.fs_conflict(hub_id, table_name, row_id, row_key, operation, base, mine, theirs, rule, outcome, status,

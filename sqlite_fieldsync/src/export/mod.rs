@@ -14,7 +14,7 @@ use crate::log::{self, LogTable, Position};
 use crate::shapes::{self, Direction};
 use crate::sql::{atomically, now_ms};
 use crate::state::{self, Standing};
-use crate::{conflicts, made_anew, track};
+use crate::{conflicts, emptied, made_anew, track};
 use changes::{Changes, Survey};
 use fieldsync_core::delta::{cut_at_ends, Base, BatchId, Delta, DeltaBody, Recovery, Settled, Want};
 use fieldsync_core::wire::DeltaWriter;
@@ -47,6 +47,7 @@ fn fs_export_delta(db: &Connection, arguments: &[Value]) -> Result<Value> {
     atomically(db, || {
         let standing = Standing::load(db)?;
         track::renew(db)?;
+        emptied::strike(db)?;
         let export = Export { db, tables: LogTable::all(db)?, now_ms: now_ms(db)?, standing };
         let blob = export.fit(bytes_max)?;
         conflicts::drop_deleted(db)?; // told by the next export: this one still says that the insert was taken back

@@ -1,4 +1,4 @@
-//! What this end logs by itself, where no trigger does: changes that it found by comparing, and marks.
+//! What this end logs by itself, where no trigger does: changes that it found by comparing, and marks. And what it takes out again.
 
 use super::{last, LogTable, Position};
 use crate::error::Result;
@@ -40,6 +40,16 @@ pub fn append_update(db: &Connection, table: &LogTable, clock: i64, key: &Key, f
     bind(&mut statement, 1, [&clock_value, &what, part, &slot, old, new])?;
     statement.raw_execute()?;
     append_side(db, table, &clock_value, key, rest)
+}
+
+/// Takes an entry out of the log, as if it had never been written. Its place and its time stay: the clocks of those after it follow from them.
+pub fn take_out(db: &Connection, table_no: i64, place: i64) -> Result<()> {
+    db.prepare_cached(&format!("DELETE FROM main.fs_side_{table_no} WHERE clock = ?1"))?.execute([place])?;
+    db.prepare_cached(
+        "UPDATE main.fs_log SET what = ?2, key = NULL, field = NULL, old = NULL, new = NULL WHERE clock = ?1",
+    )?
+    .execute([place, what::FORGOTTEN])?;
+    Ok(())
 }
 
 /// Logs an insert as a trigger would, at a given clock from [`next_clock`] on.

@@ -36,7 +36,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use append::{append_delete, append_insert, append_update, mark, next_clock};
+pub use append::{append_delete, append_insert, append_update, mark, next_clock, take_out};
 pub use order::mend;
 pub use read::{before, last, number_of, place_of, read, Entry, Position, Raw, Scan};
 pub use rows::RowReader;

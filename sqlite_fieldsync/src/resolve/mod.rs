@@ -80,9 +80,10 @@ impl Conflict {
         self.theirs_is_none() && replaced && (self.operation == "insert" || self.rule.starts_with("on_delete/"))
     }
 
-    /// The row that is aside, unless the table has one of its key again (the hub brought it back).
+    /// The row that is aside, unless the table has one of its key again: the hub brought it back, or has another one.
     fn kept_row(&self, db: &Connection) -> Result<Option<&conflicts::KeptRow>> {
-        let there = self.key.is_some() && self.operation == "update" && row(db, self)?.is_there(db)?;
+        let may_be_there = self.operation == "update" || !self.theirs_is_none();
+        let there = self.key.is_some() && may_be_there && row(db, self)?.is_there(db)?;
         Ok(self.kept.as_ref().filter(|_| !there))
     }
 }

@@ -1,0 +1,186 @@
+//! Tables that a program has dropped and made again, empty, and the records that are made in them before the hub's rows are back.
+//!
+//! Invariant: such a record is never taken for the hub's of the same integer key, nor what is written to it for an edit of that one, be it
+//! logged or not. So nothing of it travels until all of the hub's rows have come ([`strike`]): then it is offered whole, as what no trigger
+//! saw in a table that was made anew ([`crate::made_anew`]), or it is beside the hub's record and a person decides
+//! ([`crate::conflicts::beside_the_hubs`]). Rows that have arrived since (`fs_arrived`) are the hub's, and what is written to them is logged
+//! and travels as ever.
+//!
+//! That a table was emptied, and not copied into its new form, its *witnesses* tell: the rows with the greatest keys at the last sync, the
+//! upper half of a small table. All of them are gone, and not everyone was deleted. In doubt the table was copied: new records count from 1,
+//! and may have come that far before anybody looked.
+
+use crate::conflicts::{is_in_its_table, key_from_bytes, key_to_bytes};
+use crate::error::{Error, Result};
+use crate::log::{self, LogTable, Scan};
+use crate::sql::{self, quote};
+use crate::state::{self, Standing};
+use fieldsync_core::delta::Op;
+use fieldsync_core::{Key, Value};
+use rusqlite::Connection;
+use std::collections::{HashMap, HashSet};
+
+/// Whether two records of this key may be two: see `on_same_key`.
+pub fn is_integer(key: &Key) -> bool {
+    !key.0.is_empty() && key.0.iter().all(|part| matches!(part, Value::Int(_)))
+}
+
+/// Rows that are looked at for witnesses: the greater half of them.
+const LOOKED_AT: usize = 16;
+
+/// Remembers the witnesses of all tables, but for those whose rows have yet to come.
+pub fn remember_witnesses(db: &Connection, tables: &HashMap<i64, LogTable>) -> Result<()> {
+    let mut complete =
+        db.prepare_cached("SELECT table_no FROM main.fs_table WHERE state = 'tracked' AND rebuilt IN (0, 4)")?;
+    let complete = complete.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+    for table in complete.iter().filter_map(|table_no| tables.get(table_no)).filter(|table| table.key_len > 0) {
+        let mut keys = greatest_keys(db, table)?;
+        keys.truncate(keys.len().div_ceil(2));
+        let witnesses = match keys.iter().all(is_integer) {
+            true => Value::Blob(postcard::to_allocvec(&keys).map_err(|error| Error::OwnData(error.to_string()))?),
+            false => Value::Null,
+        };
+        let name = witnesses_of(table.table_no);
+        if state::get(db, &name)? != witnesses {
+            state::set(db, &name, &witnesses)?;
+        }
+    }
+    Ok(())
+}
+
+fn witnesses_of(table_no: i64) -> String {
+    format!("witnesses {table_no}")
+}
+
+fn greatest_keys(db: &Connection, table: &LogTable) -> Result<Vec<Key>> {
+    let parts = &table.columns[..table.key_len];
+    let names = parts.iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
+    let order = names.iter().map(|name| format!("{name} DESC")).collect::<Vec<_>>().join(", ");
+    let (names, from) = (names.join(", "), quote(db, &table.name)?);
+    let sql = format!("SELECT {names} FROM main.{from} ORDER BY {order} LIMIT {LOOKED_AT}");
+    let mut greatest = db.prepare_cached(&sql)?;
+    let mut rows = greatest.query([])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        keys.push(Key((0..parts.len()).map(|at| sql::column(row, at)).collect::<Result<_>>()?));
+    }
+    Ok(keys)
+}
+
+/// Whether a table that was made anew has lost its witnesses.
+fn has_lost_its_witnesses(db: &Connection, table_no: i64) -> Result<bool> {
+    let Value::Blob(witnesses) = state::get(db, &witnesses_of(table_no))? else { return Ok(false) };
+    let mut gone: Vec<Key> = postcard::from_bytes(&witnesses).map_err(|error| Error::OwnData(error.to_string()))?;
+    let tables = LogTable::all(db)?;
+    let Some(table) = tables.get(&table_no) else { return Ok(false) };
+    for witness in &gone {
+        if is_in_its_table(db, &table.name, witness)? != Some(false) {
+            return Ok(false);
+        }
+    }
+    Scan::new(db, &tables).run(Standing::load(db)?.answered(), i64::MAX, |entry| {
+        if entry.table.table_no == table_no {
+            for logged in entry.logged()?.into_iter().flatten().filter(|logged| logged.op == Op::Delete) {
+                gone.retain(|witness| *witness != logged.key);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(!gone.is_empty())
+}
+
+/// A table was made anew; gives whether it was emptied. Then what is logged of it after this place is struck until all rows have come.
+pub fn begin(db: &Connection, table_no: i64, after: i64) -> Result<bool> {
+    let emptied = has_lost_its_witnesses(db, table_no)?;
+    if emptied {
+        // What has arrived since a first time is gone, too.
+        forget_arrived(db, table_no)?;
+        db.prepare_cached("INSERT OR IGNORE INTO main.fs_state(name, value) VALUES ('emptied ' || ?1, ?2)")?
+            .execute([table_no, after])?;
+    }
+    Ok(emptied)
+}
+
+/// The rows of a table are to be compared from the start. What has arrived in one that was emptied is the hub's all the same.
+pub fn compare_again(db: &Connection, table_no: i64) -> Result<()> {
+    if state::get(db, &format!("emptied {table_no}"))? == Value::Null {
+        return forget_arrived(db, table_no);
+    }
+    db.execute(&format!("UPDATE main.fs_arrived SET differing = NULL WHERE {OF_TABLE}"), [table_no])?;
+    Ok(())
+}
+
+const OF_TABLE: &str = "table_name = (SELECT name COLLATE NOCASE FROM main.fs_table WHERE table_no = ?1)";
+
+fn forget_arrived(db: &Connection, table_no: i64) -> Result<()> {
+    db.execute(&format!("DELETE FROM main.fs_arrived WHERE {OF_TABLE}"), [table_no])?;
+    Ok(())
+}
+
+/// Whether a table was emptied, and its rows have yet to come.
+pub fn is_emptied(db: &Connection, table: &str) -> Result<bool> {
+    Ok(db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM main.fs_table t JOIN main.fs_state s ON s.name = 'emptied ' || t.table_no WHERE t.name = ?1)",
+        )?
+        .query_row([table], |row| row.get(0))?)
+}
+
+/// Whether a row of the hub has arrived since.
+pub fn has_arrived(db: &Connection, table: &str, key: &Key) -> Result<bool> {
+    Ok(db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main.fs_arrived WHERE table_name = ?1 AND row_key = ?2)")?
+        .query_row((table, key_to_bytes(key)?), |row| row.get(0))?)
+}
+
+/// The keys that have arrived.
+pub fn arrived(db: &Connection, table: &str) -> Result<HashSet<Key>> {
+    let mut arrived = HashSet::new();
+    let mut statement = db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1")?;
+    let mut rows = statement.query([table])?;
+    while let Some(row) = rows.next()? {
+        arrived.insert(key_from_bytes(&row.get::<_, Vec<u8>>(0)?)?);
+    }
+    Ok(arrived)
+}
+
+/// Takes back what is logged of records that were made in such a table.
+pub fn strike(db: &Connection) -> Result<()> {
+    let mut marked = db.prepare_cached(
+        "SELECT CAST(substr(name, 9) AS INTEGER), value FROM main.fs_state WHERE name >= 'emptied ' AND name < 'emptied!'",
+    )?;
+    let marked: Vec<(i64, i64)> =
+        marked.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    if marked.is_empty() {
+        return Ok(());
+    }
+    let tables = LogTable::all(db)?;
+    for (table_no, after) in marked {
+        let Some(table) = tables.get(&table_no) else { continue };
+        let arrived = arrived(db, &table.name)?;
+        let mut struck = Vec::new();
+        Scan::new(db, &tables).run(log::before(db, after + 1)?, i64::MAX, |entry| {
+            if entry.table.table_no == table_no {
+                let is_own = |key: &Key| is_integer(key) && !arrived.contains(key);
+                if entry.logged()?.iter().flatten().next().is_some_and(|first| is_own(&first.key)) {
+                    struck.push(entry.position.place);
+                }
+            }
+            Ok(())
+        })?;
+        for place in struck {
+            log::take_out(db, table_no, place)?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets about tables whose rows have come.
+pub fn end(db: &Connection) -> Result<()> {
+    db.execute(
+        "DELETE FROM main.fs_state WHERE name >= 'emptied ' AND name < 'emptied!' AND NOT EXISTS
+           (SELECT 1 FROM main.fs_table t WHERE t.table_no = CAST(substr(fs_state.name, 9) AS INTEGER) AND t.rebuilt NOT IN (0, 4))",
+        [],
+    )?;
+    Ok(())
+}

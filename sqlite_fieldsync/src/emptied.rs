@@ -13,6 +13,7 @@
 use crate::conflicts::{is_in_its_table, key_from_bytes, key_to_bytes};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, Scan};
+use crate::schema::Table;
 use crate::sql::{self, quote};
 use crate::state::{self, Standing};
 use fieldsync_core::delta::Op;
@@ -144,13 +145,18 @@ pub fn arrived(db: &Connection, table: &str) -> Result<HashSet<Key>> {
     Ok(arrived)
 }
 
-/// Takes back what is logged of records that were made in such a table.
-pub fn strike(db: &Connection) -> Result<()> {
+/// Tables that were emptied, by their numbers, and where their logs ended before.
+fn marked(db: &Connection) -> Result<Vec<(i64, i64)>> {
     let mut marked = db.prepare_cached(
         "SELECT CAST(substr(name, 9) AS INTEGER), value FROM main.fs_state WHERE name >= 'emptied ' AND name < 'emptied!'",
     )?;
-    let marked: Vec<(i64, i64)> =
-        marked.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    let marked = marked.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(marked.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Takes back what is logged of records that were made in such a table.
+pub fn strike(db: &Connection) -> Result<()> {
+    let marked = marked(db)?;
     if marked.is_empty() {
         return Ok(());
     }
@@ -173,6 +179,27 @@ pub fn strike(db: &Connection) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many records of a table that was emptied wait for the hub's rows, by its number: what was logged of them may be struck already.
+pub fn waiting(db: &Connection) -> Result<HashMap<i64, i64>> {
+    let mut waiting = HashMap::new();
+    let tables = LogTable::all(db)?;
+    for (table_no, _) in marked(db)? {
+        let Some(table) = tables.get(&table_no).filter(|table| table.live) else { continue };
+        // It may have gone since, or have other columns, and nobody has looked yet.
+        let Some(present) = Table::read_plain(db, &table.name)? else { continue };
+        let has = |name: &str| present.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        if !table.columns[..table.key_len].iter().all(|part| has(&part.name)) {
+            continue;
+        }
+        let arrived = arrived(db, &table.name)?;
+        log::each_key(db, table, |key| {
+            *waiting.entry(table_no).or_default() += i64::from(is_integer(&key) && !arrived.contains(&key));
+            Ok(())
+        })?;
+    }
+    Ok(waiting)
 }
 
 /// Forgets about tables whose rows have come.

@@ -4,6 +4,7 @@
 
 use crate::call::{self, Function};
 use crate::conflicts;
+use crate::emptied;
 use crate::error::Result;
 use crate::sql::atomically;
 use crate::state::{self, Standing};
@@ -29,14 +30,17 @@ fn fs_status(db: &Connection, _: &[Value]) -> Result<Value> {
     let text = |name: &str| -> Result<serde_json::Value> { Ok(state::get(db, name)?.to_json()) };
     let count = |sql: &str| -> Result<i64> { Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?) };
     let mut statement = db.prepare_cached(
-        "SELECT t.name, t.state, (SELECT count(*) FROM main.fs_log l WHERE l.clock > ?1 AND l.what >> 3 = t.table_no)
+        "SELECT t.name, t.state, t.table_no, (SELECT count(*) FROM main.fs_log l WHERE l.clock > ?1 AND l.what >> 3 = t.table_no)
          FROM main.fs_table t ORDER BY t.table_no",
     )?;
     let mut tables = Vec::new();
     let mut pending = 0;
     let mut rows = statement.query([standing.watermark_place])?;
+    let waiting = emptied::waiting(db)?;
     while let Some(row) = rows.next()? {
-        let changes: i64 = row.get(2)?;
+        // Nobody is to hear that all has been sent while records wait.
+        let waiting = waiting.get(&row.get(2)?).copied().unwrap_or(0);
+        let changes = row.get::<_, i64>(3)?.max(waiting);
         pending += changes;
         tables
             .push(json!({ "table": row.get::<_, String>(0)?, "state": row.get::<_, String>(1)?, "pending": changes }));

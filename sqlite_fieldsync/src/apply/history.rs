@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
 use crate::made_anew;
 use crate::shapes;
-use crate::sql::{self, quote};
 use crate::state::{self, Standing};
 use fieldsync_core::coalesce::LoggedField;
 use fieldsync_core::overlay::Offer;
@@ -205,20 +204,13 @@ pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
 /// Keys of rows that are offered whole.
 fn offered_whole(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
     let arrived = emptied::arrived(db, &table.name)?;
-    let names = table.columns[..table.key_len]
-        .iter()
-        .map(|column| quote(db, &column.name))
-        .collect::<Result<Vec<_>>>()?
-        .join(", ");
-    let mut statement = db.prepare(&format!("SELECT {names} FROM main.{}", quote(db, &table.name)?))?;
-    let mut rows = statement.query([])?;
     let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let key = Key((0..table.key_len).map(|at| sql::column(row, at)).collect::<Result<Vec<_>>>()?);
+    log::each_key(db, table, |key| {
         let named = !key.0.iter().any(Value::is_null);
         if named && unanswered.offer(&table.name, &key, arrived.contains(&key)) == Offer::Whole {
             found.push(key);
         }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }

@@ -148,6 +148,18 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Visits the keys of all rows of a table.
+pub fn each_key(db: &Connection, table: &LogTable, mut visit: impl FnMut(Key) -> Result<()>) -> Result<()> {
+    let parts = &table.columns[..table.key_len];
+    let names = parts.iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?.join(", ");
+    let mut statement = db.prepare(&format!("SELECT {names} FROM main.{}", quote(db, &table.name)?))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        visit(Key((0..parts.len()).map(|at| sql::column(row, at)).collect::<Result<_>>()?))?;
+    }
+    Ok(())
+}
+
 fn values(row: &rusqlite::Row<'_>, key_len: usize, slots: &[u16]) -> Result<Values> {
     let mut found = Vec::with_capacity(slots.len());
     for (at, slot) in slots.iter().enumerate() {

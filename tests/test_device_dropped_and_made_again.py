@@ -90,6 +90,35 @@ class TestAPersonDecides:
         one.resolve(entry, '{"v": "both"}')
         self.assert_decided(beside, [(1, "both", "after")])
 
+    @pytest.mark.parametrize("synced", [False, True])
+    @pytest.mark.parametrize("first", ["mine", "theirs", '{"v": "both"}'])
+    def test_for_the_hubs_after_another_choice(self, beside, first, synced):
+        """What the table shows then is the hub's record, not the one that is dropped."""
+        hub, one, entry = beside
+        one.resolve(entry, first)
+        if synced:
+            carry(one, hub)
+        one.resolve(entry, "theirs")
+        self.assert_decided(beside, [(1, "one", "w")])
+
+    def test_for_the_hubs_after_a_third_record_got_the_key(self, beside):
+        hub, one, entry = beside
+        hub.sql("DELETE FROM t WHERE id = 1")
+        carry(one, hub)
+        one.sql("INSERT INTO t VALUES (1, 'third', 'w')")
+        carry(one, hub)
+        one.resolve(entry, "theirs")
+        one.resolve(entry, "theirs")
+        self.assert_decided(beside, [(1, "third", "w")])
+
+    def test_for_another_key_after_the_hubs_was_edited(self, beside):
+        hub, one, entry = beside
+        one.resolve(entry, "theirs")
+        carry(one, hub)
+        one.sql("UPDATE t SET w = 'edited' WHERE id = 1")
+        one.resolve(entry, '{"id": 2}')
+        self.assert_decided(beside, [(1, "one", "edited"), (2, "made", "after")])
+
     def test_after_the_hub_has_deleted_its_own(self, beside):
         hub, one, entry = beside
         hub.sql("DELETE FROM t WHERE id = 1")

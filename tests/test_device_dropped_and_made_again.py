@@ -26,6 +26,10 @@ def dropped(device, schema=DEVICE["integer"], table="t"):
     device.shell(f"DROP TABLE {table}; {schema};")
 
 
+def copied(device):
+    device.shell(f"BEGIN; {DEVICE['integer'].replace('TABLE t', 'TABLE u')}; INSERT INTO u SELECT * FROM t; DROP TABLE t; ALTER TABLE u RENAME TO t; COMMIT;")
+
+
 @pytest.mark.parametrize("heard", HEARD)
 def test_a_new_record_of_an_integer_key_is_beside_the_hubs(hub, client, sync, heard):
     hub.script(HUB.format(key="integer"))
@@ -234,6 +238,51 @@ class TestMeanwhile:
         assert one.sql(ROWS) == hub.sql(ROWS) == [*((n, f"hub{n}", f"hub{n}") for n in range(1, 7)), (30, "last", "last")]
         assert [entry["mine"]["v"] for entry in one.conflicts("open")] == ["own2"]
 
+    @pytest.mark.parametrize("at", range(5))
+    def test_a_copy_after_the_drop(self, pair, sync, at):
+        """What has arrived by then is the hub's, and what is written to it an edit."""
+        hub, one = pair
+        hub.sql("INSERT INTO t SELECT n, 'hub' || n, 'hub' || n FROM generate_series(50, 52) n")
+        dropped(one)
+        one.sql("INSERT INTO t VALUES (1, 'own1', 'own1'), (9, 'own9', 'own9')")
+        for _ in range(at):
+            one.apply(hub.sync(one.export()))
+        one.sql("UPDATE t SET v = 'edited' WHERE id IN (9, 50)")
+        one.sql("DELETE FROM t WHERE id = 51")
+        copied(one)
+        one.sql("UPDATE t SET w = 'unseen' WHERE id = 50")
+        one.track("t")
+        one.sql("UPDATE t SET w = 'seen' WHERE id = 52")
+        sync(one, hub), sync(one, hub)
+        assert one.sql(ROWS) == hub.sql(ROWS) and [entry["mine"] for entry in one.conflicts("open")] == [{"v": "own1", "w": "own1"}]
+        rows = [(9, "edited", "own9"), (50, "edited", "unseen"), (52, "hub52", "seen")]
+        assert not at or one.sql("SELECT id, v, w FROM t WHERE id IN (9, 50, 51, 52) ORDER BY id") == rows
+
+    @pytest.mark.parametrize("at", range(5))
+    @pytest.mark.parametrize("backup", ["before", "after"])
+    def test_the_hub_is_restored(self, pair, sync, make_hub, at, backup):
+        """What had arrived is the hub's, though the hub has lost it."""
+        hub, one = pair
+        scripts = {"before": hub.dump()}
+        hub.sql("UPDATE t SET v = 'hub30!' WHERE id = 30")
+        hub.sql("INSERT INTO t VALUES (50, 'hub50', 'hub50'), (51, 'hub51', 'hub51')")
+        scripts["after"] = hub.dump()
+        dropped(one)
+        one.sql("INSERT INTO t VALUES (1, 'own1', 'own1'), (9, 'own9', 'own9')")
+        for _ in range(at):
+            one.apply(hub.sync(one.export()))
+        one.sql("UPDATE t SET v = 'edited' WHERE id IN (9, 50)")
+        restored = make_hub(extension=False)
+        restored.psql(scripts[backup])
+        for _ in range(3):
+            sync(one, restored)
+        assert one.sql(ROWS) == restored.sql(ROWS) and one.pending == 0
+        assert [(entry["row_id"], entry["mine"]) for entry in one.conflicts("open")] == [("1", {"v": "own1", "w": "own1"})]
+        rows = {row[0]: row[1:] for row in one.sql(ROWS)}
+        assert rows[9] == ("edited", "own9")
+        assert rows.get(50) == (("edited", "hub50") if at else ("hub50", "hub50") if backup == "after" else None)
+        assert at < 2 or rows[30] == ("hub30!", "last")
+
     def test_a_new_column_comes_with_the_new_table(self, pair, sync):
         hub, one = pair
         hub.sql("ALTER TABLE t ADD x text")
@@ -248,8 +297,8 @@ class TestMeanwhile:
         hub, one = pair
         one.sql("UPDATE t SET v = 'edited' WHERE id = 1")
         one.sql("DELETE FROM t WHERE id = 30")
-        one.shell("BEGIN; CREATE TABLE u (id INTEGER PRIMARY KEY AUTOINCREMENT, v TEXT, w TEXT); INSERT INTO u SELECT * FROM t; DROP TABLE t;"
-                  "ALTER TABLE u RENAME TO t; UPDATE t SET w = 'unseen' WHERE id = 2; COMMIT;")
+        copied(one)
+        one.sql("UPDATE t SET w = 'unseen' WHERE id = 2")
         sync(one, hub)
         assert one.sql(ROWS) == hub.sql(ROWS) and one.conflicts("open") == []
         assert hub.sql("SELECT v, w FROM t WHERE id IN (1, 2, 30) ORDER BY id") == [("edited", "hub1"), ("hub2", "unseen")]
@@ -293,6 +342,45 @@ def test_a_composite_key_of_integers(hub, client, sync):
     rows = "SELECT a, b, v FROM t ORDER BY a, b"
     assert one.sql(rows) == hub.sql(rows) == [(1, 1, "hub"), (1, 2, "hub"), (2, 1, "own"), (7, 1, "last")]
     assert [entry["mine"]["v"] for entry in one.conflicts("open")] == ["own"]
+
+
+def test_a_copy_whose_key_has_another_order_is_no_drop(hub, client, sync):
+    schema = "CREATE TABLE {} (a integer NOT NULL, b integer NOT NULL, v text, PRIMARY KEY ({}))"
+    hub.script(schema.format("t", "a, b"))
+    hub.enable("t")
+    hub.sql("INSERT INTO t VALUES (1, 2, 'hub'), (7, 1, 'last'), (8, 2, 'last')")
+    one = client("one", schema.format("t", "a, b"), "t")
+    sync(one, hub)
+    one.shell(f"BEGIN; {schema.format('u', 'b, a')}; INSERT INTO u SELECT * FROM t; DROP TABLE t; ALTER TABLE u RENAME TO t;"
+              "UPDATE t SET v = 'unseen' WHERE a = 1; COMMIT;")
+    one.track("t")
+    one.sql("DELETE FROM t WHERE a = 7")
+    sync(one, hub)
+    rows = "SELECT a, b, v FROM t ORDER BY a"
+    assert one.sql(rows) == hub.sql(rows) == [(1, 2, "unseen"), (8, 2, "last")] and one.conflicts("open") == []
+
+
+def test_two_tables_one_after_the_other(hub, client, sync):
+    """The first one has all of its rows before the second one has."""
+    other = DEVICE["integer"].replace("TABLE t", "TABLE u")
+    hub.script(HUB.format(key="integer") + ";" + HUB.format(key="integer").replace("TABLE t", "TABLE u"))
+    hub.enable("t"), hub.enable("u")
+    hub.sql("INSERT INTO t VALUES (1, 'one', 'w'), (30, 'last', 'w')")
+    hub.sql("INSERT INTO u VALUES (1, 'one', 'w'), (30, 'last', 'w')")
+    one = client("one", f"{DEVICE['integer']}; {other}", "t", "u")
+    sync(one, hub)
+    dropped(one)
+    one.sql("INSERT INTO t VALUES (1, 'made', 'after')")
+    for _ in range(2):
+        one.apply(hub.sync(one.export()))
+    dropped(one, other, "u")
+    hub.sql("INSERT INTO u VALUES (2, 'two', 'w')")
+    one.apply(hub.sync(one.export()))
+    one.sql("UPDATE u SET w = 'edited' WHERE id = 2")
+    sync(one, hub)
+    rows = "SELECT id, v, w FROM u ORDER BY id"
+    assert one.sql(rows) == hub.sql(rows) == [(1, "one", "w"), (2, "two", "edited"), (30, "last", "w")]
+    assert [(entry["table_name"], entry["mine"]["v"]) for entry in one.conflicts("open")] == [("t", "made")]
 
 
 @pytest.mark.parametrize("heard", HEARD)

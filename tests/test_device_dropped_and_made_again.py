@@ -283,6 +283,25 @@ class TestMeanwhile:
         assert rows.get(50) == (("edited", "hub50") if at else ("hub50", "hub50") if backup == "after" else None)
         assert at < 2 or rows[30] == ("hub30!", "last")
 
+    @pytest.mark.parametrize("back", [1, 3])
+    @pytest.mark.parametrize("at", range(5))
+    def test_untracked_for_a_while(self, pair, sync, at, back):
+        """As for ALTER TABLE ... DROP COLUMN."""
+        hub, one = pair
+        dropped(one)
+        one.track("t")
+        one.sql("INSERT INTO t VALUES (1, 'own1', 'own1'), (9, 'own9', 'own9')")
+        for _ in range(at):
+            one.apply(hub.sync(one.export()))
+        one.sql("SELECT fs_untrack('t')")
+        for _ in range(back):
+            one.apply(hub.sync(one.export()))
+        one.track("t", {"existing": "ignore"})
+        one.sql("INSERT INTO t VALUES (10, 'own10', 'own10')")
+        sync(one, hub)
+        assert one.sql(ROWS) == hub.sql(ROWS) and [entry["mine"]["v"] for entry in one.conflicts("open")] == ["own1"]
+        assert hub.sql("SELECT id, v FROM t WHERE id BETWEEN 7 AND 29 ORDER BY id") == [(9, "own9"), (10, "own10")]
+
     def test_a_new_column_comes_with_the_new_table(self, pair, sync):
         hub, one = pair
         hub.sql("ALTER TABLE t ADD x text")

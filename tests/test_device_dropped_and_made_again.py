@@ -347,6 +347,24 @@ def test_rows_that_refer_to_such_a_record_wait_with_it(hub, client, sync):
     assert one.sql(children) == hub.sql(children) == rows and one.conflicts("open") == []
 
 
+def test_rows_that_refer_to_the_hubs_wait_for_nobody(hub, client, sync):
+    """Only the parents' table is dropped. A row that was written since may mean the other one: it is listed."""
+    child = "CREATE TABLE c (id INTEGER PRIMARY KEY, t INTEGER REFERENCES t(id), v TEXT)"
+    hub.script(HUB.format(key="integer") + "; CREATE TABLE c (id integer PRIMARY KEY, t integer REFERENCES t(id), v text);")
+    hub.enable("t"), hub.enable("c")
+    hub.sql("INSERT INTO t VALUES (1, 'one', 'w'), (30, 'last', 'w')")
+    hub.sql("INSERT INTO c VALUES (1, 1, 'hub'), (30, 30, 'last')")
+    one = client("one", f"{DEVICE['integer']}; {child}", "t", "c")
+    sync(one, hub)
+    dropped(one)
+    one.sql("INSERT INTO t VALUES (1, 'made', 'after')")
+    one.sql("INSERT INTO c VALUES (9, 1, 'of the made one?')")
+    sync(one, hub), sync(one, hub)
+    rows = "SELECT id, t, v FROM c ORDER BY id"
+    assert one.sql(rows) == hub.sql(rows) == [(1, 1, "hub"), (9, 1, "of the made one?"), (30, 30, "last")] and one.sql(ROWS) == hub.sql(ROWS)
+    assert {(entry["table_name"], entry["row_id"]) for entry in one.conflicts("open")} == {("t", "1"), ("c", "9")}
+
+
 def test_a_composite_key_of_integers(hub, client, sync):
     schema = "CREATE TABLE t (a integer NOT NULL, b integer NOT NULL, v text, w text, PRIMARY KEY (a, b))"
     hub.script(schema)

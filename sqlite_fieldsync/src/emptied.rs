@@ -198,6 +198,23 @@ fn marked(db: &Connection) -> Result<Vec<(i64, i64)>> {
     Ok(marked.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Rows that this device has written since the first of them may have been: table (lower case) and key.
+pub fn written_since(db: &Connection) -> Result<HashSet<(String, Key)>> {
+    let mut written = HashSet::new();
+    let Some(noticed) = marked(db)?.into_iter().map(|(_, after)| after).min() else { return Ok(written) };
+    // It was whole when this end last looked, which left a mark.
+    let whole = "SELECT ifnull(max(clock), 0) FROM main.fs_log WHERE what = 0 AND clock <= ?1";
+    let whole: i64 = db.query_row(whole, [noticed], |row| row.get(0))?;
+    let tables = LogTable::all(db)?;
+    Scan::new(db, &tables).run(log::before(db, whole + 1)?, i64::MAX, |entry| {
+        for logged in entry.logged()?.into_iter().flatten() {
+            written.insert((entry.table.name.to_ascii_lowercase(), logged.key));
+        }
+        Ok(())
+    })?;
+    Ok(written)
+}
+
 /// Takes back what is logged of records that were made in such a table.
 pub fn strike(db: &Connection) -> Result<()> {
     let marked = marked(db)?;

@@ -61,14 +61,30 @@ def template(server):
     server.psql(f"DROP DATABASE {name}")
 
 
+@pytest.fixture(scope="session")
+def administrator(server):
+    """`administrator(statement)`, on a connection that stays: a psql for each database would cost more than to drop one."""
+    hub = Hub(server, "postgres")
+
+    def run(statement):
+        try:
+            hub.sql(statement)
+        except psycopg.OperationalError:  # a test has ended all connections
+            hub.close()
+            hub.sql(statement)
+
+    yield run
+    hub.close()
+
+
 @pytest.fixture
-def make_hub(server, template):
+def make_hub(server, administrator, template):
     """A factory of hub databases of their own, with the extension unless it is not wanted."""
     hubs = []
 
     def make(extension=True):
         name = f"test_{os.getpid()}_{next(NUMBERS)}"
-        server.psql(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if extension else ""))
+        administrator(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if extension else ""))
         made = Hub(server, name)
         hubs.append(made)
         return made
@@ -76,7 +92,7 @@ def make_hub(server, template):
     yield make
     for made in hubs:
         made.close()
-        server.psql(f"DROP DATABASE IF EXISTS {made.database} WITH (FORCE)")
+        administrator(f"DROP DATABASE IF EXISTS {made.database} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -26,6 +26,10 @@ def dropped(device, schema=DEVICE["integer"], table="t"):
     device.shell(f"DROP TABLE {table}; {schema};")
 
 
+def copied(device):
+    device.shell(f"BEGIN; {DEVICE['integer'].replace('TABLE t', 'TABLE u')}; INSERT INTO u SELECT * FROM t; DROP TABLE t; ALTER TABLE u RENAME TO t; COMMIT;")
+
+
 @pytest.mark.parametrize("heard", HEARD)
 def test_a_new_record_of_an_integer_key_is_beside_the_hubs(hub, client, sync, heard):
     hub.script(HUB.format(key="integer"))
@@ -89,6 +93,35 @@ class TestAPersonDecides:
         hub, one, entry = beside
         one.resolve(entry, '{"v": "both"}')
         self.assert_decided(beside, [(1, "both", "after")])
+
+    @pytest.mark.parametrize("synced", [False, True])
+    @pytest.mark.parametrize("first", ["mine", "theirs", '{"v": "both"}'])
+    def test_for_the_hubs_after_another_choice(self, beside, first, synced):
+        """What the table shows then is the hub's record, not the one that is dropped."""
+        hub, one, entry = beside
+        one.resolve(entry, first)
+        if synced:
+            carry(one, hub)
+        one.resolve(entry, "theirs")
+        self.assert_decided(beside, [(1, "one", "w")])
+
+    def test_for_the_hubs_after_a_third_record_got_the_key(self, beside):
+        hub, one, entry = beside
+        hub.sql("DELETE FROM t WHERE id = 1")
+        carry(one, hub)
+        one.sql("INSERT INTO t VALUES (1, 'third', 'w')")
+        carry(one, hub)
+        one.resolve(entry, "theirs")
+        one.resolve(entry, "theirs")
+        self.assert_decided(beside, [(1, "third", "w")])
+
+    def test_for_another_key_after_the_hubs_was_edited(self, beside):
+        hub, one, entry = beside
+        one.resolve(entry, "theirs")
+        carry(one, hub)
+        one.sql("UPDATE t SET w = 'edited' WHERE id = 1")
+        one.resolve(entry, '{"id": 2}')
+        self.assert_decided(beside, [(1, "one", "edited"), (2, "made", "after")])
 
     def test_after_the_hub_has_deleted_its_own(self, beside):
         hub, one, entry = beside
@@ -218,6 +251,70 @@ class TestMeanwhile:
         assert one.sql(ROWS) == hub.sql(ROWS) == [*((n, f"hub{n}", f"hub{n}") for n in range(1, 7)), (30, "last", "last")]
         assert [entry["mine"]["v"] for entry in one.conflicts("open")] == ["own2"]
 
+    @pytest.mark.parametrize("at", range(5))
+    def test_a_copy_after_the_drop(self, pair, sync, at):
+        """What has arrived by then is the hub's, and what is written to it an edit."""
+        hub, one = pair
+        hub.sql("INSERT INTO t SELECT n, 'hub' || n, 'hub' || n FROM generate_series(50, 52) n")
+        dropped(one)
+        one.sql("INSERT INTO t VALUES (1, 'own1', 'own1'), (9, 'own9', 'own9')")
+        for _ in range(at):
+            one.apply(hub.sync(one.export()))
+        one.sql("UPDATE t SET v = 'edited' WHERE id IN (9, 50)")
+        one.sql("DELETE FROM t WHERE id = 51")
+        copied(one)
+        one.sql("UPDATE t SET w = 'unseen' WHERE id = 50")
+        one.track("t")
+        one.sql("UPDATE t SET w = 'seen' WHERE id = 52")
+        sync(one, hub), sync(one, hub)
+        assert one.sql(ROWS) == hub.sql(ROWS) and [entry["mine"] for entry in one.conflicts("open")] == [{"v": "own1", "w": "own1"}]
+        rows = [(9, "edited", "own9"), (50, "edited", "unseen"), (52, "hub52", "seen")]
+        assert not at or one.sql("SELECT id, v, w FROM t WHERE id IN (9, 50, 51, 52) ORDER BY id") == rows
+
+    @pytest.mark.parametrize("at", range(5))
+    @pytest.mark.parametrize("backup", ["before", "after"])
+    def test_the_hub_is_restored(self, pair, sync, make_hub, at, backup):
+        """What had arrived is the hub's, though the hub has lost it."""
+        hub, one = pair
+        scripts = {"before": hub.dump()}
+        hub.sql("UPDATE t SET v = 'hub30!' WHERE id = 30")
+        hub.sql("INSERT INTO t VALUES (50, 'hub50', 'hub50'), (51, 'hub51', 'hub51')")
+        scripts["after"] = hub.dump()
+        dropped(one)
+        one.sql("INSERT INTO t VALUES (1, 'own1', 'own1'), (9, 'own9', 'own9')")
+        for _ in range(at):
+            one.apply(hub.sync(one.export()))
+        one.sql("UPDATE t SET v = 'edited' WHERE id IN (9, 50)")
+        restored = make_hub(extension=False)
+        restored.psql(scripts[backup])
+        for _ in range(3):
+            sync(one, restored)
+        assert one.sql(ROWS) == restored.sql(ROWS) and one.pending == 0
+        assert [(entry["row_id"], entry["mine"]) for entry in one.conflicts("open")] == [("1", {"v": "own1", "w": "own1"})]
+        rows = {row[0]: row[1:] for row in one.sql(ROWS)}
+        assert rows[9] == ("edited", "own9")
+        assert rows.get(50) == (("edited", "hub50") if at else ("hub50", "hub50") if backup == "after" else None)
+        assert at < 2 or rows[30] == ("hub30!", "last")
+
+    @pytest.mark.parametrize("back", [1, 3])
+    @pytest.mark.parametrize("at", range(5))
+    def test_untracked_for_a_while(self, pair, sync, at, back):
+        """As for ALTER TABLE ... DROP COLUMN."""
+        hub, one = pair
+        dropped(one)
+        one.track("t")
+        one.sql("INSERT INTO t VALUES (1, 'own1', 'own1'), (9, 'own9', 'own9')")
+        for _ in range(at):
+            one.apply(hub.sync(one.export()))
+        one.sql("SELECT fs_untrack('t')")
+        for _ in range(back):
+            one.apply(hub.sync(one.export()))
+        one.track("t", {"existing": "ignore"})
+        one.sql("INSERT INTO t VALUES (10, 'own10', 'own10')")
+        sync(one, hub)
+        assert one.sql(ROWS) == hub.sql(ROWS) and [entry["mine"]["v"] for entry in one.conflicts("open")] == ["own1"]
+        assert hub.sql("SELECT id, v FROM t WHERE id BETWEEN 7 AND 29 ORDER BY id") == [(9, "own9"), (10, "own10")]
+
     def test_a_new_column_comes_with_the_new_table(self, pair, sync):
         hub, one = pair
         hub.sql("ALTER TABLE t ADD x text")
@@ -232,11 +329,29 @@ class TestMeanwhile:
         hub, one = pair
         one.sql("UPDATE t SET v = 'edited' WHERE id = 1")
         one.sql("DELETE FROM t WHERE id = 30")
-        one.shell("BEGIN; CREATE TABLE u (id INTEGER PRIMARY KEY AUTOINCREMENT, v TEXT, w TEXT); INSERT INTO u SELECT * FROM t; DROP TABLE t;"
-                  "ALTER TABLE u RENAME TO t; UPDATE t SET w = 'unseen' WHERE id = 2; COMMIT;")
+        copied(one)
+        one.sql("UPDATE t SET w = 'unseen' WHERE id = 2")
         sync(one, hub)
         assert one.sql(ROWS) == hub.sql(ROWS) and one.conflicts("open") == []
         assert hub.sql("SELECT v, w FROM t WHERE id IN (1, 2, 30) ORDER BY id") == [("edited", "hub1"), ("hub2", "unseen")]
+
+
+@pytest.mark.parametrize("gone", ["DROP TABLE t", f"DROP TABLE t; {DEVICE['integer']}", f"DROP TABLE t; {DEVICE['integer']}; INSERT INTO t VALUES (2, 'own', 'own')"])
+def test_a_record_whose_new_key_was_not_sent_keeps_its_former_one(hub, client, sync, gone):
+    """Only that its former key went would travel: the hub would delete it."""
+    hub.script(HUB.format(key="integer"))
+    hub.enable("t")
+    hub.sql("INSERT INTO t VALUES (5, 'five', 'w'), (6, 'six', 'w'), (7, 'seven', 'w'), (8, 'eight', 'w'), (30, 'last', 'w'), (31, 'last', 'w')")
+    one = client("one", DEVICE["integer"], "t")
+    sync(one, hub)
+    one.script("""UPDATE t SET v = 'edited' WHERE id = 8; UPDATE t SET id = 9 WHERE id = 8; UPDATE t SET id = 2 WHERE id = 9;
+                  UPDATE t SET id = 10 WHERE id = 7; DELETE FROM t WHERE id = 10;
+                  INSERT INTO t VALUES (12, 'new', 'w'); UPDATE t SET id = 13 WHERE id = 12; DELETE FROM t WHERE id = 5;""")
+    one.shell(gone)
+    sync(one, hub), sync(one, hub)
+    own = [(2, "own", "own")] if "own" in gone else []
+    assert hub.sql(ROWS) == [*own, (6, "six", "w"), (8, "edited", "w"), (30, "last", "w"), (31, "last", "w")]
+    assert one.pending == 0 and one.conflicts("open") == []
 
 
 def test_rows_that_refer_to_such_a_record_wait_with_it(hub, client, sync):
@@ -263,6 +378,24 @@ def test_rows_that_refer_to_such_a_record_wait_with_it(hub, client, sync):
     assert one.sql(children) == hub.sql(children) == rows and one.conflicts("open") == []
 
 
+def test_rows_that_refer_to_the_hubs_wait_for_nobody(hub, client, sync):
+    """Only the parents' table is dropped. A row that was written since may mean the other one: it is listed."""
+    child = "CREATE TABLE c (id INTEGER PRIMARY KEY, t INTEGER REFERENCES t(id), v TEXT)"
+    hub.script(HUB.format(key="integer") + "; CREATE TABLE c (id integer PRIMARY KEY, t integer REFERENCES t(id), v text);")
+    hub.enable("t"), hub.enable("c")
+    hub.sql("INSERT INTO t VALUES (1, 'one', 'w'), (30, 'last', 'w')")
+    hub.sql("INSERT INTO c VALUES (1, 1, 'hub'), (30, 30, 'last')")
+    one = client("one", f"{DEVICE['integer']}; {child}", "t", "c")
+    sync(one, hub)
+    dropped(one)
+    one.sql("INSERT INTO t VALUES (1, 'made', 'after')")
+    one.sql("INSERT INTO c VALUES (9, 1, 'of the made one?')")
+    sync(one, hub), sync(one, hub)
+    rows = "SELECT id, t, v FROM c ORDER BY id"
+    assert one.sql(rows) == hub.sql(rows) == [(1, 1, "hub"), (9, 1, "of the made one?"), (30, 30, "last")] and one.sql(ROWS) == hub.sql(ROWS)
+    assert {(entry["table_name"], entry["row_id"]) for entry in one.conflicts("open")} == {("t", "1"), ("c", "9")}
+
+
 def test_a_composite_key_of_integers(hub, client, sync):
     schema = "CREATE TABLE t (a integer NOT NULL, b integer NOT NULL, v text, w text, PRIMARY KEY (a, b))"
     hub.script(schema)
@@ -277,6 +410,45 @@ def test_a_composite_key_of_integers(hub, client, sync):
     rows = "SELECT a, b, v FROM t ORDER BY a, b"
     assert one.sql(rows) == hub.sql(rows) == [(1, 1, "hub"), (1, 2, "hub"), (2, 1, "own"), (7, 1, "last")]
     assert [entry["mine"]["v"] for entry in one.conflicts("open")] == ["own"]
+
+
+def test_a_copy_whose_key_has_another_order_is_no_drop(hub, client, sync):
+    schema = "CREATE TABLE {} (a integer NOT NULL, b integer NOT NULL, v text, PRIMARY KEY ({}))"
+    hub.script(schema.format("t", "a, b"))
+    hub.enable("t")
+    hub.sql("INSERT INTO t VALUES (1, 2, 'hub'), (7, 1, 'last'), (8, 2, 'last')")
+    one = client("one", schema.format("t", "a, b"), "t")
+    sync(one, hub)
+    one.shell(f"BEGIN; {schema.format('u', 'b, a')}; INSERT INTO u SELECT * FROM t; DROP TABLE t; ALTER TABLE u RENAME TO t;"
+              "UPDATE t SET v = 'unseen' WHERE a = 1; COMMIT;")
+    one.track("t")
+    one.sql("DELETE FROM t WHERE a = 7")
+    sync(one, hub)
+    rows = "SELECT a, b, v FROM t ORDER BY a"
+    assert one.sql(rows) == hub.sql(rows) == [(1, 2, "unseen"), (8, 2, "last")] and one.conflicts("open") == []
+
+
+def test_two_tables_one_after_the_other(hub, client, sync):
+    """The first one has all of its rows before the second one has."""
+    other = DEVICE["integer"].replace("TABLE t", "TABLE u")
+    hub.script(HUB.format(key="integer") + ";" + HUB.format(key="integer").replace("TABLE t", "TABLE u"))
+    hub.enable("t"), hub.enable("u")
+    hub.sql("INSERT INTO t VALUES (1, 'one', 'w'), (30, 'last', 'w')")
+    hub.sql("INSERT INTO u VALUES (1, 'one', 'w'), (30, 'last', 'w')")
+    one = client("one", f"{DEVICE['integer']}; {other}", "t", "u")
+    sync(one, hub)
+    dropped(one)
+    one.sql("INSERT INTO t VALUES (1, 'made', 'after')")
+    for _ in range(2):
+        one.apply(hub.sync(one.export()))
+    dropped(one, other, "u")
+    hub.sql("INSERT INTO u VALUES (2, 'two', 'w')")
+    one.apply(hub.sync(one.export()))
+    one.sql("UPDATE u SET w = 'edited' WHERE id = 2")
+    sync(one, hub)
+    rows = "SELECT id, v, w FROM u ORDER BY id"
+    assert one.sql(rows) == hub.sql(rows) == [(1, "one", "w"), (2, "two", "edited"), (30, "last", "w")]
+    assert [(entry["table_name"], entry["mine"]["v"]) for entry in one.conflicts("open")] == [("t", "made")]
 
 
 # Integer keys, too, where as many records were made as the hub had before anybody looked (a status only reads).

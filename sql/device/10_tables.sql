@@ -128,7 +128,7 @@ CREATE TABLE IF NOT EXISTS main.fs_want(
 ) WITHOUT ROWID;
 
 -- Rows that the hub has sent since it lost history, or since a table was made anew (empty otherwise): their keys in the order of this
--- database's. differing: as the hub sent them, where this device has other values.
+-- database's. differing: as the hub sent them, where this device has other values; empty: it had sent them before it lost history.
 CREATE TABLE IF NOT EXISTS main.fs_arrived(
     table_name TEXT NOT NULL COLLATE NOCASE,
     row_key BLOB NOT NULL,

@@ -1,6 +1,7 @@
 //! What programs did to a tracked table since the triggers were made, as the schema itself tells it.
 
 use crate::conflicts;
+use crate::emptied;
 use crate::error::Result;
 use crate::made_anew;
 use crate::schema::{tokens, unquoted, Table};
@@ -111,6 +112,7 @@ pub fn has_another_key(db: &Connection, table: &Table, table_no: i64) -> Result<
 /// as a table of its own that is not there any more: read with the new key it would be about other rows. Gives the table's new number.
 pub fn set_apart(db: &Connection, table_no: i64, table: &Table) -> Result<i64> {
     let former = format!("{} ({table_no})", table.name);
+    emptied::give_up(db, table_no)?;
     state::note(
         db,
         &format!("table '{}' has another primary key; what was not sent before is listed as of '{former}'", table.name),
@@ -134,6 +136,11 @@ fn name(db: &Connection, table_no: i64, to: &str, rebuilt: bool) -> Result<()> {
     )?
     .execute((table_no, to))?;
     made_anew::start_again(db, table_no)?;
+    db.prepare_cached(
+        "UPDATE OR REPLACE main.fs_arrived SET table_name = ?2
+         WHERE table_name = (SELECT name FROM main.fs_table WHERE table_no = ?1)",
+    )?
+    .execute((table_no, to))?;
     db.prepare_cached("UPDATE main.fs_table SET name = ?2, rebuilt = max(rebuilt, ?3) WHERE table_no = ?1")?
         .execute((table_no, to, rebuilt))?;
     Ok(())
@@ -251,7 +258,7 @@ pub fn follow_key_order(db: &Connection, table: &Table, table_no: i64, order: &[
         parts.collect::<Vec<_>>().join(", ")
     };
     db.execute_batch(&format!("UPDATE main.fs_side_{table_no} SET {}, {}", sets("k"), sets("q")))?;
-    for (rows, id) in [("fs_conflict", ", row_id = ?3"), ("fs_want", "")] {
+    for (rows, id) in [("fs_conflict", ", row_id = ?3"), ("fs_want", ""), ("fs_arrived", "")] {
         let mut keys = db.prepare(&format!(
             "SELECT DISTINCT row_key FROM main.{rows} WHERE table_name = ?1 AND row_key IS NOT NULL"
         ))?;
@@ -259,8 +266,7 @@ pub fn follow_key_order(db: &Connection, table: &Table, table_no: i64, order: &[
         // First to keys that no row has, or one would be in the way of another.
         let mut moved = Vec::new();
         for before in keys {
-            let key = conflicts::key_from_bytes(&before)?;
-            let key = Key(order.iter().filter_map(|from| key.0.get(from - 1).cloned()).collect());
+            let key = in_order(conflicts::key_from_bytes(&before)?, order);
             let apart = [&b"moved "[..], &before].concat();
             db.execute(
                 &format!("UPDATE main.{rows} SET row_key = ?3 WHERE table_name = ?1 AND row_key = ?2"),
@@ -275,5 +281,9 @@ pub fn follow_key_order(db: &Connection, table: &Table, table_no: i64, order: &[
             db.execute(&sql, (&table.name, apart, conflicts::row_id(db, &key)?, conflicts::key_to_bytes(&key)?))?;
         }
     }
-    Ok(())
+    emptied::change_witnesses(db, table_no, |witness| in_order(witness, order))
+}
+
+fn in_order(key: Key, order: &[usize]) -> Key {
+    Key(order.iter().filter_map(|from| key.0.get(from - 1).cloned()).collect())
 }

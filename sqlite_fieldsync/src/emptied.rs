@@ -35,22 +35,39 @@ pub fn remember_witnesses(db: &Connection, tables: &HashMap<i64, LogTable>) -> R
         db.prepare_cached("SELECT table_no FROM main.fs_table WHERE state = 'tracked' AND rebuilt IN (0, 4)")?;
     let complete = complete.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
     for table in complete.iter().filter_map(|table_no| tables.get(table_no)).filter(|table| table.key_len > 0) {
-        let mut keys = greatest_keys(db, table)?;
-        keys.truncate(keys.len().div_ceil(2));
-        let witnesses = match keys.iter().all(is_integer) {
-            true => Value::Blob(postcard::to_allocvec(&keys).map_err(|error| Error::OwnData(error.to_string()))?),
-            false => Value::Null,
-        };
-        let name = witnesses_of(table.table_no);
-        if state::get(db, &name)? != witnesses {
-            state::set(db, &name, &witnesses)?;
+        let keys = greater_half(greatest_keys(db, table)?);
+        let witnesses = if keys.iter().all(is_integer) { keys } else { Vec::new() };
+        if witnesses_of(db, table.table_no)? != witnesses {
+            remember(db, table.table_no, &witnesses)?;
         }
     }
     Ok(())
 }
 
-fn witnesses_of(table_no: i64) -> String {
-    format!("witnesses {table_no}")
+fn greater_half(mut descending: Vec<Key>) -> Vec<Key> {
+    descending.truncate(descending.len().min(LOOKED_AT).div_ceil(2));
+    descending
+}
+
+fn remember(db: &Connection, table_no: i64, witnesses: &[Key]) -> Result<()> {
+    let bytes = postcard::to_allocvec(witnesses).map_err(|error| Error::OwnData(error.to_string()))?;
+    state::set(db, &format!("witnesses {table_no}"), &Value::Blob(bytes))
+}
+
+fn witnesses_of(db: &Connection, table_no: i64) -> Result<Vec<Key>> {
+    match state::get(db, &format!("witnesses {table_no}"))? {
+        Value::Blob(bytes) => postcard::from_bytes(&bytes).map_err(|error| Error::OwnData(error.to_string())),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The keys of a table have another form.
+pub fn change_witnesses(db: &Connection, table_no: i64, change: impl Fn(Key) -> Key) -> Result<()> {
+    let witnesses: Vec<Key> = witnesses_of(db, table_no)?.into_iter().map(change).collect();
+    if witnesses.is_empty() {
+        return Ok(());
+    }
+    remember(db, table_no, &witnesses)
 }
 
 fn greatest_keys(db: &Connection, table: &LogTable) -> Result<Vec<Key>> {
@@ -69,9 +86,8 @@ fn greatest_keys(db: &Connection, table: &LogTable) -> Result<Vec<Key>> {
 }
 
 /// Whether a table that was made anew has lost its witnesses.
-fn has_lost_its_witnesses(db: &Connection, table_no: i64) -> Result<bool> {
-    let Value::Blob(witnesses) = state::get(db, &witnesses_of(table_no))? else { return Ok(false) };
-    let mut gone: Vec<Key> = postcard::from_bytes(&witnesses).map_err(|error| Error::OwnData(error.to_string()))?;
+fn has_lost(db: &Connection, table_no: i64, witnesses: Vec<Key>) -> Result<bool> {
+    let mut gone = witnesses;
     let tables = LogTable::all(db)?;
     let Some(table) = tables.get(&table_no) else { return Ok(false) };
     for witness in &gone {
@@ -92,22 +108,72 @@ fn has_lost_its_witnesses(db: &Connection, table_no: i64) -> Result<bool> {
 
 /// A table was made anew; gives whether it was emptied. Then what is logged of it after this place is struck until all rows have come.
 pub fn begin(db: &Connection, table_no: i64, after: i64) -> Result<bool> {
-    let emptied = has_lost_its_witnesses(db, table_no)?;
+    let is_the_first_time = !is_marked(db, table_no)?;
+    let witnesses = match is_the_first_time {
+        true => witnesses_of(db, table_no)?,
+        // Nothing is left of those: what has arrived since bears witness.
+        false => {
+            let mut arrived: Vec<Key> = arrived(db, table_no)?.into_iter().filter(is_integer).collect();
+            arrived.sort_unstable_by(|one, other| other.cmp(one));
+            greater_half(arrived)
+        }
+    };
+    let emptied = has_lost(db, table_no, witnesses)?;
     if emptied {
-        // What has arrived since a first time is gone, too.
+        // What is logged of rows that had arrived by now is about the hub's, and travels.
+        strike(db)?;
+        keep_former_keys(db, table_no)?;
         forget_arrived(db, table_no)?;
-        db.prepare_cached("INSERT OR IGNORE INTO main.fs_state(name, value) VALUES ('emptied ' || ?1, ?2)")?
-            .execute([table_no, after])?;
+        state::set_integer(db, &format!("emptied {table_no}"), after)?;
     }
     Ok(emptied)
 }
 
+/// A table is gone, with its rows. Where a record had been given another key, unsent, only that its former key went would travel, and
+/// the hub would delete it: it keeps the key by which the hub knows it. Not if it was deleted since.
+pub fn keep_former_keys(db: &Connection, table_no: i64) -> Result<()> {
+    let pending = log::read(db, &LogTable::all(db)?, Standing::load(db)?.answered())?;
+    let mut entries = pending.iter().rev().filter(|entry| i64::from(entry.logged.table) == table_no).peekable();
+    let mut deleted: HashSet<&Key> = HashSet::new();
+    while let Some(entry) = entries.next() {
+        // Backwards, so that a key change's new key comes before its former one.
+        let former = entries.next_if(|former| former.place == entry.place);
+        match (entry.logged.op, former) {
+            (Op::Insert, Some(_)) if !deleted.remove(&entry.logged.key) => log::take_out(db, table_no, entry.place)?,
+            (Op::Insert, Some(former)) => _ = deleted.insert(&former.logged.key),
+            (Op::Insert, None) => _ = deleted.remove(&entry.logged.key),
+            (Op::Delete, _) => _ = deleted.insert(&entry.logged.key),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_marked(db: &Connection, table_no: i64) -> Result<bool> {
+    Ok(state::get(db, &format!("emptied {table_no}"))? != Value::Null)
+}
+
 /// The rows of a table are to be compared from the start. What has arrived in one that was emptied is the hub's all the same.
 pub fn compare_again(db: &Connection, table_no: i64) -> Result<()> {
-    if state::get(db, &format!("emptied {table_no}"))? == Value::Null {
+    if !is_marked(db, table_no)? {
         return forget_arrived(db, table_no);
     }
-    db.execute(&format!("UPDATE main.fs_arrived SET differing = NULL WHERE {OF_TABLE}"), [table_no])?;
+    db.execute(
+        &format!("UPDATE main.fs_arrived SET differing = NULL WHERE {OF_TABLE} AND differing <> x''"),
+        [table_no],
+    )?;
+    Ok(())
+}
+
+/// The hub has lost history: all rows of all tables are to be compared. What had arrived in a table that was emptied is the hub's, be it
+/// that the hub has it no more.
+pub fn compare_after_lost_history(db: &Connection) -> Result<()> {
+    db.execute(
+        "DELETE FROM main.fs_arrived WHERE table_name NOT IN
+           (SELECT t.name FROM main.fs_table t JOIN main.fs_state s ON s.name = 'emptied ' || t.table_no)",
+        [],
+    )?;
+    db.execute("UPDATE main.fs_arrived SET differing = x''", [])?;
     Ok(())
 }
 
@@ -135,23 +201,40 @@ pub fn has_arrived(db: &Connection, table: &str, key: &Key) -> Result<bool> {
 }
 
 /// The keys that have arrived.
-pub fn arrived(db: &Connection, table: &str) -> Result<HashSet<Key>> {
+fn arrived(db: &Connection, table_no: i64) -> Result<HashSet<Key>> {
     let mut arrived = HashSet::new();
-    let mut statement = db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1")?;
-    let mut rows = statement.query([table])?;
+    let mut statement = db.prepare(&format!("SELECT row_key FROM main.fs_arrived WHERE {OF_TABLE}"))?;
+    let mut rows = statement.query([table_no])?;
     while let Some(row) = rows.next()? {
         arrived.insert(key_from_bytes(&row.get::<_, Vec<u8>>(0)?)?);
     }
     Ok(arrived)
 }
 
-/// Tables that were emptied, by their numbers, and where their logs ended before.
+/// The tables that were emptied and wait for their rows, each with the place where its log ended before.
 fn marked(db: &Connection) -> Result<Vec<(i64, i64)>> {
     let mut marked = db.prepare_cached(
         "SELECT CAST(substr(name, 9) AS INTEGER), value FROM main.fs_state WHERE name >= 'emptied ' AND name < 'emptied!'",
     )?;
     let marked = marked.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(marked.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Rows that this device has written since the first of them may have been: table (lower case) and key.
+pub fn written_since(db: &Connection) -> Result<HashSet<(String, Key)>> {
+    let mut written = HashSet::new();
+    let Some(noticed) = marked(db)?.into_iter().map(|(_, after)| after).min() else { return Ok(written) };
+    // It was whole when this end last looked, which left a mark.
+    let whole = "SELECT ifnull(max(clock), 0) FROM main.fs_log WHERE what = 0 AND clock <= ?1";
+    let whole: i64 = db.query_row(whole, [noticed], |row| row.get(0))?;
+    let tables = LogTable::all(db)?;
+    Scan::new(db, &tables).run(log::before(db, whole + 1)?, i64::MAX, |entry| {
+        for logged in entry.logged()?.into_iter().flatten() {
+            written.insert((entry.table.name.to_ascii_lowercase(), logged.key));
+        }
+        Ok(())
+    })?;
+    Ok(written)
 }
 
 /// Takes back what is logged of records that were made in such a table.
@@ -162,8 +245,10 @@ pub fn strike(db: &Connection) -> Result<()> {
     }
     let tables = LogTable::all(db)?;
     for (table_no, after) in marked {
-        let Some(table) = tables.get(&table_no) else { continue };
-        let arrived = arrived(db, &table.name)?;
+        if !tables.contains_key(&table_no) {
+            continue;
+        }
+        let arrived = arrived(db, table_no)?;
         let mut struck = Vec::new();
         Scan::new(db, &tables).run(log::before(db, after + 1)?, i64::MAX, |entry| {
             if entry.table.table_no == table_no {
@@ -193,13 +278,20 @@ pub fn waiting(db: &Connection) -> Result<HashMap<i64, i64>> {
         if !table.columns[..table.key_len].iter().all(|part| has(&part.name)) {
             continue;
         }
-        let arrived = arrived(db, &table.name)?;
+        let arrived = arrived(db, table_no)?;
         log::each_key(db, table, |key| {
             *waiting.entry(table_no).or_default() += i64::from(is_integer(&key) && !arrived.contains(&key));
             Ok(())
         })?;
     }
     Ok(waiting)
+}
+
+/// A table goes on as another one.
+pub fn give_up(db: &Connection, table_no: i64) -> Result<()> {
+    forget_arrived(db, table_no)?;
+    db.execute("DELETE FROM main.fs_state WHERE name = 'emptied ' || ?1", [table_no])?;
+    Ok(())
 }
 
 /// Forgets about tables whose rows have come.

@@ -28,10 +28,28 @@ const LAST_NEWS: i64 = 5;
 /// They are compared, but for values that are kept for want of their column. It may have another name here.
 const BUT_KEPT: i64 = 4;
 
-/// A table was made anew, or may have lost rows by way of what no trigger knew; `why` in words. `after`: where its log ended before.
-pub fn begin(db: &Connection, table_no: i64, name: &str, why: &str, after: i64) -> Result<()> {
-    state::note(db, &format!("table '{name}' {why} is found when the hub's rows have come"))?;
-    if emptied::begin(db, table_no, after)? {
+/// Why a table may hold, or have lost, what no trigger has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// A program has made it anew, or has dropped its triggers.
+    MadeAnew,
+    /// It has a unique index that its triggers did not know.
+    UniqueIndex,
+}
+
+impl Why {
+    fn words(self) -> &'static str {
+        match self {
+            Why::MadeAnew => "was made anew by a program; what was written to it meanwhile",
+            Why::UniqueIndex => "has a new unique index; what was replaced by way of it meanwhile",
+        }
+    }
+}
+
+/// A table is to be compared with the hub's. `after`: where its log ended before.
+pub fn begin(db: &Connection, table_no: i64, name: &str, why: Why, after: i64) -> Result<()> {
+    state::note(db, &format!("table '{name}' {} is found when the hub's rows have come", why.words()))?;
+    if why == Why::MadeAnew && emptied::begin(db, table_no, after)? {
         state::note(
             db,
             &format!(
@@ -65,6 +83,19 @@ pub fn start_again(db: &Connection, table_no: i64) -> Result<()> {
     Ok(())
 }
 
+/// A table is tracked again. If all rows came meanwhile, they were not compared: they are asked for once more, unless they are under way.
+pub fn go_on(db: &Connection, table_no: i64) -> Result<()> {
+    start_again(db, table_no)?;
+    let marked = db.execute(
+        "UPDATE main.fs_table SET rebuilt = ?2 WHERE table_no = ?1 AND rebuilt IN (?2, ?3)",
+        [table_no, COMPARING, TO_ASK],
+    )?;
+    match marked {
+        0 => Ok(()),
+        _ => state::pull_again(db),
+    }
+}
+
 /// Whether what arrives for a table goes over what may have been written there unseen.
 pub fn is_unseen(db: &Connection, table: &str, reconciling: bool) -> Result<bool> {
     Ok(db
@@ -92,7 +123,7 @@ pub fn with_last_news_to_come(db: &Connection) -> Result<HashSet<String>> {
 /// All rows have come, up to a cursor that this database does not take over. `answered`: what is logged from there on is none of what
 /// no trigger saw.
 pub fn all_rows_have_come(db: &Connection, answered: Position) -> Result<()> {
-    db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE rebuilt = ?1", [COMPARING, LAST_NEWS])?;
+    move_on(db, COMPARING, LAST_NEWS)?;
     state::set_integer(db, "compared_clock", answered.clock.as_i64())?;
     state::set_integer(db, "compared_place", answered.place)?;
     // In answer to exports made until now all rows would come again, and pass for news.
@@ -110,7 +141,7 @@ pub fn compared_from(db: &Connection) -> Result<Option<Position>> {
 
 /// What the hub had changed has come: all of its rows are to be asked for.
 pub fn news_have_come(db: &Connection) -> Result<()> {
-    if db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE rebuilt = ?1", [NEWS, TO_ASK])? > 0 {
+    if move_on(db, NEWS, TO_ASK)? > 0 {
         state::pull_again(db)?;
     }
     Ok(())
@@ -118,8 +149,13 @@ pub fn news_have_come(db: &Connection) -> Result<()> {
 
 /// An export has asked for all rows.
 pub fn asked(db: &Connection) -> Result<()> {
-    db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE rebuilt = ?1", [TO_ASK, COMPARING])?;
+    move_on(db, TO_ASK, COMPARING)?;
     Ok(())
+}
+
+/// For a table that is tracked no more nothing comes: it stays where it is.
+fn move_on(db: &Connection, from: i64, to: i64) -> Result<usize> {
+    Ok(db.execute("UPDATE main.fs_table SET rebuilt = ?2 WHERE rebuilt = ?1 AND state = 'tracked'", [from, to])?)
 }
 
 /// Tables (lower case) whose rows are compared with the hub's as they come, not overwritten: these, once all rows have been asked
@@ -133,7 +169,7 @@ pub fn comparing(db: &Connection, repulled: bool, all: bool) -> Result<HashSet<S
 
 /// All rows of these tables, or of `all`, have been compared.
 pub fn compared(db: &Connection, all: bool) -> Result<()> {
-    done(db, "rebuilt IN (?2, ?3) OR ?1", (all, COMPARING, LAST_NEWS))
+    done(db, "state = 'tracked' AND (rebuilt IN (?2, ?3) OR ?1)", (all, COMPARING, LAST_NEWS))
 }
 
 /// Writes values of a table that were kept. What they replace goes on record if they were kept when all was compared.

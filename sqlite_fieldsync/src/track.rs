@@ -7,10 +7,11 @@ use crate::apply::kept;
 use crate::call::{self, Function};
 use crate::conflicts;
 use crate::error::{Error, Result};
+use crate::made_anew::{self, Why};
 use crate::schema::{Affinity, Table};
 use crate::sql::{atomically, quote, still_whole};
 use crate::triggers::{what, Plan};
-use crate::{apply, bases, drift, log, made_anew, state, views};
+use crate::{apply, bases, drift, emptied, log, state, views};
 use fieldsync_core::Value;
 use rusqlite::Connection;
 use serde_json::json;
@@ -59,7 +60,7 @@ fn fs_track(db: &Connection, arguments: &[Value]) -> Result<Value> {
             .execute([&table.name, &options.to_string()])?;
             let table_no = number(db, &table.name)?;
             settle_in(db, &table, table_no)?;
-            made_anew::start_again(db, table_no)?;
+            made_anew::go_on(db, table_no)?;
             if options["existing"] != "ignore" {
                 let seen = kept::seen_before(db, &table.name, None)?;
                 captured = unseen(db, seen, || capture_existing(db, &table, table_no, known.is_some()))?;
@@ -393,6 +394,9 @@ pub fn renew(db: &Connection) -> Result<()> {
             None => {
                 if known.state == "tracked" {
                     state::note(db, &format!("table '{}' is gone; its unsent changes still travel, but rows made since the last sync went with it", known.name))?;
+                    if Table::read_plain(db, &known.name)?.is_none() {
+                        emptied::keep_former_keys(db, known.table_no)?;
+                    }
                     db.execute("UPDATE main.fs_table SET state = 'missing' WHERE table_no = ?1", [known.table_no])?;
                     changed = true;
                 }
@@ -412,9 +416,9 @@ pub fn renew(db: &Connection) -> Result<()> {
                 }
                 let signature = known.signature.as_deref();
                 let differs = if !stand {
-                    Some("was made anew by a program; what was written to it meanwhile")
+                    Some(Why::MadeAnew)
                 } else if drift::may_have_replaced(db, signature, &table, known.table_no, mark)? {
-                    Some("has a new unique index; what was replaced by way of it meanwhile")
+                    Some(Why::UniqueIndex)
                 } else {
                     None
                 };
@@ -446,7 +450,7 @@ fn apart_under_another_key(db: &Connection, table_no: i64, table: &Table) -> Res
 }
 
 /// `differs`: why it may hold what no trigger has seen.
-fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<&str>) -> Result<()> {
+fn renew_table(db: &Connection, known: &Tracked, table: &Table, differs: Option<Why>) -> Result<()> {
     let end = log::last(db)?.place;
     let table_no = apart_under_another_key(db, known.table_no, table)?;
     let (before, columns) = settle_in(db, table, table_no)?;

@@ -8,6 +8,7 @@ use crate::emptied;
 use crate::error::Result;
 use fieldsync_core::delta::Op;
 use fieldsync_core::reply::RowChange;
+use fieldsync_core::Key;
 use std::collections::HashSet;
 
 impl Pass<'_, '_> {
@@ -35,8 +36,11 @@ impl Pass<'_, '_> {
         }
         if let Some(own) = own {
             if writer.over(Some(own.clone()), &row.key, &row.fields) != own {
-                let mut leaving = HashSet::from([(name.to_ascii_lowercase(), own_key.clone())]);
+                let itself = (name.to_ascii_lowercase(), own_key.clone());
+                let mut leaving = HashSet::from([itself.clone()]);
                 self.done.stepped_aside += 1 + self.dependents_step_aside(&name, &own, &mut leaving)?;
+                leaving.remove(&itself);
+                self.come_back_by_themselves(leaving)?;
                 conflicts::beside_the_hubs(self.db, &self.tables[place.0].head, &own_key, &own, row)?;
                 if let Some(writer) = &mut self.tables[place.0].writer {
                     writer.delete(&row.key)?;
@@ -48,5 +52,24 @@ impl Pass<'_, '_> {
         }
         history::arrived(self.db, &self.tables[place.0].head, &own_key, row, false)?;
         Ok(true)
+    }
+
+    /// Dependents that this device has not written since refer to the hub's: they come back, and nobody has to decide about them.
+    fn come_back_by_themselves(&mut self, dependents: HashSet<(String, Key)>) -> Result<()> {
+        if dependents.is_empty() {
+            return Ok(());
+        }
+        if self.written_since.is_none() {
+            self.written_since = Some(emptied::written_since(self.db)?);
+        }
+        for dependent in dependents {
+            let (table, key) = &dependent;
+            let may_be_of_the_other = self.written_since.as_ref().is_some_and(|written| written.contains(&dependent))
+                || emptied::is_emptied(self.db, table)? && !emptied::has_arrived(self.db, table, key)?;
+            if !may_be_of_the_other {
+                self.aside.insert((table.clone(), key.row_id()));
+            }
+        }
+        Ok(())
     }
 }

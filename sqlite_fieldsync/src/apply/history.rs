@@ -5,7 +5,7 @@
 use super::kept;
 use super::unanswered::Unanswered;
 use super::Report;
-use crate::conflicts::{self, key_to_bytes, Unseen};
+use crate::conflicts::{self, key_from_bytes, key_to_bytes, Unseen};
 use crate::emptied;
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
@@ -65,7 +65,7 @@ pub(super) fn turn(db: &Connection, standing: &Standing, reply: &Reply, notice: 
             state::set_integer(db, "reconciling", 1)?;
             // Rows may show what became of these changes in the lost history: exports ask for them along with the changes.
             state::set_integer(db, "offered_again", last)?;
-            db.execute("DELETE FROM main.fs_arrived", [])?;
+            emptied::compare_after_lost_history(db)?;
             conflicts::forget_numbers(db, place, last)?;
             format!("the hub has a new history: {reason}")
         }
@@ -99,7 +99,7 @@ pub(super) fn overtaken(db: &Connection, table: &TableRows, key: &Key, row: &Row
         .prepare_cached("SELECT differing FROM main.fs_arrived WHERE table_name = ?1 AND row_key = ?2")?
         .query_row((&table.table, key_to_bytes(key)?), |row| row.get(0))
         .optional()?;
-    let Some(Some(content)) = noted else {
+    let Some(content) = noted.flatten().filter(|content| !content.is_empty()) else {
         return arrived(db, table, key, row, false); // the hub has it, now if not before
     };
     let mut before: TableRows = postcard::from_bytes(&content).map_err(|error| Error::OwnData(error.to_string()))?;
@@ -141,7 +141,7 @@ pub(super) fn offer_what_differs(
             continue;
         }
         let mut statement =
-            db.prepare("SELECT differing FROM main.fs_arrived WHERE table_name = ?1 AND differing IS NOT NULL")?;
+            db.prepare("SELECT differing FROM main.fs_arrived WHERE table_name = ?1 AND differing <> x''")?;
         let differing: Vec<Vec<u8>> =
             statement.query_map([&table.name], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         for content in differing {
@@ -181,13 +181,13 @@ pub(super) fn offer_what_differs(
             log::append_insert(db, table, clock, &key)?;
             clock += 1;
         }
+        db.execute("DELETE FROM main.fs_arrived WHERE table_name = ?1", [&table.name])?;
     }
     let until = log::mark(db, log::last(db)?, Hlc::default())?;
     if until > after && after_lost_history {
         state::set_integer(db, "recovery_after", after)?;
         state::set_integer(db, "recovery_until", until)?;
     }
-    db.execute("DELETE FROM main.fs_arrived", [])?;
     made_anew::compared(db, after_lost_history)?;
     state::set_integer(db, "reconciling", 0)
 }
@@ -203,7 +203,10 @@ pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
 
 /// Keys of rows that are offered whole.
 fn offered_whole(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
-    let arrived = emptied::arrived(db, &table.name)?;
+    let mut statement =
+        db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1 AND differing IS NOT x''")?;
+    let arrived = statement.query_map([&table.name], |row| row.get::<_, Vec<u8>>(0))?;
+    let arrived = arrived.map(|key| key_from_bytes(&key?)).collect::<Result<HashSet<Key>>>()?;
     let mut found = Vec::new();
     log::each_key(db, table, |key| {
         let named = !key.0.iter().any(Value::is_null);

@@ -47,6 +47,8 @@ pub struct Pass<'a, 'p> {
     quiet: bool,
     /// Rows that stepped aside, by table (lower case) and row id, and wait for a person.
     pub(super) aside: HashSet<(String, String)>,
+    /// What this device has written since a table was emptied, once somebody has asked.
+    pub(super) written_since: Option<HashSet<(String, Key)>>,
 }
 
 /// A table of the apply.
@@ -137,6 +139,7 @@ impl<'a, 'p> Pass<'a, 'p> {
             done: Done::default(),
             quiet: unanswered.is_empty() && pinned.is_empty() && reconciling.is_empty(),
             aside: conflicts::aside(db)?,
+            written_since: None,
         })
     }
 

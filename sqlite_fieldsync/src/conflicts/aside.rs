@@ -132,9 +132,9 @@ pub fn keys_of_made_and_aside(db: &Connection) -> Result<HashSet<(String, String
     Ok(keys.collect::<rusqlite::Result<_>>()?)
 }
 
-/// A record that was made here, not taken by the hub, and is aside.
-const MADE_AND_ASIDE: &str =
-    "status = 'open' AND kept IS NOT NULL AND operation = 'insert' AND outcome IN ('rejected', 'in_the_way')";
+/// A record that was made here, not taken by the hub, and is aside. (Not one that is beside the hub's: of that the hub never hears.)
+const MADE_AND_ASIDE: &str = "status = 'open' AND kept IS NOT NULL AND operation = 'insert'
+     AND (outcome = 'rejected' OR outcome = 'in_the_way' AND rule <> 'on_same_key/separate')";
 
 /// The hub has answered the making (at this place of the log) of a row. If it was made under the key of one that was aside by then, the
 /// hub's entry of this key, and its row, are the later record's from now on; what is aside waits as an entry of this device's own.

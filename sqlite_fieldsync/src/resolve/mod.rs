@@ -80,6 +80,16 @@ impl Conflict {
         self.theirs_is_none() && replaced && (self.operation == "insert" || self.rule.starts_with("on_delete/"))
     }
 
+    /// Whether it is a record of which the hub has not heard, beside the hub's of its key: see [`conflicts::beside_the_hubs`].
+    fn is_beside_the_hubs(&self) -> bool {
+        self.outcome == "in_the_way" && self.operation == "insert" && !self.theirs_is_none()
+    }
+
+    /// Whether a person has put it in the place of the hub's.
+    fn was_put_in_its_place(&self) -> bool {
+        self.choice.as_deref().is_some_and(|choice| choice != "theirs")
+    }
+
     /// The row that is aside, unless the table has one of its key again: the hub brought it back, or has another one.
     fn kept_row(&self, db: &Connection) -> Result<Option<&conflicts::KeptRow>> {
         let may_be_there = self.operation == "update" || !self.theirs_is_none();
@@ -368,6 +378,9 @@ fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
     if conflict.kept.is_some() || conflict.outcome == "refused_here" {
         return Ok(false); // the row that made room stays away
     }
+    if conflict.is_beside_the_hubs() {
+        return give_back_the_hubs(db, conflict);
+    }
     if conflict.waits() {
         // The person drops the change: the row becomes what the hub has. What that is, the hub tells.
         return drop_rejected(db, conflict);
@@ -386,6 +399,18 @@ fn settle_theirs(db: &Connection, conflict: &Conflict) -> Result<bool> {
         return Ok(false);
     }
     write_fields(db, conflict, &fields)
+}
+
+/// The record of the hub beside which another one was made gets its values back, if a person had put that one in its place before. It is
+/// not the dropped one: it stays.
+fn give_back_the_hubs(db: &Connection, conflict: &Conflict) -> Result<bool> {
+    let row = row(db, conflict)?;
+    if !conflict.was_put_in_its_place() || !row.is_there(db)? {
+        return Ok(false);
+    }
+    write_back(db, conflict, &conflict.theirs)?;
+    conflicts::ask_for(db, &conflict.table, &row.key)?;
+    Ok(true)
 }
 
 /// Undoes a rejected change, and whatever was to become of it meanwhile, and asks the hub for the row.

@@ -189,7 +189,7 @@ pub(super) fn write_under(db: &Connection, conflict: &Conflict, fields: &Map<Str
     let before = if is_its_own { row.values(db)? } else { Vec::new() };
     if conflict.was_refused() && !conflict.theirs_is_none() && row.is_there(db)? {
         // What stays under the former key is the hub's, also where a person had put this one in its place before.
-        if conflict.choice.is_some() {
+        if conflict.was_put_in_its_place() {
             write_back(db, conflict, &conflict.theirs)?;
         }
         conflicts::ask_for(db, &conflict.table, &row.key)?;

@@ -125,6 +125,37 @@ class TestShape:
         carry(tablet, hub)
         same_rows(hub, tablet)
 
+    @pytest.mark.parametrize("column", ["sync_version", "sync_deleted", "fieldsync_clocks"])
+    def test_a_device_meets_a_dropped_one_first(self, pair, refused, column):
+        hub, tablet = pair
+        hub.sql(f"ALTER TABLE t DROP COLUMN {column}")
+        tablet.sql("UPDATE t SET a = 'mine' WHERE id = '1'")
+        error = refused(hub.sync, tablet.export())
+        assert (error.sqlstate, error.message) == ("55000", 'a sync_* column of "public"."t" is missing')
+        assert error.hint == """SELECT sync_control.enable('"public"."t"') adds it again."""
+        hub.sql("SELECT sync_control.enable('t')")
+        carry(tablet, hub)
+        assert same_rows(hub, tablet)[0][1] == "mine"
+
+    @pytest.mark.parametrize("column, altered, wanted", [
+        ("sync_version", "text", "bigint"), ("sync_version", "integer", "bigint"), ("sync_deleted", "text", "boolean"),
+        ("sync_modified_at", "timestamp without time zone", "timestamp with time zone"),
+        ("sync_origin_client", "character varying(2)", "character varying(64)"), ("fieldsync_clocks", "text", "bytea")])
+    def test_a_sync_column_of_another_type(self, pair, refused, column, altered, wanted):
+        """The trigger writes values as they are in memory: what it wrote into a text ended the server."""
+        hub, tablet = pair
+        hub.sql(f"ALTER TABLE t ALTER COLUMN {column} DROP DEFAULT, ALTER COLUMN {column} TYPE {altered}")
+        tablet.sql("UPDATE t SET a = 'mine' WHERE id = '1'")
+        for call in (lambda: hub.sql("UPDATE t SET a = 'x'"), lambda: hub.sync(tablet.export())):
+            error = refused(call)
+            assert (error.sqlstate, error.message) == \
+                ("42804", f'column {column} of "public"."t" is of type {altered} and must be {wanted}')
+            assert "enable" in error.hint
+        hub.sql(f"ALTER TABLE t ALTER COLUMN {column} TYPE {wanted} USING {column}::{wanted}")
+        hub.sql("SELECT sync_control.enable('t')")
+        carry(tablet, hub)
+        assert same_rows(hub, tablet)[0][1] == "mine"
+
     def test_a_renamed_table_keeps_its_history(self, pair):
         hub, tablet = pair
         hub.sql("ALTER TABLE t RENAME TO renamed")

@@ -11,6 +11,7 @@ use crate::types::{self, ColumnType};
 use fieldsync_core::clock::Hlc;
 use fieldsync_core::clocks::{RowClocks, Stamp, HUB};
 use fieldsync_core::value::Kind;
+use fieldsync_core::Value;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -106,6 +107,63 @@ pub struct Table {
     pub stores_as_written: bool,
     /// Whether its inserts can say ON CONFLICT. Postgres has no such thing for deferrable keys, nor for tables with rules.
     pub has_on_conflict: bool,
+    /// What is wrong with fieldsync's own columns, if somebody has altered them.
+    pub altered: Option<AlteredColumn>,
+}
+
+/// One of fieldsync's own columns, as it must not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AlteredColumn {
+    /// It is not there.
+    Missing,
+    /// It has another type: name, type, wanted type.
+    Type(String, String, &'static str),
+}
+
+impl AlteredColumn {
+    /// The first of a table's columns that is so. The trigger writes their values as they are in memory: into another type they would be
+    /// damage, or the end of the server.
+    fn of(attributes: &[Vec<Value>]) -> Option<AlteredColumn> {
+        SYNC_COLUMNS.iter().find_map(|name| {
+            let Some(attribute) = attributes.iter().find(|attribute| attribute.text(1) == *name) else {
+                return Some(AlteredColumn::Missing);
+            };
+            let (found, modifier) = (oid(attribute.int(2)), attribute.int(3));
+            let (is_right, wanted) = match *name {
+                "sync_version" => (found == pg_sys::INT8OID, "bigint"),
+                "sync_modified_at" => (found == pg_sys::TIMESTAMPTZOID, "timestamp with time zone"),
+                "sync_deleted" => (found == pg_sys::BOOLOID, "boolean"),
+                "fieldsync_clocks" => (found == pg_sys::BYTEAOID, "bytea"),
+                // A wider one does no harm. (A length is stored with four bytes more.)
+                _ => (
+                    found == pg_sys::TEXTOID || (found == pg_sys::VARCHAROID && !(0..64 + 4).contains(&modifier)),
+                    "character varying(64)",
+                ),
+            };
+            (!is_right).then(|| AlteredColumn::Type((*name).to_owned(), attribute.text(8).to_owned(), wanted))
+        })
+    }
+}
+
+/// The error where somebody has altered fieldsync's own columns of a table.
+pub fn with_altered(table: &Table, altered: &AlteredColumn) -> SqlError {
+    let enable = format!("SELECT sync_control.enable({})", sql::literal(&table.qualified));
+    let (error, hint) = match altered {
+        AlteredColumn::Missing => (
+            SqlError::new("55000", format!("a sync_* column of {} is missing", table.qualified)),
+            format!("{enable} adds it again."),
+        ),
+        AlteredColumn::Type(column, found, wanted) => (
+            SqlError::new(
+                "42804",
+                format!("column {column} of {} is of type {found} and must be {wanted}", table.qualified),
+            ),
+            format!(
+                "Change the column's type with ALTER TABLE … ALTER COLUMN … TYPE, or drop the column; then {enable}."
+            ),
+        ),
+    };
+    SqlError { table: Some(table.name.clone()), hint: Some(hint), ..error }
 }
 
 impl Table {
@@ -245,6 +303,9 @@ pub fn tables() -> Result<Vec<Rc<Table>>, SqlError> {
             // Not left out: devices would be told that they have seen all of it.
             return Err(without_key(&table));
         }
+        if let Some(altered) = &table.altered {
+            return Err(with_altered(&table, altered));
+        }
         tables.push(table);
     }
     Ok(tables)
@@ -318,7 +379,8 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
     let Some(row) = found.rows.first() else { return Ok(None) };
     let (schema, name) = (row.text(1).to_owned(), row.text(2).to_owned());
     let attributes = sql::read(
-        "SELECT attnum, attname::text, atttypid::bigint, atttypmod, attnotnull, atthasdef, attgenerated <> '', attidentity <> ''
+        "SELECT attnum, attname::text, atttypid::bigint, atttypmod, attnotnull, atthasdef, attgenerated <> '', attidentity <> '',
+                format_type(atttypid, atttypmod)
          FROM pg_catalog.pg_attribute
          WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         &[oid_param(relation)],
@@ -364,6 +426,7 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
     Ok(Some(Table {
         oid: relation,
         table_id: row.int(0) as i32,
+        altered: AlteredColumn::of(&attributes.rows),
         qualified: format!("{}.{}", ident(&schema), ident(&name)),
         schema,
         name,

@@ -11,6 +11,7 @@ use crate::feed;
 use crate::guards::{AsOwner, AsUser, Settings};
 use crate::sql::{self, ident, Cells, Param};
 use fieldsync_core::clocks::{RowClocks, Stamp};
+use fieldsync_core::Value;
 
 /// What is stored and what holds now.
 #[derive(Debug, Clone)]
@@ -126,6 +127,11 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
     let version = feed::own_version();
     // One at a time: whoever comes second finds the new epoch.
     sql::run("SELECT 1 FROM fieldsync.hub FOR UPDATE", &[])?;
+    let stored = sql::scalar(
+        "SELECT greatest(h.highest_version, (SELECT max(version) FROM fieldsync.feed)) FROM fieldsync.hub h",
+        &[],
+    )?;
+    let is_behind = matches!(stored, Value::Int(stored) if stored + REMEMBERED_EVERY >= version as i64);
     sql::run(
         "UPDATE fieldsync.hub SET epoch = greatest(epoch + 1, $5), system_identifier = $1, database_oid = $2::oid, timeline = $3,
                 highest_version = $4, feed_floor = least(feed_floor, $4), tombstone_floor = least(tombstone_floor, $4)",
@@ -191,7 +197,7 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
     // SAFETY: makes the registry's new OIDs visible.
     unsafe { pgrx::pg_sys::CommandCounterIncrement() };
     for table in catalog::tables()? {
-        restamp(&table, version)?;
+        restamp(&table, version, is_behind)?;
     }
     sql::run(
         "INSERT INTO sync_control.sync_log (operation, status, error_message) VALUES ('new_epoch', 'success', $1)",
@@ -201,8 +207,9 @@ pub fn open_epoch(reason: &str, number_min: u32) -> Result<Hub, SqlError> {
 }
 
 /// Rows whose versions lie ahead of this cluster's clock get this transaction's: no cursor could ever call them seen.
-/// Clocks and origins stay, so that edits made on devices meanwhile are still ordered.
-fn restamp(table: &catalog::Table, version: u64) -> Result<(), SqlError> {
+/// Clocks and origins stay, so that edits made on devices meanwhile are still ordered. `is_behind`: this cluster's ids are behind what is
+/// stored. Then a row that an application has written here since is of this cluster by its last change only.
+fn restamp(table: &catalog::Table, version: u64, is_behind: bool) -> Result<(), SqlError> {
     let keys: Vec<String> = table.key.iter().map(|at| ident(&table.columns[*at].name)).collect();
     // Only fieldsync's own trigger (ENABLE ALWAYS) fires: nothing happens that applications should react to.
     let _quiet = Settings::pin_as_superuser(c"session_replication_role", c"replica");
@@ -210,18 +217,23 @@ fn restamp(table: &catalog::Table, version: u64) -> Result<(), SqlError> {
     let _engine = Engine::writes();
     let rows = sql::run(
         &format!(
-            "SELECT ctid::text, fieldsync_clocks FROM ONLY {} WHERE sync_version > $1 ORDER BY {}",
+            "SELECT ctid::text, fieldsync_clocks, sync_version > $1 FROM ONLY {}
+             WHERE sync_version > $1 OR ($2 AND fieldsync_clocks IS NOT NULL) ORDER BY {}",
             table.qualified,
             keys.join(", ")
         ),
-        &[Param::Int(version as i64)],
+        &[Param::Int(version as i64), Param::Bool(is_behind)],
     )?;
     for portion in rows.rows.chunks(5_000) {
         let mut places = Vec::with_capacity(portion.len());
         let mut clocks = Vec::with_capacity(portion.len());
         for row in portion {
-            places.push(Some(row.text(0)));
-            clocks.push(lowered(&table.clocks(row.bytes(1))?, version).to_bytes());
+            let stored = table.clocks(row.bytes(1))?;
+            let lowered = lowered(&stored, version);
+            if row.truth(2) || lowered != stored {
+                places.push(Some(row.text(0)));
+                clocks.push(lowered.to_bytes());
+            }
         }
         let clocks: Vec<Option<&[u8]>> = clocks.iter().map(|bytes| Some(bytes.as_slice())).collect();
         sql::run_set(
@@ -247,14 +259,16 @@ fn lowered(clocks: &RowClocks, version: u64) -> RowClocks {
     lowered
 }
 
+/// By how many transactions what is remembered may be behind.
+const REMEMBERED_EVERY: i64 = 1000;
+
 /// Remembers now and then how far the transaction ids have come, without making commits wait for each other.
 pub fn remember_version(version: u64) -> Result<(), SqlError> {
-    const EVERY: i64 = 1000;
     let _owner = AsOwner::new();
     sql::run(
         "UPDATE fieldsync.hub SET highest_version = $1
          WHERE only_row IN (SELECT only_row FROM fieldsync.hub WHERE highest_version < $1 - $2 FOR UPDATE SKIP LOCKED)",
-        &[Param::Int(version as i64), Param::Int(EVERY)],
+        &[Param::Int(version as i64), Param::Int(REMEMBERED_EVERY)],
     )?;
     Ok(())
 }

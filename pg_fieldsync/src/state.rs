@@ -17,6 +17,7 @@ use crate::work::{Item, TableWork};
 use fieldsync_core::clocks::{RowClocks, Stamp};
 use fieldsync_core::delta::Op;
 use fieldsync_core::merge::{HubRow, HubState};
+use fieldsync_core::value::Kind;
 use fieldsync_core::{Hlc, Key, Value};
 use std::collections::HashMap;
 
@@ -277,7 +278,17 @@ fn read_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<Kept>, SqlError
         .iter()
         .map(|at| {
             let column = &table.columns[*at];
-            format!(", {}", column.column_type.to_wire(&format!("r.{}", ident(&column.name))))
+            let mut value = format!("r.{}", ident(&column.name));
+            if let (Kind::Json | Kind::Jsonb, number) = (column.column_type.kind, column.number) {
+                // JSON's null and SQL's look the same in what was kept. Where a column may not be NULL it was the former.
+                value = format!(
+                    "COALESCE({value}, CASE WHEN (SELECT a.attnotnull FROM pg_catalog.pg_attribute AS a
+                                        WHERE a.attrelid = {}::pg_catalog.oid AND a.attnum = {number}) THEN 'null'::{} END)",
+                    table.oid.to_u32(),
+                    column.column_type.sql_with_modifier
+                );
+            }
+            format!(", {}", column.column_type.to_wire(&value))
         })
         .collect();
     let _settings = crate::guards::Settings::for_text();

@@ -9,13 +9,12 @@
 
 use crate::applying;
 use crate::burial::{bury, lock_as_delete, mark_deleted, truncate};
-use crate::catalog;
+use crate::catalog::{self, AlteredColumn};
 use crate::catch::SqlError;
 use crate::error::report_sql;
 use crate::feed;
 use crate::keys;
 use crate::marked;
-use crate::sql;
 use crate::tombstone;
 use crate::tuple::{self, differs, Field, Row};
 use crate::types::Reader;
@@ -76,6 +75,9 @@ fn tracked(relation: pg_sys::Relation) -> Option<Rc<Tracked>> {
             .iter()
             .position(|attribute| !attribute.attisdropped && pgrx::name_data_to_str(&attribute.attname) == name)
     };
+    if let Some(altered) = &table.altered {
+        report_sql(&catalog::with_altered(&table, altered));
+    }
     let Some((version, modified_at, deleted, origin, clocks)) = (|| {
         Some((
             place("sync_version")?,
@@ -85,10 +87,7 @@ fn tracked(relation: pg_sys::Relation) -> Option<Rc<Tracked>> {
             place("fieldsync_clocks")?,
         ))
     })() else {
-        report_sql(&SqlError {
-            hint: Some(format!("SELECT sync_control.enable({}) adds it again.", sql::literal(&table.qualified))),
-            ..SqlError::new("55000", format!("a sync_* column of {} is missing", table.qualified))
-        });
+        report_sql(&catalog::with_altered(&table, &AlteredColumn::Missing));
     };
     let fields = table
         .columns

@@ -83,9 +83,10 @@ BEGIN
 END
 $$;
 
--- Columns of `fields` that can be written, each with its type; an unknown one is refused by name.
+-- Columns of `fields` that can be written, each with its type and its value in jsonb_to_record(fields) AS new_value; an unknown one is
+-- refused by name. JSON's null and SQL's look the same in there: where a column may not be NULL it is the former.
 CREATE FUNCTION fieldsync.writable_columns(relid oid, fields jsonb, strict boolean)
-RETURNS TABLE (name name, type text)
+RETURNS TABLE (name name, type text, source text)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 AS $$                                           -- no search_path of its own: types are named as the caller sees them
 DECLARE
@@ -106,7 +107,9 @@ BEGIN
         END IF;
     END IF;
     RETURN QUERY
-    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)
+    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+           pg_catalog.format(CASE WHEN a.attnotnull AND a.atttypid IN ('pg_catalog.json'::pg_catalog.regtype, 'pg_catalog.jsonb'::pg_catalog.regtype)
+                                  THEN 'COALESCE(new_value.%I, ''null'')' ELSE 'new_value.%I' END, a.attname)
     FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid = relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND fields ? a.attname
       AND NOT fieldsync.is_own_column(a.attname)
@@ -142,8 +145,8 @@ DECLARE
 BEGIN
     SELECT r.target, r.key_types, r.key_match INTO target, key_types, key_match FROM fieldsync.row_by_key(relid, key) AS r;
     SELECT pg_catalog.string_agg(pg_catalog.format('%I', w.name), ', '),
-           pg_catalog.string_agg(pg_catalog.format('new_value.%I', w.name), ', '),
-           pg_catalog.string_agg(pg_catalog.format('%I = new_value.%1$I', w.name), ', '),
+           pg_catalog.string_agg(w.source, ', '),
+           pg_catalog.string_agg(pg_catalog.format('%I = %s', w.name, w.source), ', '),
            pg_catalog.string_agg(pg_catalog.format('%I %s', w.name, w.type), ', ')
     INTO names, sources, assignments, field_types
     FROM fieldsync.writable_columns(relid, fields, false) AS w;

@@ -152,6 +152,7 @@ pub(super) fn value_of(json: &Json, column: &Column) -> Value {
             },
         },
         Json::Number(number) if column.affinity() == Affinity::Text => Value::Text(number.to_string()),
+        Json::Bool(truth) if column.affinity() == Affinity::Text => Value::Text(truth.to_string()),
         other => Value::from_json(other),
     }
 }

@@ -180,7 +180,7 @@ class History:
                 for field, value in entry["client"].items():
                     told = entry["server"].get(field)
                     # A choice on the hub may have written the device's value; who makes a row knows no field of it.
-                    said = value.startswith(entry["client_id"]) and field in entry["base"]
+                    said = str(value).startswith(entry["client_id"]) and field in entry["base"]
                     if said and told and told not in rewritten and not told.startswith(entry["client_id"]) and "on_delete" not in entry["rule"]:
                         assert told not in self.knew.get(value, ()), f"{value} was written in knowledge of {told}: {entry}"
 

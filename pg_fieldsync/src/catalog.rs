@@ -31,6 +31,8 @@ pub struct Column {
     pub name: String,
     /// Its type.
     pub column_type: ColumnType,
+    /// NOT NULL.
+    pub not_null: bool,
     /// GENERATED ALWAYS AS (…) STORED: read by applications, never sent.
     pub generated: bool,
 }
@@ -400,6 +402,7 @@ fn load(relation: pg_sys::Oid) -> Result<Option<Table>, SqlError> {
             number: attribute.int(0) as u16,
             name: column.to_owned(),
             column_type: column_type(oid(attribute.int(2)), attribute.int(3) as i32),
+            not_null: attribute.truth(4),
             generated,
         });
     }

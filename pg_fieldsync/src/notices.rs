@@ -1,6 +1,6 @@
 //! News for a device: its conflicts in their latest state.
 
-use crate::catalog::{oid_param, Column, Table};
+use crate::catalog::{Column, Table};
 use crate::catch::SqlError;
 use crate::client::Client;
 use crate::entry::{as_sent, SENT_AS};
@@ -11,9 +11,7 @@ use crate::sql::{self, Cells, Param};
 use fieldsync_core::reply::{ConflictNotice, Notice};
 use fieldsync_core::value::Kind;
 use fieldsync_core::{Hlc, Key, Snapshot, Value};
-use pgrx::pg_sys;
 use serde_json::Value as Json;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// What there is to tell.
@@ -64,7 +62,6 @@ pub fn conflicts(
             ],
         )?
     };
-    let documents = documents(tables)?;
     let mut notices = Vec::new();
     let (mut settled, mut gone) = (Vec::new(), Vec::new());
     for row in &rows.rows {
@@ -109,9 +106,9 @@ pub fn conflicts(
             table: row.text(3).to_owned(),
             key,
             operation: row.text(5).to_owned(),
-            base: as_held(table, &documents, row.text(6)),
-            mine: as_held(table, &documents, row.text(7)),
-            theirs: as_held(table, &documents, row.text(8)),
+            base: as_held(table, row.text(6)),
+            mine: as_held(table, row.text(7)),
+            theirs: as_held(table, row.text(8)),
             rule: row.text(9).to_owned(),
             outcome: row.text(10).to_owned(),
             detail: row.text(11).to_owned(),
@@ -122,28 +119,13 @@ pub fn conflicts(
     Ok(News { notices, settled, gone })
 }
 
-/// Whether columns that hold JSON may be NULL, by table and column.
-type Documents = HashMap<(pg_sys::Oid, u16), bool>;
-
-fn documents(tables: &[Rc<Table>]) -> Result<Documents, SqlError> {
-    let mut found = Documents::new();
-    for table in tables.iter().filter(|table| table.travelling().any(|(_, column)| holds_json(column))) {
-        let rows = sql::run(
-            "SELECT attnum::int, NOT attnotnull FROM pg_catalog.pg_attribute WHERE attrelid = $1::oid AND attnum > 0",
-            &[oid_param(table.oid)],
-        )?;
-        found.extend(rows.rows.iter().map(|row| ((table.oid, row.int(0) as u16), row.truth(1))));
-    }
-    Ok(found)
-}
-
 fn holds_json(column: &Column) -> bool {
     matches!(column.column_type.kind, Kind::Json | Kind::Jsonb)
 }
 
 /// Fields of an entry as the device holds them. It does not know which of its texts are documents: of one that is a single word, a truth
 /// value or nothing, it would take the content for the value (`"7"` for `7`, `true` for 1), and a choice would send that.
-fn as_held(table: Option<&Rc<Table>>, documents: &Documents, fields: &str) -> String {
+fn as_held(table: Option<&Rc<Table>>, fields: &str) -> String {
     let Some(table) = table.filter(|table| table.travelling().any(|(_, column)| holds_json(column))) else {
         return fields.to_owned();
     };
@@ -153,7 +135,7 @@ fn as_held(table: Option<&Rc<Table>>, documents: &Documents, fields: &str) -> St
         let Some(document) = held.get_mut(&column.name) else { continue };
         let is_misread = match document {
             Json::String(_) | Json::Bool(_) => true,
-            Json::Null => documents.get(&(table.oid, column.number)) == Some(&false),
+            Json::Null => column.not_null,
             Json::Number(_) | Json::Array(_) | Json::Object(_) => false,
         };
         if is_misread {

@@ -72,13 +72,11 @@ pub fn clear_the_way(
     let of_table = || rows.iter().filter(|(place, item)| *place == table && there(*item)).map(|(_, item)| *item);
     let blocking = |number: u16| of_table().filter(move |item| writes(*item, number));
     let numbers = columns(work, table, constraint)?;
-    let Some((column, not_null)) = numbers
+    let Some(column) = numbers
         .iter()
         .filter(|number| !described.key.iter().any(|at| described.columns[*at].number == **number))
         .max_by_key(|number| blocking(**number).count())
         .and_then(|number| described.by_number(*number))
-        .map(|column| Ok::<_, SqlError>((column, is_not_null(described.oid, column.number)?)))
-        .transpose()?
     else {
         return Ok(());
     };
@@ -86,7 +84,7 @@ pub fn clear_the_way(
     if keys.is_empty() {
         return Ok(());
     }
-    let Some(aside) = aside(described, column, not_null, way, keys.len()) else { return Ok(()) };
+    let Some(aside) = aside(described, column, way, keys.len()) else { return Ok(()) };
     let arrays = key_arrays(described, &keys)?;
     let params: Vec<Param<'_>> = arrays.iter().map(Array::param).collect();
     let join = key_join(described, 1);
@@ -105,8 +103,8 @@ pub fn clear_the_way(
 }
 
 /// A value for each of `count` rows that nobody has, as SQL: NULL where that is allowed, then beyond what there is, then far below.
-fn aside(table: &Table, column: &Column, not_null: bool, way: usize, count: usize) -> Option<String> {
-    let way = match (not_null, way) {
+fn aside(table: &Table, column: &Column, way: usize, count: usize) -> Option<String> {
+    let way = match (column.not_null, way) {
         (false, 0) => return Some("NULL".to_owned()),
         (false, way) => way - 1,
         (true, way) => way,
@@ -134,12 +132,4 @@ fn aside(table: &Table, column: &Column, not_null: bool, way: usize, count: usiz
         },
         _ => return None,
     })
-}
-
-fn is_not_null(relation: pg_sys::Oid, number: u16) -> Result<bool, SqlError> {
-    let answer = sql::scalar(
-        "SELECT attnotnull FROM pg_catalog.pg_attribute WHERE attrelid = $1::pg_catalog.oid AND attnum = $2::pg_catalog.int2",
-        &[crate::catalog::oid_param(relation), Param::Int(i64::from(number))],
-    )?;
-    Ok(answer == Value::Int(1))
 }

@@ -279,14 +279,9 @@ fn read_json(table: &Table, rows: &[Option<&str>]) -> Result<Vec<Kept>, SqlError
         .map(|at| {
             let column = &table.columns[*at];
             let mut value = format!("r.{}", ident(&column.name));
-            if let (Kind::Json | Kind::Jsonb, number) = (column.column_type.kind, column.number) {
+            if column.not_null && matches!(column.column_type.kind, Kind::Json | Kind::Jsonb) {
                 // JSON's null and SQL's look the same in what was kept. Where a column may not be NULL it was the former.
-                value = format!(
-                    "COALESCE({value}, CASE WHEN (SELECT a.attnotnull FROM pg_catalog.pg_attribute AS a
-                                        WHERE a.attrelid = {}::pg_catalog.oid AND a.attnum = {number}) THEN 'null'::{} END)",
-                    table.oid.to_u32(),
-                    column.column_type.sql_with_modifier
-                );
+                value = format!("COALESCE({value}, 'null'::{})", column.column_type.sql_with_modifier);
             }
             format!(", {}", column.column_type.to_wire(&value))
         })

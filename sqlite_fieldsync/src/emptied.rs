@@ -13,8 +13,8 @@
 use crate::conflicts::{is_in_its_table, key_from_bytes, key_to_bytes};
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, Scan};
+use crate::made_anew::IS_COMPLETE;
 use crate::schema::Table;
-use crate::sql::{self, quote};
 use crate::state::{self, Standing};
 use fieldsync_core::delta::Op;
 use fieldsync_core::{Key, Value};
@@ -32,10 +32,10 @@ const LOOKED_AT: usize = 16;
 /// Remembers the witnesses of all tables, but for those whose rows have yet to come.
 pub fn remember_witnesses(db: &Connection, tables: &HashMap<i64, LogTable>) -> Result<()> {
     let mut complete =
-        db.prepare_cached("SELECT table_no FROM main.fs_table WHERE state = 'tracked' AND rebuilt IN (0, 4)")?;
+        db.prepare_cached(&format!("SELECT table_no FROM main.fs_table WHERE state = 'tracked' AND {IS_COMPLETE}"))?;
     let complete = complete.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
     for table in complete.iter().filter_map(|table_no| tables.get(table_no)).filter(|table| table.key_len > 0) {
-        let keys = greater_half(greatest_keys(db, table)?);
+        let keys = greater_half(log::greatest_keys(db, table, LOOKED_AT)?);
         let witnesses = if keys.iter().all(is_integer) { keys } else { Vec::new() };
         if witnesses_of(db, table.table_no)? != witnesses {
             remember(db, table.table_no, &witnesses)?;
@@ -68,21 +68,6 @@ pub fn change_witnesses(db: &Connection, table_no: i64, change: impl Fn(Key) -> 
         return Ok(());
     }
     remember(db, table_no, &witnesses)
-}
-
-fn greatest_keys(db: &Connection, table: &LogTable) -> Result<Vec<Key>> {
-    let parts = &table.columns[..table.key_len];
-    let names = parts.iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
-    let order = names.iter().map(|name| format!("{name} DESC")).collect::<Vec<_>>().join(", ");
-    let (names, from) = (names.join(", "), quote(db, &table.name)?);
-    let sql = format!("SELECT {names} FROM main.{from} ORDER BY {order} LIMIT {LOOKED_AT}");
-    let mut greatest = db.prepare_cached(&sql)?;
-    let mut rows = greatest.query([])?;
-    let mut keys = Vec::new();
-    while let Some(row) = rows.next()? {
-        keys.push(Key((0..parts.len()).map(|at| sql::column(row, at)).collect::<Result<_>>()?));
-    }
-    Ok(keys)
 }
 
 /// Whether a table that was made anew has lost its witnesses.
@@ -202,8 +187,17 @@ pub fn has_arrived(db: &Connection, table: &str, key: &Key) -> Result<bool> {
 
 /// The keys that have arrived.
 fn arrived(db: &Connection, table_no: i64) -> Result<HashSet<Key>> {
+    arrived_that(db, table_no, "1")
+}
+
+/// The keys that have arrived, but for what the hub had sent before it lost history.
+pub fn arrived_of_late(db: &Connection, table_no: i64) -> Result<HashSet<Key>> {
+    arrived_that(db, table_no, "differing IS NOT x''")
+}
+
+fn arrived_that(db: &Connection, table_no: i64, which: &str) -> Result<HashSet<Key>> {
     let mut arrived = HashSet::new();
-    let mut statement = db.prepare(&format!("SELECT row_key FROM main.fs_arrived WHERE {OF_TABLE}"))?;
+    let mut statement = db.prepare(&format!("SELECT row_key FROM main.fs_arrived WHERE {OF_TABLE} AND {which}"))?;
     let mut rows = statement.query([table_no])?;
     while let Some(row) = rows.next()? {
         arrived.insert(key_from_bytes(&row.get::<_, Vec<u8>>(0)?)?);
@@ -269,8 +263,12 @@ pub fn strike(db: &Connection) -> Result<()> {
 /// How many records of a table that was emptied wait for the hub's rows, by its number: what was logged of them may be struck already.
 pub fn waiting(db: &Connection) -> Result<HashMap<i64, i64>> {
     let mut waiting = HashMap::new();
+    let marked = marked(db)?;
+    if marked.is_empty() {
+        return Ok(waiting);
+    }
     let tables = LogTable::all(db)?;
-    for (table_no, _) in marked(db)? {
+    for (table_no, _) in marked {
         let Some(table) = tables.get(&table_no).filter(|table| table.live) else { continue };
         // It may have gone since, or have other columns, and nobody has looked yet.
         let Some(present) = Table::read_plain(db, &table.name)? else { continue };
@@ -297,8 +295,10 @@ pub fn give_up(db: &Connection, table_no: i64) -> Result<()> {
 /// Forgets about tables whose rows have come.
 pub fn end(db: &Connection) -> Result<()> {
     db.execute(
-        "DELETE FROM main.fs_state WHERE name >= 'emptied ' AND name < 'emptied!' AND NOT EXISTS
-           (SELECT 1 FROM main.fs_table t WHERE t.table_no = CAST(substr(fs_state.name, 9) AS INTEGER) AND t.rebuilt NOT IN (0, 4))",
+        &format!(
+            "DELETE FROM main.fs_state WHERE name >= 'emptied ' AND name < 'emptied!' AND NOT EXISTS
+               (SELECT 1 FROM main.fs_table t WHERE t.table_no = CAST(substr(fs_state.name, 9) AS INTEGER) AND NOT {IS_COMPLETE})"
+        ),
         [],
     )?;
     Ok(())

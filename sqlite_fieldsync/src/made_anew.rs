@@ -28,6 +28,9 @@ const LAST_NEWS: i64 = 5;
 /// They are compared, but for values that are kept for want of their column. It may have another name here.
 const BUT_KEPT: i64 = 4;
 
+/// Whether a table has all of the hub's rows, as a condition: it was not made anew, or [`BUT_KEPT`].
+pub const IS_COMPLETE: &str = "rebuilt IN (0, 4)";
+
 /// Why a table may hold, or have lost, what no trigger has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {

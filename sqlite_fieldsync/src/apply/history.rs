@@ -5,7 +5,7 @@
 use super::kept;
 use super::unanswered::Unanswered;
 use super::Report;
-use crate::conflicts::{self, key_from_bytes, key_to_bytes, Unseen};
+use crate::conflicts::{self, key_to_bytes, Unseen};
 use crate::emptied;
 use crate::error::{Error, Result};
 use crate::log::{self, LogTable, RowReader};
@@ -203,10 +203,7 @@ pub(super) fn own_order(table: &LogTable, hub: &TableRows, key: &Key) -> Key {
 
 /// Keys of rows that are offered whole.
 fn offered_whole(db: &Connection, table: &LogTable, unanswered: &Unanswered) -> Result<Vec<Key>> {
-    let mut statement =
-        db.prepare("SELECT row_key FROM main.fs_arrived WHERE table_name = ?1 AND differing IS NOT x''")?;
-    let arrived = statement.query_map([&table.name], |row| row.get::<_, Vec<u8>>(0))?;
-    let arrived = arrived.map(|key| key_from_bytes(&key?)).collect::<Result<HashSet<Key>>>()?;
+    let arrived = emptied::arrived_of_late(db, table.table_no)?;
     let mut found = Vec::new();
     log::each_key(db, table, |key| {
         let named = !key.0.iter().any(Value::is_null);

@@ -39,7 +39,7 @@ mod tests;
 pub use append::{append_delete, append_insert, append_update, mark, next_clock, take_out};
 pub use order::mend;
 pub use read::{before, last, number_of, place_of, read, Entry, Position, Raw, Scan};
-pub use rows::{each_key, RowReader};
+pub use rows::{each_key, greatest_keys, RowReader};
 
 use crate::error::Result;
 use rusqlite::Connection;

@@ -149,10 +149,35 @@ impl<'a> Reader<'a> {
 }
 
 /// Visits the keys of all rows of a table.
-pub fn each_key(db: &Connection, table: &LogTable, mut visit: impl FnMut(Key) -> Result<()>) -> Result<()> {
+pub fn each_key(db: &Connection, table: &LogTable, visit: impl FnMut(Key) -> Result<()>) -> Result<()> {
+    visit_keys(db, table, |_| String::new(), visit)
+}
+
+/// The greatest keys of a table, descending, as many as `most`.
+pub fn greatest_keys(db: &Connection, table: &LogTable, most: usize) -> Result<Vec<Key>> {
+    let mut keys = Vec::new();
+    let descending = |names: &[String]| {
+        let order: Vec<String> = names.iter().map(|name| format!("{name} DESC")).collect();
+        format!("ORDER BY {} LIMIT {most}", order.join(", "))
+    };
+    visit_keys(db, table, descending, |key| {
+        keys.push(key);
+        Ok(())
+    })?;
+    Ok(keys)
+}
+
+/// Visits keys of a table's rows. `rest` of the statement, given the quoted names of the key's parts.
+fn visit_keys(
+    db: &Connection,
+    table: &LogTable,
+    rest: impl FnOnce(&[String]) -> String,
+    mut visit: impl FnMut(Key) -> Result<()>,
+) -> Result<()> {
     let parts = &table.columns[..table.key_len];
-    let names = parts.iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?.join(", ");
-    let mut statement = db.prepare(&format!("SELECT {names} FROM main.{}", quote(db, &table.name)?))?;
+    let names = parts.iter().map(|part| quote(db, &part.name)).collect::<Result<Vec<_>>>()?;
+    let from = quote(db, &table.name)?;
+    let mut statement = db.prepare(&format!("SELECT {} FROM main.{from} {}", names.join(", "), rest(&names)))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         visit(Key((0..parts.len()).map(|at| sql::column(row, at)).collect::<Result<_>>()?))?;
